@@ -1,0 +1,17 @@
+"""dallebaby: from an empty machine to a picture drawn from a sentence by your own model."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {"from_pretrained": "dallebaby_cli.sampler"}  # name → module, imported on first use
+__all__ = ["__version__", "from_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve public names lazily, so that importing the package does not import torch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -1,0 +1,110 @@
+"""The Typer app: a table of contents in pipeline order, and main(), the only error boundary."""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dallebaby_cli import __version__
+from dallebaby_cli.commands import datasets, fetch, prep
+from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.config import DEFAULT_HOME
+from dallebaby_cli.errors import DallebabyError
+
+app = typer.Typer(
+    name="dallebaby",
+    help="From an empty machine to a picture drawn from a sentence by a model you trained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Example: dallebaby demo      Global options work before and after the command.",
+)
+app.command("datasets")(datasets.datasets)
+app.command("fetch")(fetch.fetch)
+app.command("prep")(prep.prep)
+
+
+@app.callback()
+def global_options(
+    ctx: typer.Context,
+    home: Annotated[
+        Path, typer.Option(envvar="DALLEBABY_HOME", help="Folder that holds everything.")
+    ] = DEFAULT_HOME,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Settings, a section per command.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as optim.lr=1e-3."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Results and events as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only results and warnings.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+    ctx.obj = Settings(
+        home=home,
+        config=config,
+        set=tuple(set_ or ()),
+        device=device,
+        json=json,
+        quiet=quiet,
+        debug=debug,
+    )
+
+
+WITH_VALUE = ("--home", "--config", "--set", "--device")
+FLAGS = ("--json", "--quiet", "--debug")
+
+
+def globals_first(arguments: list[str]) -> list[str]:
+    """Move the global options to the front, so that they work after the command too."""
+    front: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            rest += [argument, *waiting]
+        elif argument in FLAGS or argument.startswith(tuple(f"{o}=" for o in WITH_VALUE)):
+            front.append(argument)
+        elif argument in WITH_VALUE:
+            front += [argument, *([value] if (value := next(waiting, None)) is not None else [])]
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Expected failures become one sentence and an exit code."""
+    arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(arguments, prog_name="dallebaby")
+    except (DallebabyError, OSError) as error:
+        if "--debug" in arguments:
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"error: {sentence(error)}", markup=False
+        )
+        sys.exit(error.exit_code if isinstance(error, DallebabyError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and not isinstance(error, DallebabyError):
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"the disk is full{where}; make room and run the same command again to continue"
+        return f"{error.strerror or error}{where}"
+    return " ".join(str(error).split())

@@ -1,0 +1,16 @@
+"""Options that several commands share, declared once."""
+
+from typing import Annotated
+
+import typer
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Datasets to use; the newest one if none is named."),
+]
+Preset = Annotated[str | None, typer.Option(help="Settings that belong together; see docs.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")]
+Minutes = Annotated[float | None, typer.Option(help="Plan the run to take so long.")]
+Run = Annotated[str | None, typer.Option(help="Name of the run; made from its inputs if absent.")]
+From = Annotated[str | None, typer.Option("--from", help="Start from the weights of this run.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same result.")]

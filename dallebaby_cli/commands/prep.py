@@ -1,0 +1,7 @@
+"""`dallebaby prep`."""
+
+import typer
+
+
+def prep(ctx: typer.Context) -> None:
+    """Turn pictures into shards."""

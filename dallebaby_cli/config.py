@@ -1,0 +1,499 @@
+"""Everything a person can set: one frozen dataclass per stage and model, and how they are filled.
+
+A value comes from, weakest first: the default written here < the preset (`presets/NAME.yaml`) <
+`--config FILE.yaml` < `--set KEY=VALUE` < a named flag. YAML files have one section per command,
+named like it. The string below a field is its help. Importing this file does not import torch.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from dallebaby_cli.errors import UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_HOME = Path("dallebaby")
+
+T = TypeVar("T")
+
+
+def check(ok: bool, name: str, value: object, why: str) -> None:
+    """Refuse a field's value with a sentence that names the field, the value and the reason."""
+    if not ok:
+        raise UsageError(f"{name}={value!r}: {why}")
+
+
+# ---------------------------------------------------------------- fetch and prep
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """How datasets are downloaded."""
+
+    timeout_s: float = 600
+    """give up after so many seconds without progress"""
+    listen: str = "0.0.0.0:6881,[::]:6881"
+    """addresses the BitTorrent client listens on; port 0 lets the system choose one"""
+    max_down_mb_s: float = 0
+    """download limit in MB/s; 0 is none"""
+    max_up_mb_s: float = 0
+    """upload limit in MB/s; 0 is none"""
+    seed_minutes: float = 0
+    """go on giving to others for so long after the download is complete"""
+    dht: bool = True
+    """find peers through the distributed hash table too"""
+    local_discovery: bool = True
+    """find peers on the local network too"""
+
+    def __post_init__(self) -> None:
+        check(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be above 0")
+        for name in ("max_down_mb_s", "max_up_mb_s", "seed_minutes"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepConfig:
+    """How raw pictures become shards."""
+
+    image_px: int = 64
+    """side of the square pictures in pixels"""
+    encoding: Literal["png", "jpeg", "webp"] = "png"
+    """how pictures are stored; png is lossless"""
+    quality: int = 95
+    """of jpeg and webp"""
+    holdout_percent: float = 5
+    """share of the pictures kept out of training where the dataset has no split of its own"""
+    shard_mb: float = 100
+    """size of a shard"""
+    limit: int | None = None
+    """take the first so many accepted pictures, in sorted path order; `scenes` draws 20000"""
+    workers: int = 0
+    """processes that decode; 0 is one a core"""
+    seed: int = 0
+    """of the pictures that `scenes` draws"""
+
+    def __post_init__(self) -> None:
+        check(8 <= self.image_px <= 1024, "image_px", self.image_px, "must be from 8 to 1024")
+        check(1 <= self.quality <= 100, "quality", self.quality, "must be from 1 to 100")
+        check(
+            0 < self.holdout_percent <= 50,
+            "holdout_percent",
+            self.holdout_percent,
+            "must be above 0 and at most 50",
+        )
+        check(self.shard_mb > 0, "shard_mb", self.shard_mb, "must be above 0")
+        check(self.limit is None or self.limit >= 1, "limit", self.limit, "must be 1 or more")
+        check(self.workers >= 0, "workers", self.workers, "must not be negative")
+
+
+# ---------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, kw_only=True)
+class DVAEConfig:
+    """A discrete VAE: pictures to a grid of codes and back."""
+
+    image_px: int = 64
+    """side of the pictures in pixels; always taken from the shards"""
+    grid: int = 16
+    """codes along one side; must divide image_px"""
+    width: int = 96
+    """channels at the stem's resolution; doubled at the grid's"""
+    depth: int = 2
+    """residual blocks at each resolution, in the encoder and in the decoder"""
+    quantizer: Literal["fsq"] = "fsq"
+    """how features become codes"""
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    """fsq: steps along each code dimension; their product is the number of codes"""
+
+    def __post_init__(self) -> None:
+        check(self.grid >= 1, "model.grid", self.grid, "must be 1 or more")
+        check(
+            self.image_px % self.grid == 0,
+            "model.grid",
+            self.grid,
+            f"must divide the pictures' {self.image_px} px; "
+            f"{' '.join(map(str, self._grids()))} do (--set model.grid=N)",
+        )
+        check(
+            self.width >= 8 and self.width % 8 == 0,
+            "model.width",
+            self.width,
+            "must be a multiple of 8",
+        )
+        check(self.depth >= 0, "model.depth", self.depth, "must not be negative")
+        check(
+            len(self.levels) > 0 and min(self.levels) >= 2,
+            "model.levels",
+            self.levels,
+            "needs one or more numbers of at least 2",
+        )
+        check(self.codes <= 65536, "model.levels", self.levels, "gives over 65536 codes")
+
+    def _grids(self) -> list[int]:
+        return [g for g in range(2, self.image_px // 2 + 1) if self.image_px % g == 0]
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        product = 1
+        for level in self.levels:
+            product *= level
+        return product
+
+    @property
+    def patch_px(self) -> int:
+        """Pixels along one side that the space-to-depth stem folds into channels: at most 4 where
+        the rest is a power of two, and less than the whole way down where it is even."""
+        factor = patch = self.image_px // self.grid
+        while patch % 2 == 0 and (patch > 4 or patch == factor):
+            patch //= 2
+        return patch
+
+    @property
+    def halvings(self) -> int:
+        """Strided convolutions between the stem and the grid."""
+        return (self.image_px // self.grid // self.patch_px).bit_length() - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """A decoder-only transformer over caption tokens, then image codes."""
+
+    text_tokens: int = 32
+    """longest caption; longer ones are cut"""
+    vocabulary: int = 4096
+    """most entries of the text tokenizer; fewer if the captions hold fewer"""
+    dim: int = 384
+    """width of the residual stream"""
+    depth: int = 8
+    """blocks"""
+    heads: int = 6
+    """attention heads; must divide dim"""
+    dropout: float = 0.1
+    """on the residual branches"""
+    codes: int = 1000
+    """size of the image codebook; always taken from the dVAE"""
+    grid: int = 16
+    """codes along one side; always taken from the dVAE"""
+
+    def __post_init__(self) -> None:
+        check(self.text_tokens >= 1, "model.text_tokens", self.text_tokens, "must be 1 or more")
+        check(
+            self.vocabulary >= 260,
+            "model.vocabulary",
+            self.vocabulary,
+            "must be 260 or more (256 bytes and 4 special tokens)",
+        )
+        check(
+            self.heads >= 1 and self.dim % (4 * self.heads) == 0,
+            "model.heads",
+            self.heads,
+            f"must divide dim={self.dim} into heads whose width is a multiple of 4",
+        )
+        check(self.depth >= 1, "model.depth", self.depth, "must be 1 or more")
+        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be from 0 to below 1")
+
+    @property
+    def image_tokens(self) -> int:
+        """Codes of one picture."""
+        return self.grid * self.grid
+
+    @property
+    def sequence_len(self) -> int:
+        """Positions of one training sequence: start, caption, picture (but for its last code)."""
+        return self.text_tokens + self.image_tokens
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine, both as fractions of the planned run."""
+
+    lr: float = 3e-4
+    """peak learning rate, exactly as typed: nothing scales it"""
+    betas: tuple[float, ...] = (0.9, 0.99)
+    """AdamW's averaging factors"""
+    weight_decay: float = 0.05
+    """of matrices and convolution kernels; nothing else decays"""
+    warmup_fraction: float = 0.03
+    """of the planned steps, from 0 up to lr"""
+    final_lr_fraction: float = 0.02
+    """of lr, where the cosine ends"""
+    clip_norm: float = 1.0
+    """largest norm of the whole gradient"""
+
+    def __post_init__(self) -> None:
+        check(self.lr > 0, "optim.lr", self.lr, "must be above 0")
+        check(len(self.betas) == 2, "optim.betas", self.betas, "needs two numbers")
+        check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "must be in [0, 1)")
+        check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "is negative")
+        check(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be above 0")
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"optim.{name}", value, "must be from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every training run has, whichever model it trains."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """the optimizer and its schedule"""
+    steps: int | None = None
+    """optimizer steps of the whole run; wins over minutes"""
+    minutes: float = 60
+    """plan the run to take so long, from the step time measured at its first start"""
+    batch_size: int = 128
+    """pictures a step"""
+    accumulate: int = 1
+    """parts that a batch is split into, to save memory; the result is the same"""
+    ema_decay: float = 0.999
+    """of the averaged weights, which are the ones that are kept"""
+    eval_every: int = 500
+    """steps between evaluations on the hold-out pictures"""
+    eval_images: int = 2000
+    """most hold-out pictures an evaluation reads"""
+    save_every_s: float = 15
+    """seconds of training between checkpoints"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 where the device has it natively, else fp32"""
+    seed: int = 0
+    """of initial weights, order of the pictures and dropout"""
+
+    def __post_init__(self) -> None:
+        check(self.steps is None or self.steps >= 1, "steps", self.steps, "must be 1 or more")
+        check(self.minutes > 0, "minutes", self.minutes, "must be above 0")
+        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+        check(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            "accumulate",
+            self.accumulate,
+            f"must divide batch_size={self.batch_size}",
+        )
+        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be from 0 to below 1")
+        check(self.eval_every >= 1, "eval_every", self.eval_every, "must be 1 or more")
+        check(self.eval_images >= 1, "eval_images", self.eval_images, "must be 1 or more")
+        check(self.save_every_s >= 0, "save_every_s", self.save_every_s, "must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVaeConfig(RunConfig):
+    """How `train-vae` trains."""
+
+    model: DVAEConfig = field(default_factory=DVAEConfig)
+    """the dVAE"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """How `train` trains."""
+
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    """the transformer"""
+    text_weight: float = 0.125
+    """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
+    caption_drop: float = 0.1
+    """share of the captions left out, so that guidance has something to guide against"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 <= self.text_weight < 1, "text_weight", self.text_weight, "must be in [0, 1)")
+        check(0 <= self.caption_drop < 1, "caption_drop", self.caption_drop, "must be in [0, 1)")
+
+
+# ---------------------------------------------------------------- encode and generate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """How pictures become codes."""
+
+    batch_size: int = 256
+    """pictures at a time; does not change the codes"""
+
+    def __post_init__(self) -> None:
+        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How pictures are drawn."""
+
+    guidance: float = 3.0
+    """how hard the caption pulls; 1 is none"""
+    temperature: float = 1.0
+    """below 1 safer, above 1 wilder; 0 always takes the likeliest code"""
+    top_k: int = 0
+    """choose among the k likeliest codes; 0 is all"""
+    top_p: float = 1.0
+    """choose among the likeliest codes that hold so much of the probability"""
+    batch_size: int = 32
+    """pictures drawn at a time; does not change them"""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.guidance <= 100, "guidance", self.guidance, "must be from 0 to 100")
+        check(0 <= self.temperature <= 10, "temperature", self.temperature, "must be 0 to 10")
+        check(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "must be above 0 and at most 1")
+        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+
+
+SECTIONS: dict[str, type] = {
+    "fetch": FetchConfig,
+    "prep": PrepConfig,
+    "train-vae": TrainVaeConfig,
+    "encode": EncodeConfig,
+    "train": TrainConfig,
+    "generate": SampleConfig,
+}
+"""The section of a YAML file that each command reads."""
+
+
+# ---------------------------------------------------------------- filling them
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def load(
+    section: str,
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Any:
+    """Build the config of one command from preset, file, `--set` settings and named flags.
+
+    `flags` maps dotted keys to values; None means that the flag was not given.
+    Raises UsageError for an unknown preset, file, key or a value that does not fit.
+    """
+    cls = SECTIONS[section]
+    merged: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise UsageError(f"no preset {preset!r}{nearest(preset, preset_names())}")
+        _merge(merged, _read_section(PRESETS / f"{preset}.yaml", section))
+    if file is not None:
+        _merge(merged, _read_section(file, section))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: write it as KEY=VALUE, for example seed=1")
+        _merge(merged, _nest(key, _parse(text)))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _merge(merged, _nest(key, value))
+    return build(cls, merged)
+
+
+def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
+    """Make a config dataclass from plain nested values; strict about keys and types."""
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise UsageError(f"unknown setting {at}{key}{nearest(str(key), known)}")
+    return cls(**{k: _coerce(hints[k], v, f"{at}{k}") for k, v in values.items()})
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The resolved config as plain values that JSON and YAML can hold; `build` reads them back."""
+    plain = dataclasses.asdict(config, dict_factory=lambda pairs: {k: _plain(v) for k, v in pairs})
+    return plain
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """The end of a sentence that suggests what was meant: "; did you mean 'coco'?" """
+    candidates = sorted(candidates)
+    close = difflib.get_close_matches(word, candidates, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(repr(c) for c in close)}?"
+    return f"; there are {', '.join(candidates)}" if candidates else ""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _read_section(path: Path, section: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold one section per command, such as train-vae:")
+    for key in content:
+        if key not in SECTIONS:
+            raise UsageError(f"{path}: unknown section {key}{nearest(str(key), SECTIONS)}")
+    found = content.get(section) or {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: section {section} must hold KEY: VALUE lines")
+    return found
+
+
+def _coerce(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{name}={value!r}: has settings of its own, such as {name}.KEY=VALUE")
+        return build(typing.cast(type, hint), value, at=f"{name}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{name}={value!r}: must be one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_coerce(arguments[0], item, name) for item in items)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)  # YAML 1.1 reads 3e-4 as a string
+        except ValueError:
+            number = float("nan")
+        if number == number and abs(number) != float("inf"):
+            return number
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    raise UsageError(f"{name}={value!r}: must be {kind}")

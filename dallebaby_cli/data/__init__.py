@@ -1,0 +1,1 @@
+"""Formats on disk. Nothing here imports torch or a model."""

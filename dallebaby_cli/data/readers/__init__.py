@@ -1,0 +1,1 @@
+"""One file per raw layout: each turns what was fetched into an iterator of records."""

@@ -1,0 +1,52 @@
+"""What can go wrong, as types. Each message is one sentence for the person at the keyboard.
+
+DallebabyError            exit code 1
+├── UsageError            exit code 2: the command line or a setting is wrong
+├── MissingInput          a stage's input is not there, or not finished
+├── BadInput              an input is there but cannot be used (damaged, unsafe, another format)
+├── Mismatch              two inputs that do not belong together
+├── Busy                  another process is working on the same artefact
+├── DiskFull              no room left
+├── FetchFailed           a download that could not be finished
+└── Diverged              training that could not be kept on the rails
+"""
+
+
+class DallebabyError(Exception):
+    """Base of every expected failure: the message names what, why, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(DallebabyError):
+    """The command line or a setting is wrong."""
+
+    exit_code = 2
+
+
+class MissingInput(DallebabyError):
+    """A stage's input is not there, or not finished."""
+
+
+class BadInput(DallebabyError):
+    """An input is there but cannot be used."""
+
+
+class Mismatch(DallebabyError):
+    """Two inputs that do not belong together."""
+
+
+class Busy(DallebabyError):
+    """Another process is working on the same artefact."""
+
+
+class DiskFull(DallebabyError):
+    """No room left on the disk."""
+
+
+class FetchFailed(DallebabyError):
+    """A download that could not be finished."""
+
+
+class Diverged(DallebabyError):
+    """Training that could not be kept on the rails."""
