@@ -187,10 +187,10 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         check(self.text_tokens >= 1, "model.text_tokens", self.text_tokens, "must be 1 or more")
         check(
-            self.vocabulary >= 260,
+            self.vocabulary >= 256,
             "model.vocabulary",
             self.vocabulary,
-            "must be 260 or more (256 bytes and 4 special tokens)",
+            "must be 256 or more: every byte is a token, so that no word is unknown",
         )
         check(
             self.heads >= 1 and self.dim % (4 * self.heads) == 0,

@@ -8,7 +8,8 @@ DallebabyError            exit code 1
 ├── Busy                  another process is working on the same artefact
 ├── DiskFull              no room left
 ├── FetchFailed           a download that could not be finished
-└── Diverged              training that could not be kept on the rails
+├── Diverged              training that could not be kept on the rails
+└── Interrupted           exit code 128 + signal: stopped by Ctrl-C or SIGTERM, state saved
 """
 
 
@@ -50,3 +51,11 @@ class FetchFailed(DallebabyError):
 
 class Diverged(DallebabyError):
     """Training that could not be kept on the rails."""
+
+
+class Interrupted(DallebabyError):
+    """Work that a signal stopped after its state was saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

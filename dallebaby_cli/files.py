@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,11 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_of(parts: Iterable[str]) -> str:
+    """Hex SHA-256 of a list of strings, such as the hashes of an artefact's files."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:

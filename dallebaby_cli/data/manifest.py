@@ -118,3 +118,8 @@ def find(home: Path, kind: str, name: str | None) -> tuple[Path, Manifest]:
     if not manifest.complete:
         raise MissingInput(f"{folder} is not finished; run `{command}` again to continue it")
     return folder, manifest
+
+
+def find_all(home: Path, kind: str, names: list[str]) -> list[tuple[Path, Manifest]]:
+    """The artefacts of those names, or the newest one of the kind if there are none."""
+    return [find(home, kind, name) for name in names] or [newest(home, kind)]

@@ -1,0 +1,35 @@
+"""Pictures for people: grids of them, written as PNG."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dallebaby_cli import files
+
+GAP = 2  # white pixels between the pictures of a grid
+
+
+def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Lay pictures (B, H, W, 3) uint8 out in rows of `columns` (about square if None)."""
+    count, height, width, _ = pictures.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        top = index // columns * (height + GAP)
+        left = index % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one picture (H, W, 3) uint8 atomically, with text chunks that say how it was made."""
+    info = PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_itxt(key, value)
+    with files.atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)

@@ -1,0 +1,67 @@
+"""The text tokenizer: byte-level BPE (Sennrich et al. 2016) trained on the captions themselves.
+
+Every byte is a token, so no word is unknown. Ids, for a vocabulary of V and captions of up to T
+tokens: [0, V) are BPE tokens and V + i pads position i.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput, MissingInput
+
+
+class TextTokenizer:
+    """Captions to ids and back."""
+
+    def __init__(self, bpe: Tokenizer) -> None:
+        self.bpe = bpe
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocabulary: int) -> "TextTokenizer":
+        """Learn at most `vocabulary` tokens; upper and lower case are one."""
+        bpe = Tokenizer(models.BPE())
+        bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        bpe.train_from_iterator(captions, trainer)
+        return cls(bpe)
+
+    @classmethod
+    def load(cls, path: Path) -> "TextTokenizer":
+        """Read a tokenizer.json. Raises MissingInput or BadInput."""
+        try:
+            return cls(Tokenizer.from_str(path.read_text()))
+        except FileNotFoundError:
+            raise MissingInput(f"{path} is missing; restore it or train that model again") from None
+        except Exception as error:  # the library raises nothing narrower
+            raise BadInput(f"{path} is not a tokenizer file ({error}); restore it") from error
+
+    def save(self, path: Path) -> None:
+        """Write tokenizer.json, atomically."""
+        files.write_text(path, self.bpe.to_str(pretty=True))
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of BPE tokens, V."""
+        return self.bpe.get_vocab_size()
+
+    def encode(self, captions: Sequence[str], length: int) -> np.ndarray:
+        """Ids (B, length) int64: each caption's tokens, cut or padded to `length`."""
+        ids = np.tile(np.arange(length) + self.vocabulary, (len(captions), 1))
+        for row, encoding in zip(ids, self.bpe.encode_batch(list(captions)), strict=True):
+            tokens = encoding.ids[:length]
+            row[: len(tokens)] = tokens
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The caption of ids, padding left out."""
+        return self.bpe.decode([i for i in ids if i < self.vocabulary]).strip()

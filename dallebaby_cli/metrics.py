@@ -1,0 +1,42 @@
+"""Figures that say how good a model is, each from its textbook definition."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of uint8 pictures (B, 3, H, W), one value (B,) each.
+    Equal pictures give 100 dB rather than infinity, so that means stay finite."""
+    error = (a.float() - b.float()).square().flatten(1).mean(1)
+    return (20 * math.log10(255) - 10 * error.clamp(min=255**2 * 1e-10).log10()).cpu()
+
+
+def code_counts(codes: Tensor | np.ndarray, size: int) -> np.ndarray:
+    """How often each of `size` codes occurs, int64 (size,)."""
+    return np.bincount(np.asarray(codes).reshape(-1).astype(np.int64), minlength=size)
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """2 to the entropy of the codes: how many are in use, weighing each by how much."""
+    share = counts[counts > 0] / counts.sum()
+    return float(2 ** -(share * np.log2(share)).sum())
+
+
+def unigram_bits(train: np.ndarray, holdout: np.ndarray) -> float:
+    """Bits per code that knowing only each code's frequency in training costs on hold-out, from
+    counts (K,) each, add-one smoothed: a model that is not below this has learned nothing."""
+    share = (train + 1) / (train.sum() + len(train))
+    return float(-(holdout * np.log2(share)).sum() / holdout.sum())
+
+
+def to_numpy(pictures: Tensor) -> np.ndarray:
+    """uint8 (B, 3, H, W) on any device → uint8 (B, H, W, 3)."""
+    return pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def stack_rows(*rows: Tensor) -> np.ndarray:
+    """Pictures (B, 3, H, W) of each row, in the order that a grid of B columns wants them."""
+    return to_numpy(torch.cat(rows))

@@ -1,0 +1,43 @@
+"""Where tensors live and how precisely they are computed."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from dallebaby_cli.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve(name: str) -> torch.device:
+    """The device called `name`; auto is cuda, then mps, then cpu. Raises UsageError."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, here in available.items() if here)
+    kind = name.partition(":")[0]
+    if kind not in available:
+        raise UsageError(f"--device {name}: must be auto, cuda, mps or cpu")
+    if not available[kind]:
+        raise UsageError(f"--device {name}: this machine (or its torch) has none; use --device cpu")
+    return torch.device(name)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether bf16 arithmetic is fast there; emulated, it is many times slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """A context in which matrix products and convolutions run in the wanted precision."""
+    if precision == "bf16" or (precision == "auto" and native_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,201 @@
+"""A decoder-only transformer over one stream: start, caption tokens, image codes in raster order.
+
+After DALL-E (Ramesh et al. 2021, arXiv 2102.12092). What differs: RMSNorm before each branch
+(Zhang & Sennrich 2019), normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442),
+rotary positions (Su et al. 2021, arXiv 2104.09864) that are two-dimensional over the picture,
+squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases.
+
+Shapes: B sequences, T caption tokens, N image codes, S = T + N positions, V text vocabulary,
+K image codebook, D width, H heads, E = D / H.
+
+The position of input i predicts input i + 1:
+
+    input    start  t1 … tT  c1 … cN-1
+    output   t1 … tT  c1 c2 …  cN
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dallebaby_cli.config import TransformerConfig
+
+
+class Cache:
+    """Keys and values of all positions so far, preallocated: 2 tensors (B, H, S, E) a block."""
+
+    def __init__(self, config: TransformerConfig, batch: int, like: Tensor) -> None:
+        shape = (batch, config.heads, config.sequence_len, config.dim // config.heads)
+        self.keys = [like.new_zeros(shape) for _ in range(config.depth)]
+        self.values = [like.new_zeros(shape) for _ in range(config.depth)]
+
+
+def rotary_table(config: TransformerConfig) -> Tensor:
+    """Angles (S, E / 2) of every position: half of a head's planes turn with the row, half with
+    the column. Caption position i counts as (i, i); the picture's rows and columns follow on."""
+    text = torch.arange(config.text_tokens + 1).repeat(2, 1)  # start and caption
+    rows = torch.arange(config.grid).repeat_interleave(config.grid)
+    columns = torch.arange(config.grid).repeat(config.grid)
+    image = torch.stack((rows, columns)) + config.text_tokens + 1
+    places = torch.cat((text, image), dim=1)[:, : config.sequence_len]  # (2, S)
+    planes = config.dim // config.heads // 4
+    frequencies = 100.0 ** -(torch.arange(planes) / planes)
+    return (places[:, :, None] * frequencies).movedim(0, 1).flatten(1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the planes of x (B, H, S, E) by angles (S, E / 2)."""
+    a, b = x.float().chunk(2, dim=-1)
+    sin, cos = angles.sin(), angles.cos()
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each on a normalised input and added to the stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.attention_norm = nn.RMSNorm(config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.query_norm = nn.RMSNorm(config.dim // config.heads)
+        self.key_norm = nn.RMSNorm(config.dim // config.heads)
+        self.attention_out = nn.Linear(config.dim, config.dim, bias=False)
+        self.mlp_norm = nn.RMSNorm(config.dim)
+        self.mlp_in = nn.Linear(config.dim, 4 * config.dim, bias=False)
+        self.mlp_out = nn.Linear(4 * config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
+        """x (B, s, D) are s new positions; `past` holds this block's cache and how much of it is
+        filled. Without it the s positions are the whole sequence."""
+        x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), angles, past)))
+        return x + self._drop(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))).square()))
+
+    def _attend(self, x: Tensor, angles: Tensor, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
+        batch, new, dim = x.shape
+        qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, s, E)
+        query = rotate(self.query_norm(query), angles)
+        key = rotate(self.key_norm(key), angles)
+        if past is not None:
+            keys, values, filled = past
+            keys[:, :, filled : filled + new] = key
+            values[:, :, filled : filled + new] = value
+            key, value = keys[:, :, : filled + new], values[:, :, : filled + new]
+        # several new positions only ever start a sequence, so the causal mask is square
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=new > 1)
+        return y.transpose(1, 2).reshape(batch, new, dim)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """Caption tokens and image codes in, the logits of the next ones out.
+
+    Text ids: [0, V) are the tokenizer's, V + i pads caption position i (so that the model knows
+    an end from a word, at every length), V + T is the start. The text head has one class beside
+    the V words: V, the end.
+    """
+
+    angles: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        text_ids = config.vocabulary + config.text_tokens + 1
+        self.text_embedding = nn.Embedding(text_ids, config.dim)
+        self.image_embedding = nn.Embedding(config.codes, config.dim)
+        self.place_embedding = nn.Embedding(config.image_tokens, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.dim)
+        self.text_head = nn.Linear(config.dim, config.vocabulary + 1, bias=False)
+        self.image_head = nn.Linear(config.dim, config.codes, bias=False)
+        self.register_buffer("angles", rotary_table(config), persistent=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """All initial values.
+
+        | part                        | value                                           |
+        | embeddings                  | N(0, 0.02²)                                     |
+        | place embedding             | 0: added to what rotary positions already tell  |
+        | qkv, mlp_in                 | N(0, 1 / fan-in)                                |
+        | attention_out, mlp_out      | 0: each block starts as the identity            |
+        | heads                       | 0: the first loss is exactly that of a guess    |
+        | RMSNorm                     | 1                                               |
+        """
+        nn.init.normal_(self.text_embedding.weight, std=0.02)
+        nn.init.normal_(self.image_embedding.weight, std=0.02)
+        for module in (self.place_embedding, self.text_head, self.image_head):
+            nn.init.zeros_(module.weight)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for layer in (block.qkv, block.mlp_in):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            for layer in (block.attention_out, block.mlp_out):
+                nn.init.zeros_(layer.weight)
+
+    def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, T, V + 1) of the caption and (B, N, K) of the codes, given captions (B, T)
+        and codes (B, N), both int64. Each is predicted from what stands before it alone."""
+        config = self.config
+        for name, ids, length in (
+            ("text", text, config.text_tokens),
+            ("codes", codes, config.image_tokens),
+        ):
+            if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[1] != length:
+                kind = str(ids.dtype).removeprefix("torch.")
+                raise ValueError(
+                    f"{name} must be int64 (B, {length}), not {kind} {tuple(ids.shape)}"
+                )
+        x = torch.cat((self._embed_text(text), self._embed_codes(codes[:, :-1], 1)), dim=1)
+        x = self._run(x, 0, None)
+        return (
+            self.text_head(x[:, : config.text_tokens]),
+            self.image_head(x[:, config.text_tokens :]),
+        )
+
+    def prefill(self, text: Tensor, cache: Cache) -> Tensor:
+        """Read captions (B, T) into an empty cache; logits (B, K) of the first code."""
+        return self.image_head(self._run(self._embed_text(text), 0, cache)[:, -1])
+
+    def decode_one(self, code: Tensor, number: int, cache: Cache) -> Tensor:
+        """Read code (B,), the picture's `number`-th from 0; logits (B, K) of the one after it."""
+        x = self._embed_codes(code[:, None], number + 1)
+        return self.image_head(self._run(x, self.config.text_tokens + 1 + number, cache)[:, -1])
+
+    def _embed_text(self, text: Tensor) -> Tensor:
+        """(B, T) → (B, 1 + T, D) with the start in front. The last position draws code 0."""
+        start = text.new_full((len(text), 1), self.config.vocabulary + self.config.text_tokens)
+        x = self.text_embedding(torch.cat((start, text), dim=1))
+        first_place = self.place_embedding.weight[0].expand(len(text), 1, -1)
+        return torch.cat((x[:, :-1], x[:, -1:] + first_place), dim=1)
+
+    def _embed_codes(self, codes: Tensor, place: int) -> Tensor:
+        """(B, n) → (B, n, D); each is told the place of the code that it is to predict."""
+        places = self.place_embedding.weight[place : place + codes.shape[1]]
+        return self.image_embedding(codes) + places
+
+    def _run(self, x: Tensor, filled: int, cache: Cache | None) -> Tensor:
+        """All blocks over s new positions x (B, s, D) after the `filled` ones in the cache."""
+        angles = self.angles[filled : filled + x.shape[1]]
+        for index, block in enumerate(self.blocks):
+            past = None if cache is None else (cache.keys[index], cache.values[index], filled)
+            x = block(x, angles, past)
+        return self.norm(x)
+
+
+def losses(
+    logits: tuple[Tensor, Tensor], text: Tensor, codes: Tensor, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
+    is nothing to learn) and of the codes."""
+    text_logits, image_logits = logits
+    end_or_word = text.clamp(max=vocabulary)
+    padding = (text >= vocabulary).cumsum(1) > 1
+    target = end_or_word.masked_fill(padding, -100)
+    text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten())
+    image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), codes.flatten())
+    return text_loss, image_loss

@@ -1,0 +1,127 @@
+"""images/NAME + vae/RUN → tokens/NAME@RUN: pictures as grids of codes."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dallebaby_cli import config as configs
+from dallebaby_cli import files
+from dallebaby_cli.config import DVAEConfig, EncodeConfig
+from dallebaby_cli.data import manifest, tokens
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.shards import Shards
+from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.training import checkpoint
+from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.interrupt import Interrupt
+
+SHARD_PICTURES = 8192  # pictures in one token shard: what a killed run does again at most
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Complete token shards."""
+
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+    """False if there was nothing left to do"""
+
+
+def encode(
+    home: Path,
+    config: EncodeConfig,
+    names: list[str],
+    *,
+    vae: str | None = None,
+    device: str = "auto",
+    report: Report,
+) -> list[Encoded]:
+    """Encode the named image datasets (the newest one if none is named) with a trained dVAE."""
+    vae_folder, vae_manifest = manifest.find(home, "vae", vae)
+    found = manifest.find_all(home, "images", names)
+    described = checkpoint.read_model(vae_folder, "vae")
+    model = DVAE(configs.build(DVAEConfig, described["model"]))
+    checkpoint.load_weights(vae_folder / "model.safetensors", model)
+    model.to(devices.resolve(device)).eval().requires_grad_(False)
+    done = []
+    for folder, images in found:
+        report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))
+        source = Shards(folder)
+        if source.image_px != model.config.image_px:
+            raise Mismatch(
+                f"images/{images.name} are {source.image_px} px and vae/{vae_manifest.name} reads "
+                f"{model.config.image_px} px; run `dallebaby prep {images.name} "
+                f"--px {model.config.image_px}`, or train another dVAE"
+            )
+        draft = Manifest(
+            kind="tokens",
+            name=f"{images.name}@{vae_manifest.name}",
+            config=configs.as_dict(config),
+            parents={
+                f"images/{images.name}": images.id,
+                f"vae/{vae_manifest.name}": vae_manifest.id,
+            },
+        )
+        done.append(_encode_one(home, draft, source, model, config.batch_size, report))
+    return done
+
+
+def _encode_one(
+    home: Path, draft: Manifest, source: Shards, model: DVAE, batch_size: int, report: Report
+) -> Encoded:
+    folder = manifest.artefact(home, "tokens", draft.name)
+    with files.lock(folder, f"tokens/{draft.name}"):
+        found = manifest.read(folder)
+        if found is not None and found.parents == draft.parents:
+            if found.complete:
+                return Encoded(folder, found, fresh=False)
+        else:
+            for stale in folder.glob("*.arrow"):  # of a dataset or dVAE that has changed since
+                stale.unlink()
+            manifest.write(folder, draft)
+        with Interrupt() as interrupt:
+            starts = range(0, len(source), SHARD_PICTURES)
+            for number, start in enumerate(starts):
+                path = folder / f"{number:05d}.arrow"
+                rows = np.arange(start, min(start + SHARD_PICTURES, len(source)))
+                if not path.exists():
+                    interrupt.raise_if_asked(f"stopped after {start} pictures; run it again")
+                    _encode_shard(path, source, rows, model, batch_size, report)
+        shards = sorted(folder.glob("*.arrow"))
+        digest = files.hash_of([files.sha256_file(path) for path in shards])
+        counts = {"pictures": len(source), "shards": len(shards), "views": 1}
+        whole = dataclasses.replace(draft, id=digest, complete=True, counts=counts)
+        manifest.write(folder, whole)
+    return Encoded(folder, whole, fresh=True)
+
+
+def _encode_shard(
+    path: Path, source: Shards, rows: np.ndarray, model: DVAE, batch_size: int, report: Report
+) -> None:
+    device = next(model.parameters()).device
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+
+    def read(number: int) -> torch.Tensor:
+        stacked = np.stack([source.image(int(row)) for row in batches[number]])
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
+    codes = []
+    for pictures in prefetch(read, 0, len(batches)):
+        with torch.no_grad(), devices.autocast(device, "fp32"):  # codes must not depend on luck
+            codes.append(model.encode(pictures.to(device)).cpu().numpy().astype(np.uint16))
+        done = int(rows[0]) + sum(map(len, codes))
+        report(Progress("encode", done, len(source), "images"))
+    tokens.write_shard(
+        path,
+        [source.key(int(row)) for row in rows],
+        source.splits(rows),
+        [source.captions(int(row)) for row in rows],
+        np.concatenate(codes)[:, None],
+    )

@@ -1,0 +1,56 @@
+"""Every artefact in the workspace: what it is, how big, from what, whole or not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dallebaby_cli import files
+from dallebaby_cli.data import manifest
+from dallebaby_cli.data.manifest import MADE_BY
+from dallebaby_cli.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One row of the table."""
+
+    kind: str
+    name: str
+    state: str
+    """"complete", "unfinished", or what is wrong with its manifest"""
+    bytes: int
+    parents: list[str]
+    newest: bool
+    """whether the next command takes this one when none is named"""
+    when: str
+
+
+def status(home: Path) -> list[Artefact]:
+    """All artefacts in pipeline order, newest first within a kind."""
+    rows: list[Artefact] = []
+    for kind in MADE_BY:
+        found: list[Artefact] = []
+        for folder in sorted(p for p in (home / kind).glob("*") if p.is_dir()):
+            size = files.folder_bytes(folder)
+            try:
+                about = manifest.read(folder)
+            except BadInput as error:
+                found.append(Artefact(kind, folder.name, str(error), size, [], False, ""))
+                continue
+            if about is not None:
+                state = "complete" if about.complete else "unfinished"
+                parents = _parents(home, about.parents)
+                found.append(Artefact(kind, folder.name, state, size, parents, False, about.when))
+        found.sort(key=lambda row: row.when, reverse=True)
+        taken = next((row for row in found if row.state == "complete"), None)
+        rows += [Artefact(**{**vars(row), "newest": row is taken}) for row in found]
+    return rows
+
+
+def _parents(home: Path, parents: dict[str, str]) -> list[str]:
+    """The parents' names, each marked if it is gone or has been made anew since."""
+    marked = []
+    for path, identity in parents.items():
+        now = manifest.read(home / path)
+        mark = " (gone)" if now is None else "" if now.id == identity else " (changed since)"
+        marked.append(path + mark)
+    return marked

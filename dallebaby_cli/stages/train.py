@@ -1,0 +1,205 @@
+"""tokens/NAME@RUN → dalle/RUN: train the transformer that draws."""
+
+import itertools
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dallebaby_cli import config as configs
+from dallebaby_cli import files, metrics
+from dallebaby_cli.config import DVAEConfig, SampleConfig, TrainConfig
+from dallebaby_cli.data import manifest
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.pictures import grid
+from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.data.tokens import Tokens
+from dallebaby_cli.errors import Mismatch, MissingInput
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.sampler import Sampler
+from dallebaby_cli.training import checkpoint, run
+from dallebaby_cli.training.batches import Captioned, Order
+
+SHOWN = 8  # hold-out captions that are drawn at every evaluation
+TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
+BITS = 1 / np.log(2)
+
+
+@dataclass(frozen=True)
+class DalleTask:
+    """What the loop needs to train a transformer."""
+
+    model: Transformer
+    vae: DVAE
+    tokenizer: TextTokenizer
+    train: Captioned
+    holdout: Captioned
+    config: TrainConfig
+    unigram_bits: float
+    name: str = "train"
+    unit: str = "tokens"
+
+    @property
+    def units_per_step(self) -> int:
+        return self.config.batch_size * self.config.model.sequence_len
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        config = self.config
+        rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
+        return self.train.read(rows, (config.seed, 1, step), config.caption_drop)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        text, codes = batch
+        text_loss, image_loss = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
+        weight = self.config.text_weight
+        return weight * text_loss + (1 - weight) * image_loss
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Hold-out bits per code beside what knowing nothing and knowing only the codes'
+        frequencies would cost, and bits per caption token."""
+        device = next(model.parameters()).device
+        count = min(len(self.holdout), self.config.eval_images)
+        sums = np.zeros(2)
+        for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
+            text, codes = (t.to(device) for t in self.holdout.read(indices, (0,), drop=0))
+            parts = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
+            sums += np.array([part.item() for part in parts]) * len(indices)
+        text_bits, code_bits = sums / count * BITS
+        return {
+            "bits_per_code": float(code_bits),
+            "unigram_bits": self.unigram_bits,
+            "uniform_bits": float(np.log2(self.config.model.codes)),
+            "bits_per_caption_token": float(text_bits),
+        }
+
+    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """The same hold-out captions drawn from the same seeds each time."""
+        assert isinstance(model, Transformer)
+        sampler = Sampler(model, self.vae, self.tokenizer)
+        drawn = sampler.generate(self.prompts, config=SampleConfig())
+        return {"samples": grid(drawn)}
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The first hold-out captions, which samples.png is drawn from."""
+        return self.holdout.first_captions(SHOWN)
+
+
+def train(
+    home: Path,
+    config: TrainConfig,
+    names: list[str],
+    *,
+    preset: str,
+    run_name: str | None = None,
+    start_from: str | None = None,
+    device: str = "auto",
+    report: Report,
+) -> run.Finished:
+    """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
+    found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
+    parents = {f"tokens/{m.name}": m.id for _, m in found}
+    sources = [Tokens(folder) for folder, _ in found]
+    vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
+    described = checkpoint.read_model(vae_folder, "vae")
+    vae = DVAE(configs.build(DVAEConfig, described["model"]))
+    checkpoint.load_weights(vae_folder / "model.safetensors", vae)
+    target = devices.resolve(device)
+    vae.to(target).eval().requires_grad_(False)
+
+    tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
+    shape = replace(
+        config.model,
+        vocabulary=tokenizer.vocabulary,
+        codes=vae.config.codes,
+        grid=vae.config.grid,
+    )
+    config = replace(config, model=shape)
+    training = Captioned(sources, "train", tokenizer, shape.text_tokens)
+    holdout = Captioned(sources, "holdout", tokenizer, shape.text_tokens)
+    if not len(holdout):
+        report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
+        holdout = training
+    torch.manual_seed(config.seed)
+    model = Transformer(config.model)
+    if start_from:
+        folder, before = manifest.find(home, "dalle", start_from)
+        parents[f"dalle/{before.name}"] = before.id
+        checkpoint.load_weights(folder / "model.safetensors", model)
+    report(Note(f"train: from {', '.join(parents)} (vae/{vae_manifest.name}), preset {preset}"))
+    inputs = [m.name.partition("@")[0] for _, m in found]
+    folder = manifest.artefact(home, "dalle", run_name or run.name(inputs, preset, config, parents))
+
+    def describe() -> dict[str, Any]:
+        tokenizer.save(folder / "tokenizer.json")
+        with files.atomic_path(folder / "vae.safetensors") as temporary:
+            shutil.copyfile(vae_folder / "model.safetensors", temporary)
+        return {"model": configs.as_dict(config.model), "vae": configs.as_dict(vae.config)}
+
+    return run.finish(
+        folder,
+        "dalle",
+        DalleTask(model, vae, tokenizer, training, holdout, config, _unigram(sources, shape.codes)),
+        config,
+        parents,
+        describe,
+        target,
+        report,
+    )
+
+
+def _whole_name(home: Path, name: str) -> str:
+    """NAME@RUN of the newest tokens of dataset NAME; a whole name stays as it is."""
+    found = (m.name for _, m in manifest.every(home, "tokens") if m.complete)
+    return next((n for n in found if n.partition("@")[0] == name), name)
+
+
+def _common_vae(home: Path, found: list[Manifest]) -> tuple[Path, Manifest]:
+    """The dVAE that made all these tokens, still the same as then. Raises Mismatch."""
+    makers = {
+        (parent.removeprefix("vae/"), identity)
+        for m in found
+        for parent, identity in m.parents.items()
+        if parent.startswith("vae/")
+    }
+    if len(makers) > 1:
+        raise Mismatch(
+            f"the tokens were made by different dVAEs ({', '.join(sorted(n for n, _ in makers))}); "
+            "encode all datasets with one: `dallebaby encode NAME... --vae RUN`"
+        )
+    name, identity = makers.pop()
+    folder, vae = manifest.find(home, "vae", name)
+    if vae.id != identity:
+        raise Mismatch(
+            f"vae/{name} has been trained further since it made {found[0].name}; "
+            f"run `dallebaby encode {found[0].name.partition('@')[0]} --vae {name}` again"
+        )
+    return folder, vae
+
+
+def _captions(sources: list[Tokens], parents: dict[str, str]) -> list[str]:
+    """The training captions that the tokenizer learns from. Raises MissingInput."""
+    every = (text for s in sources for row in s.rows("train") for text in s.captions(int(row)))
+    captions = list(itertools.islice(every, TOKENIZER_CAPTIONS))
+    if not captions:
+        raise MissingInput(
+            f"{', '.join(parents)}: no captions, so there is nothing to learn words from; put a "
+            ".txt with one caption a line beside each picture and prepare the folder again"
+        )
+    return captions
+
+
+def _unigram(sources: list[Tokens], size: int) -> float:
+    """Hold-out bits per code of knowing only how often each code occurs in training."""
+    train = sum(metrics.code_counts(s.codes("train"), size) for s in sources)
+    holdout = sum(metrics.code_counts(s.codes("holdout"), size) for s in sources)
+    assert isinstance(train, np.ndarray) and isinstance(holdout, np.ndarray)
+    return metrics.unigram_bits(train, holdout if holdout.sum() else train)

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM as a wish to stop at the next safe moment."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from dallebaby_cli.errors import Interrupted
+
+
+class Interrupt:
+    """While the block runs, signals only set `asked`; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def raise_if_asked(self, message: str) -> None:
+        """Raise Interrupted with `message` if a signal came."""
+        if self.asked:
+            raise Interrupted(message, self.asked)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number

@@ -1,0 +1,317 @@
+"""The training loop: one function for every model.
+
+Each turn: evaluate? show? save? → stop? → step → log → count. There are N + 1 turns for N steps, so
+the same code scores the model before the first step and after the last. A step's batch, learning
+rate and dropout follow from its number and the saved state, so a run that was killed goes on
+exactly as it would have: bit for bit on a CPU.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from dallebaby_cli.config import RunConfig
+from dallebaby_cli.data.pictures import write_png
+from dallebaby_cli.errors import Diverged
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.training import checkpoint, optim
+from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.interrupt import Interrupt
+
+MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
+MAX_ROLLBACKS = 3
+
+
+class Task(Protocol):
+    """What the loop has to know about a model; everything else is the same for all."""
+
+    @property
+    def name(self) -> str:
+        """The command's, as people see it."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def unit(self) -> str:
+        """What a batch counts: "images" or "tokens"."""
+
+    @property
+    def units_per_step(self) -> int: ...
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """The step's batch on the CPU, its first dimension the pictures."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Figures on the hold-out pictures; the first is shown while training."""
+
+    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """Named pictures, uint8 (H, W, 3), that show how far the model is."""
+
+
+@dataclass
+class State:
+    """All that changes while training."""
+
+    model: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    lr_scale: float = 1.0
+    """halved by each roll-back"""
+    skipped: int = 0
+    rollbacks: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """of the last evaluation"""
+
+    @classmethod
+    def fresh(cls, model: nn.Module, config: RunConfig) -> "State":
+        ema = deepcopy(model).requires_grad_(False).eval()
+        return cls(model, ema, optim.build(model, config.optim))
+
+    def save(self, path: Path) -> None:
+        """Write everything, the random numbers' state too."""
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": random,
+            **{name: getattr(self, name) for name in ("step", "lr_scale", "skipped", "rollbacks")},
+        }
+        checkpoint.save_state(path, state)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Become what `save` wrote."""
+        self.model.load_state_dict(saved["model"])
+        self.ema.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"]["cpu"])
+        if "cuda" in saved["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved["random"]["cuda"])
+        for name in ("step", "lr_scale", "skipped", "rollbacks"):
+            setattr(self, name, saved[name])
+
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the model's, quickly while they are young."""
+        weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        ours: list[Tensor] = list(self.ema.parameters())
+        theirs: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(ours, theirs, weight)
+
+
+def fit(
+    task: Task,
+    config: RunConfig,
+    steps: int,
+    folder: Path,
+    device: torch.device,
+    report: Report,
+    flops_per_step: float = 0.0,
+) -> State:
+    """Train `task.model` to `steps` steps, from `folder`/state.pt if there is one.
+
+    Leaves state.pt, log.jsonl, TensorBoard files and the task's pictures in `folder`. Raises
+    Interrupted after saving when asked to stop, Diverged when roll-backs do not help.
+    """
+    torch.manual_seed(config.seed)
+    state = State.fresh(task.model.to(device), config)
+    state_path = folder / "state.pt"
+    log = Log(folder, task, steps, flops_per_step, config.precision, report)
+    if saved := checkpoint.load_state(state_path):
+        state.restore(saved)
+        log.event("resume", step=state.step)
+        report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
+    batches = prefetch(task.batch, state.step, steps)
+    saved_at, bad = time.monotonic(), 0
+    state.model.train()
+    with Interrupt() as interrupt, log:
+        while True:
+            last = state.step == steps
+            if last or state.step % config.eval_every == 0:
+                _evaluate(task, state, device, config, log)
+            due = time.monotonic() - saved_at >= config.save_every_s
+            if last or due or interrupt.asked or state.step == 0:
+                state.save(state_path)
+                saved_at = time.monotonic()
+            if last:
+                return state
+            interrupt.raise_if_asked(f"stopped at step {state.step}; run it again to continue")
+
+            lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
+            loss, ok = take_step(task, state, next(batches), lr, config, device)
+            bad = 0 if ok else bad + 1
+            state.skipped += not ok
+            if bad == MAX_BAD_STEPS:
+                _roll_back(state, state_path, report)
+                batches.close()
+                batches, bad = prefetch(task.batch, state.step, steps), 0
+                continue
+            log.step(state.step, loss, lr)
+            state.step += 1
+
+
+def take_step(
+    task: Task,
+    state: State,
+    batch: tuple[Tensor, ...],
+    lr: float,
+    config: RunConfig,
+    device: torch.device,
+) -> tuple[float, bool]:
+    """One optimizer step; its loss, and False if it was not finite and so was not taken."""
+    loss_sum = torch.zeros((), device=device)
+    for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
+        moved = tuple(part.to(device, non_blocking=True) for part in parts)
+        with devices.autocast(device, config.precision):
+            loss = task.loss(state.model, moved) / config.accumulate
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss_sum += loss.detach()
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
+    ok = math.isfinite(loss_sum.item() + norm.item())
+    if ok:
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+        state.average(config.ema_decay)
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss_sum.item(), ok
+
+
+@torch.no_grad()
+def _evaluate(
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log"
+) -> None:
+    """Score and show the averaged weights, without touching the random numbers of training."""
+    with torch.random.fork_rng(), devices.autocast(device, config.precision):
+        state.metrics = task.evaluate(state.ema)
+        pictures = task.pictures(state.ema)
+    log.evaluation(state.step, state.metrics, pictures)
+
+
+def _roll_back(state: State, path: Path, report: Report) -> None:
+    """Return to the last checkpoint with half the learning rate."""
+    rollbacks, skipped, lr_scale = state.rollbacks + 1, state.skipped, state.lr_scale / 2
+    if rollbacks > MAX_ROLLBACKS:
+        raise Diverged(
+            f"the loss is not finite any more and {MAX_ROLLBACKS} roll-backs did not help; "
+            f"remove {path.parent} and train with a lower rate, such as --set optim.lr=1e-4"
+        )
+    saved = checkpoint.load_state(path)
+    assert saved is not None, "the first turn saves"
+    state.restore(saved)
+    state.rollbacks, state.skipped, state.lr_scale = rollbacks, skipped, lr_scale
+    state.save(path)
+    report(
+        Note(
+            f"{MAX_BAD_STEPS} steps in a row were not finite: back to step {state.step} with "
+            f"{lr_scale:g} of the learning rate",
+            "warning",
+        )
+    )
+
+
+class Log:
+    """What a run tells: log.jsonl and TensorBoard on disk, progress to whoever listens."""
+
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        steps: int,
+        flops_per_step: float,
+        precision: devices.Precision,
+        report: Report,
+    ) -> None:
+        self.folder, self.task, self.steps, self.report = folder, task, steps, report
+        self.flops_per_step = flops_per_step
+        device = next(task.model.parameters()).device
+        self.peak = matmul_peak(device, precision) if flops_per_step else 0.0
+        self.score = ""
+        self.since, self.counted = time.monotonic(), 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = _whole_lines(folder / "log.jsonl").open("a")
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+        self.board.close()
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Append one line to log.jsonl."""
+        self.file.write(json.dumps({"event": event, **facts, "time": round(time.time(), 3)}) + "\n")
+        self.file.flush()
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        """One step was taken; told to people about once a second."""
+        self.counted += 1
+        elapsed = time.monotonic() - self.since
+        if elapsed < 1 and step + 1 < self.steps:
+            return
+        rate = self.counted / elapsed
+        units = rate * self.task.units_per_step
+        peak = rate * self.flops_per_step / self.peak if self.peak else 0.0
+        self.since, self.counted = time.monotonic(), 0
+        self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
+        self.board.add_scalar("train/loss", loss, step)
+        self.board.add_scalar("train/lr", lr, step)
+        share = f", {peak:.0%} of peak" if peak else ""
+        detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s{share}{self.score}"
+        self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
+
+    def evaluation(
+        self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, np.ndarray]
+    ) -> None:
+        """The hold-out figures and pictures of a step."""
+        self.event("evaluation", step=step, **metrics)
+        first, value = next(iter(metrics.items()))
+        self.score = f", hold-out {first} {value:.3g}"
+        for name, value in metrics.items():
+            self.board.add_scalar(f"holdout/{name}", value, step)
+        for name, picture in pictures.items():
+            write_png(self.folder / f"{name}.png", picture)
+            self.board.add_image(name, picture, step, dataformats="HWC")
+        self.since, self.counted = time.monotonic(), 0
+
+
+def _whole_lines(path: Path) -> Path:
+    """Cut off the half line that a killed process may have left."""
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+    return path
+
+
+def matmul_peak(
+    device: torch.device, precision: devices.Precision, side: int = 1024, seconds: float = 0.2
+) -> float:
+    """Floating-point operations a second of large matrix products, in the precision of training:
+    the yardstick for "share of peak"."""
+    a = torch.randn(side, side, device=device)
+    with devices.autocast(device, precision):
+        (a @ a)[0, 0].item()
+        best, end = math.inf, time.monotonic() + seconds
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            (a @ a)[0, 0].item()
+            best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best

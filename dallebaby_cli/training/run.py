@@ -1,0 +1,117 @@
+"""A run's folder, from its first start to its finished weights.
+
+state.pt             to resume from            model.safetensors   the averaged weights
+log.jsonl            one line an event         config.json         rebuilds the model
+tensorboard/, *.png  to look at                manifest.json       config, parents, figures
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dallebaby_cli import files
+from dallebaby_cli.config import RunConfig, as_dict
+from dallebaby_cli.data import manifest
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.training import checkpoint, loop, plan
+
+LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run."""
+
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+    """False if there was nothing left to do"""
+
+
+def name(inputs: list[str], preset: str, config: RunConfig, parents: Mapping[str, str]) -> str:
+    """A run's own name: the same inputs and settings give the same one, whatever its length."""
+    identity = json.dumps([_identity(as_dict(config)), dict(parents)], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+    return f"{'+'.join(inputs)[:60]}-{preset}-{digest}"
+
+
+def finish(
+    folder: Path,
+    kind: str,
+    task: loop.Task,
+    config: RunConfig,
+    parents: Mapping[str, str],
+    describe: Callable[[], dict[str, Any]],
+    device: torch.device,
+    report: Report,
+) -> Finished:
+    """Start, continue or extend the run in `folder` until it is as long as `config` asks.
+
+    `describe` writes what the model needs beside its weights and returns what config.json says of
+    it. Raises Mismatch if the folder holds a run with other settings or inputs.
+    """
+    with files.lock(folder, f"the run {folder.name}"):
+        found = manifest.read(folder)
+        resolved = as_dict(config)
+        if found is not None:
+            _check_same(folder, found, resolved, parents)
+            if found.complete and _length(found, config) <= found.counts["steps"]:
+                return Finished(folder, found, fresh=False)
+        measured = plan.measure(task, config, device)
+        steps = _length(found, config) if found is not None else measured.steps
+        draft = Manifest(
+            kind=kind,
+            name=folder.name,
+            config=resolved,
+            parents=dict(parents),
+            counts={"steps": steps, "minutes": config.minutes},
+        )
+        if found is None or not found.complete:
+            manifest.write(folder, draft)
+        expected = steps * measured.step_s / 60
+        report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
+        state = loop.fit(task, config, steps, folder, device, report, measured.flops_per_step)
+        checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
+        identity = checkpoint.write_model(folder, kind, describe())
+        figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
+        counts = {**draft.counts, **{k: round(v, 4) for k, v in figures.items()}}
+        done = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
+        manifest.write(folder, done)
+        return Finished(folder, done, fresh=True)
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k not in LENGTH}
+
+
+def _length(found: Manifest, config: RunConfig) -> int:
+    """Steps of a run that exists: as asked, or as planned when it began, in proportion to the
+    minutes if those have changed since."""
+    if config.steps is not None:
+        return config.steps
+    return round(int(found.counts["steps"]) * config.minutes / float(found.counts["minutes"]))
+
+
+def _check_same(
+    folder: Path, found: Manifest, resolved: Mapping[str, Any], parents: Mapping[str, str]
+) -> None:
+    if found.parents != parents:
+        raise Mismatch(
+            f"{folder} was trained from {', '.join(found.parents)} as they were then, and now the "
+            f"inputs are {', '.join(parents)}; choose another name with --run"
+        )
+    before, now = _identity(found.config), _identity(resolved)
+    if before != now:
+        changed = [key for key in now if before.get(key) != now[key]]
+        raise Mismatch(
+            f"{folder} was trained with other settings ({', '.join(changed)}); choose another "
+            "name with --run, or leave --run out"
+        )
