@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from dallebaby_cli import __version__
-from dallebaby_cli.commands import datasets, fetch, prep
+from dallebaby_cli.commands import (
+    datasets,
+    demo,
+    encode,
+    fetch,
+    generate,
+    prep,
+    status,
+    train,
+    train_vae,
+)
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.config import DEFAULT_HOME
 from dallebaby_cli.errors import DallebabyError
@@ -26,6 +36,16 @@ app = typer.Typer(
 app.command("datasets")(datasets.datasets)
 app.command("fetch")(fetch.fetch)
 app.command("prep")(prep.prep)
+app.command("train-vae", epilog="Example: dallebaby train-vae scenes --minutes 10")(
+    train_vae.train_vae
+)
+app.command("encode", epilog="Example: dallebaby encode scenes")(encode.encode)
+app.command("train", epilog="Example: dallebaby train scenes --minutes 30")(train.train)
+app.command("generate", epilog='Example: dallebaby generate "a red car" -n 8 --out car.png')(
+    generate.generate
+)
+app.command("demo", epilog="Example: dallebaby demo --minutes 9")(demo.demo)
+app.command("status", epilog="Example: dallebaby status --home other-folder")(status.status)
 
 
 @app.callback()
@@ -87,6 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
         app(arguments, prog_name="dallebaby")
+    except BrokenPipeError:
+        sys.exit(141)
     except (DallebabyError, OSError) as error:
         if "--debug" in arguments:
             raise
@@ -96,8 +118,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code if isinstance(error, DallebabyError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
 
 
 def sentence(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dallebaby_cli import config as configs
 from dallebaby_cli import progress as events
 
 PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobody watches a bar
@@ -33,6 +34,29 @@ class Settings:
     err: Console = field(
         default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
     )
+
+    def load(
+        self, section: str, flags: Mapping[str, Any] | None = None, preset: str | None = None
+    ) -> Any:
+        """The config of a command: preset < --config < --set < named flags."""
+        return configs.load(
+            section, preset=preset, file=self.config, settings=self.set, flags=flags
+        )
+
+    def preset(self, chosen: str | None) -> str:
+        """The preset that was asked for, or the one that suits the device."""
+        from dallebaby_cli.models.device import default_preset
+
+        return chosen or default_preset(self.device)
+
+    def trained(self, folder: Path, manifest: Any, fresh: bool) -> None:
+        """Print what a training run ended with."""
+        table = Table("", "", show_header=False, box=None)
+        for name, value in manifest.counts.items():
+            table.add_row(name.replace("_", " "), f"{value:,.4g}")
+        state = "trained" if fresh else "already trained"
+        facts = {"folder": folder, "id": manifest.id, "fresh": fresh, **manifest.counts}
+        self.result(facts, f"{folder}: {state}", table)
 
     def result(self, facts: dict[str, Any], *human: str | Table) -> None:
         """Print a command's result: `facts` as one JSON line with --json, else the human lines."""

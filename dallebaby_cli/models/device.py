@@ -27,6 +27,11 @@ def resolve(name: str) -> torch.device:
     return torch.device(name)
 
 
+def default_preset(name: str) -> str:
+    """The preset for people who name none: small enough to train where there is no GPU."""
+    return "scenes" if resolve(name).type == "cpu" else "baby-64"
+
+
 def native_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is fast there; emulated, it is many times slower than fp32."""
     if device.type == "cuda":

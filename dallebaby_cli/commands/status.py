@@ -1,0 +1,26 @@
+"""`dallebaby status`: what is here."""
+
+from dataclasses import asdict
+
+import typer
+from rich.table import Table
+
+from dallebaby_cli.commands.output import Settings, amount
+
+
+def status(ctx: typer.Context) -> None:
+    """List every artefact here: kind, size, parents, whole or not, which one is taken next."""
+    from dallebaby_cli.stages.status import status as stage
+
+    settings: Settings = ctx.obj
+    rows = stage(settings.home)
+    facts = {"home": settings.home, "artefacts": [asdict(row) for row in rows]}
+    if not rows:
+        settings.result(facts, f"nothing in {settings.home} yet")
+        settings.hint("dallebaby demo, or dallebaby prep scenes")
+        return
+    table = Table("kind", "name", "size", "from", "state", box=None, header_style="bold")
+    for row in rows:
+        state = f"{row.state}, taken next" if row.newest else row.state
+        table.add_row(row.kind, row.name, amount(row.bytes, "B"), "\n".join(row.parents), state)
+    settings.result(facts, table)

@@ -1,0 +1,38 @@
+"""`dallebaby train`: teach a transformer to draw codes from captions."""
+
+import typer
+
+from dallebaby_cli.commands import options
+from dallebaby_cli.commands.output import Settings
+
+
+def train(
+    ctx: typer.Context,
+    names: options.Names = None,
+    preset: options.Preset = None,
+    steps: options.Steps = None,
+    minutes: options.Minutes = None,
+    run: options.Run = None,
+    start_from: options.From = None,
+    seed: options.Seed = None,
+) -> None:
+    """Train the transformer that draws pictures from captions."""
+    from dallebaby_cli.stages.train import train as stage
+
+    settings: Settings = ctx.obj
+    preset = settings.preset(preset)
+    flags = {"steps": steps, "minutes": minutes, "seed": seed}
+    config = settings.load("train", flags, preset=preset)
+    with settings.reporter() as report:
+        done = stage(
+            settings.home,
+            config,
+            names or [],
+            preset=preset,
+            run_name=run,
+            start_from=start_from,
+            device=settings.device,
+            report=report,
+        )
+    settings.trained(done.folder, done.manifest, done.fresh)
+    settings.hint('dallebaby generate "a red car"')
