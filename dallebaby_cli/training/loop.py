@@ -133,8 +133,9 @@ def fit(
     torch.manual_seed(config.seed)
     state = State.fresh(task.model.to(device), config)
     state_path = folder / "state.pt"
+    saved = checkpoint.load_state(state_path)
     log = Log(folder, task, steps, flops_per_step, config.precision, report)
-    if saved := checkpoint.load_state(state_path):
+    if saved:
         state.restore(saved)
         log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))

@@ -28,6 +28,6 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     warmup = config.warmup_fraction * steps
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(steps - warmup, 1)
+    progress = (step - warmup) / max(steps - warmup, 1e-9)
     cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)

@@ -1,0 +1,54 @@
+"""Fixtures that many tests share: a small model with lively weights, a workspace, the real CLI."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dallebaby_cli import app
+
+
+@dataclass
+class Ran:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run `dallebaby ARGUMENTS...` in this process."""
+
+    def run(*arguments: object) -> Ran:
+        code = 0
+        try:
+            app.main([str(a) for a in arguments])
+        except SystemExit as exit_:
+            code = exit_.code if isinstance(exit_.code, int) else 1
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+def start(home: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start `dallebaby ARGUMENTS...` in a process of its own, for tests that kill it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dallebaby_cli", "--home", str(home), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(home: Path, *arguments: object, expect: int = 0) -> Ran:
+    """Run `dallebaby ARGUMENTS...` to its end in a process of its own."""
+    process = start(home, *arguments)
+    out, err = process.communicate()
+    assert process.returncode == expect, f"{arguments}\n{out}\n{err}"
+    return Ran(process.returncode, out, err)

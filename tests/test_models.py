@@ -1,0 +1,173 @@
+"""The dVAE, its quantizer and the transformer, against their definitions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dallebaby_cli.config import DVAEConfig, TransformerConfig
+from dallebaby_cli.models.dvae import DVAE, denormalise, reconstruction_loss
+from dallebaby_cli.models.quantizers import FSQ
+from dallebaby_cli.models.transformer import Cache, Transformer, losses
+
+LEVELS = st.lists(st.integers(2, 9), min_size=1, max_size=5).map(tuple)
+
+
+@given(LEVELS)
+@settings(deadline=None, max_examples=30)
+def test_fsq_codes_and_vectors_are_one_to_one(levels: tuple[int, ...]) -> None:
+    fsq = FSQ(levels)
+    codes = torch.arange(fsq.codes).view(1, 1, -1)
+    vectors = fsq.lookup(codes)
+    assert vectors.unique(dim=-1).shape == vectors.shape
+    assert vectors.min() >= -1 and vectors.max() <= 1
+    for channel, level in enumerate(levels):
+        assert len(vectors[:, channel].unique()) == level
+
+
+@given(LEVELS, st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_fsq_looks_up_what_it_quantized(levels: tuple[int, ...], seed: int) -> None:
+    fsq = FSQ(levels)
+    generator = torch.Generator().manual_seed(seed)
+    features = 4 * torch.randn(2, len(levels), 3, 3, generator=generator)
+    vectors, codes = fsq(features)
+    torch.testing.assert_close(fsq.lookup(codes), vectors, atol=1e-6, rtol=0)
+    assert codes.min() >= 0 and codes.max() < fsq.codes
+
+
+def test_fsq_is_the_papers_equation_for_odd_levels() -> None:
+    features = torch.linspace(-6, 6, 101).view(1, 1, 101, 1)
+    expected = torch.round(torch.tanh(features) * 2 * (1 + 1e-3)) / 2
+    torch.testing.assert_close(FSQ((5,))(features).vectors, expected)
+
+
+def test_fsq_passes_gradients_straight_through() -> None:
+    features = torch.tensor([0.3, -1.2]).view(1, 1, 2, 1).requires_grad_()
+    FSQ((5,))(features).vectors.sum().backward()
+    slope = (1 - torch.tanh(features.detach()) ** 2) * 2 * (1 + 1e-3) / 2
+    torch.testing.assert_close(features.grad, slope)
+
+
+def test_fsq_ignores_the_precision_around_it() -> None:
+    features = torch.randn(4, 4, 8, 8)
+    fsq = FSQ((8, 5, 5, 5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fsq(features).codes, FSQ((8, 5, 5, 5))(features).codes)
+        assert fsq(features.bfloat16()).vectors.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
+def test_dvae_maps_pictures_to_the_grid_and_back(px: int, grid: int) -> None:
+    model = DVAE(DVAEConfig(image_px=px, grid=grid, width=8, depth=1)).eval()
+    pictures = torch.randint(0, 256, (2, 3, px, px), dtype=torch.uint8)
+    output, quantized = model(pictures)
+    assert output.shape == pictures.shape and quantized.codes.shape == (2, grid, grid)
+    assert torch.equal(model.encode(pictures), quantized.codes)
+    assert (model.decode(quantized.codes).int() - denormalise(output).int()).abs().max() <= 1
+
+
+def test_dvae_refuses_what_is_not_a_picture() -> None:
+    model = DVAE(DVAEConfig(image_px=32, grid=8, width=8, depth=0))
+    for wrong in (
+        torch.rand(1, 3, 32, 32),  # a range nobody knows
+        torch.zeros(3, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    ):
+        with pytest.raises(ValueError, match=r"pictures must be uint8 \(B, 3, 32, 32\), not"):
+            model(wrong)
+
+
+def test_dvae_learns_a_handful_of_pictures() -> None:
+    torch.manual_seed(0)
+    model = DVAE(DVAEConfig(image_px=16, grid=8, width=16, depth=1))
+    pictures = torch.randint(0, 2, (8, 3, 4, 4)).mul(200).to(torch.uint8)
+    pictures = pictures.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = last = math.nan
+    for step in range(60):
+        loss = reconstruction_loss(model(pictures)[0], pictures)
+        first, last = (loss.item() if step == 0 else first), loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert last < first / 3
+
+
+SHAPE = TransformerConfig(
+    text_tokens=5, vocabulary=300, dim=32, depth=2, heads=2, dropout=0, codes=50, grid=3
+)
+
+
+@pytest.fixture
+def transformer() -> Transformer:
+    """A transformer whose every weight matters (fresh ones have zeros)."""
+    torch.manual_seed(0)
+    model = Transformer(SHAPE)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    text = torch.randint(0, SHAPE.vocabulary, (size, SHAPE.text_tokens))
+    return text, torch.randint(0, SHAPE.codes, (size, SHAPE.image_tokens))
+
+
+def test_a_fresh_transformer_knows_exactly_nothing() -> None:
+    text, codes = batch(4)
+    text_loss, image_loss = losses(Transformer(SHAPE)(text, codes), text, codes, SHAPE.vocabulary)
+    assert text_loss.item() == pytest.approx(math.log(SHAPE.vocabulary + 1), rel=1e-5)
+    assert image_loss.item() == pytest.approx(math.log(SHAPE.codes), rel=1e-5)
+
+
+@torch.no_grad()
+def test_no_prediction_sees_its_answer_or_what_follows(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    before_text, before_codes = transformer(text, codes)
+    for place in range(SHAPE.image_tokens):
+        changed = codes.clone()
+        changed[:, place] = (changed[:, place] + 1) % SHAPE.codes
+        after_text, after_codes = transformer(text, changed)
+        assert torch.equal(after_text, before_text)
+        torch.testing.assert_close(after_codes[:, : place + 1], before_codes[:, : place + 1])
+        if place + 1 < SHAPE.image_tokens:
+            assert not torch.allclose(after_codes[:, place + 1], before_codes[:, place + 1])
+    changed = text.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % SHAPE.vocabulary
+    after_text, after_codes = transformer(changed, codes)
+    torch.testing.assert_close(after_text[:, :3], before_text[:, :3])
+    assert not torch.allclose(after_codes[:, 0], before_codes[:, 0])
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_the_whole_forward_pass(transformer: Transformer) -> None:
+    text, codes = batch(3)
+    _, expected = transformer(text, codes)
+    cache = Cache(SHAPE, 3, torch.empty(0))
+    logits = [transformer.prefill(text, cache)]
+    for number in range(SHAPE.image_tokens - 1):
+        logits.append(transformer.decode_one(codes[:, number], number, cache))
+    torch.testing.assert_close(torch.stack(logits, dim=1), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_refuses_wrong_shapes_and_types(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    with pytest.raises(ValueError, match=r"text must be int64 \(B, 5\)"):
+        transformer(text[:, :-1], codes)
+    with pytest.raises(ValueError, match=r"codes must be int64 \(B, 9\), not int32"):
+        transformer(text, codes.int())
+
+
+def test_padding_is_no_loss_and_an_end_is_learned(transformer: Transformer) -> None:
+    text, codes = batch(1)
+    pads = torch.arange(SHAPE.text_tokens) + SHAPE.vocabulary
+    text[0, 2:] = pads[2:]  # two words, an end, two pads
+    logits = transformer(text, codes)
+    loss, _ = losses(logits, text, codes, SHAPE.vocabulary)
+    target = torch.tensor([*text[0, :2], SHAPE.vocabulary])
+    expected = torch.nn.functional.cross_entropy(logits[0][0, :3], target)
+    torch.testing.assert_close(loss, expected)

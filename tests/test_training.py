@@ -1,0 +1,250 @@
+"""The loop resumes exactly, survives bad numbers, and stops when asked."""
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dallebaby_cli import progress
+from dallebaby_cli.config import OptimConfig, RunConfig
+from dallebaby_cli.errors import BadInput, Diverged, Interrupted, Mismatch
+from dallebaby_cli.training import checkpoint, loop, optim, plan
+from dallebaby_cli.training.batches import Order, prefetch
+
+CPU = torch.device("cpu")
+CONFIG = RunConfig(batch_size=8, eval_every=10, save_every_s=0)
+
+
+class Line(nn.Module):
+    """A model small enough to think about, with dropout so that random numbers matter."""
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dropout = dropout
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(nn.functional.dropout(x, self.dropout, self.training))
+
+
+@dataclass
+class LineTask:
+    """Fit a line; at the steps in `poison` the loss is not a number."""
+
+    poison: frozenset[int] = frozenset()
+    at_step: dict[int, object] = field(default_factory=dict)
+    model: Line = field(default_factory=Line)
+    seen: list[int] = field(default_factory=list)
+    name: str = "line"
+    unit: str = "images"
+    units_per_step: int = 8
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        scale = float("nan") if step in self.poison else 1.0
+        return (torch.cat((x * scale, torch.full((8, 1), float(step))), dim=1),)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        x, step = batch[0][:, :4], int(batch[0][0, 4])
+        self.seen.append(step)
+        if step in self.at_step:
+            self.at_step[step]()
+        return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        torch.randn(3)  # must not disturb training
+        return {"error": float((model.layer.weight - 1).abs().sum())}
+
+    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
+        return {"line": np.zeros((2, 2, 3), np.uint8)}
+
+
+def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFIG) -> loop.State:
+    return loop.fit(task, config, steps, folder, CPU, progress.ignore)
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(a: dict, b: dict) -> bool:
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def test_a_run_broken_off_anywhere_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    fit(LineTask(), tmp_path / "whole")
+    for stop in (1, 17, 20):
+        folder = tmp_path / f"broken-{stop}"
+        terminate = {stop: lambda: os.kill(os.getpid(), signal.SIGTERM)}
+        with pytest.raises(Interrupted) as caught:
+            fit(LineTask(at_step=terminate), folder)
+        assert caught.value.exit_code == 128 + signal.SIGTERM
+        task = LineTask()
+        fit(task, folder)
+        assert task.seen == list(range(stop + 1, 40))  # SIGTERM lost no step
+        whole = checkpoint.load_state(tmp_path / "whole" / "state.pt")
+        assert same(checkpoint.load_state(folder / "state.pt"), whole)
+        assert {"event": "resume", "step": stop + 1} in [
+            {k: row[k] for k in ("event", "step")} for row in log(folder) if "step" in row
+        ]
+
+
+def test_scores_at_both_ends_and_learns(tmp_path: Path) -> None:
+    fit(LineTask(), tmp_path, steps=200, config=RunConfig(
+        batch_size=8, eval_every=150, optim=OptimConfig(lr=3e-2), ema_decay=0.9
+    ))  # fmt: skip
+    scores = {row["step"]: row["error"] for row in log(tmp_path) if row["event"] == "evaluation"}
+    assert list(scores) == [0, 150, 200]
+    assert scores[200] < 0.3 * scores[0]
+    assert (tmp_path / "line.png").exists() and list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_accumulating_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    states = []
+    for parts in (1, 4):
+        config = RunConfig(batch_size=8, accumulate=parts, optim=OptimConfig(lr=1e-2))
+        task = LineTask(model=Line(dropout=0))
+        states.append(fit(task, tmp_path / str(parts), 20, config).model.state_dict())
+    torch.testing.assert_close(states[0], states[1])
+
+
+def test_a_bad_step_is_skipped_and_counted(tmp_path: Path) -> None:
+    state = fit(LineTask(poison=frozenset({7, 20})), tmp_path)
+    assert state.skipped == 2 and state.rollbacks == 0
+    assert all(p.isfinite().all() for p in state.model.parameters())
+
+
+def test_many_bad_steps_roll_back_with_half_the_rate(tmp_path: Path) -> None:
+    notes: list[progress.Event] = []
+    task = LineTask(poison=frozenset(range(20, 26)))
+    real_batch, healed = task.batch, []
+
+    def batch(step: int) -> tuple[Tensor, ...]:
+        if len([s for s in task.seen if s in task.poison]) >= loop.MAX_BAD_STEPS:
+            healed.append(step)
+            task.poison = frozenset()
+        return real_batch(step)
+
+    task.batch = batch  # type: ignore[method-assign]
+    state = loop.fit(task, CONFIG, 40, tmp_path, CPU, notes.append)
+    assert healed and state.rollbacks == 1 and state.lr_scale == 0.5 and state.step == 40
+    warnings = [e.text for e in notes if isinstance(e, progress.Note) and e.level == "warning"]
+    assert len(warnings) == 1 and "back to step" in warnings[0]
+
+
+def test_a_run_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"train with a lower rate, such as --set optim\.lr"):
+        fit(LineTask(poison=frozenset(range(12, 1000))), tmp_path)
+
+
+def test_a_damaged_or_executable_state_is_refused(tmp_path: Path) -> None:
+    fit(LineTask(), tmp_path, steps=3)
+    path = tmp_path / "state.pt"
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"\x80\x04cos\nsystem\n(S'true'\ntR."):
+        path.write_bytes(broken)
+        with pytest.raises(BadInput, match=r"state\.pt is damaged"):
+            fit(LineTask(), tmp_path, steps=5)
+
+
+def test_weights_that_are_pickles_or_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    torch.save(Line().state_dict(), path)
+    with pytest.raises(BadInput, match="a pickle, which could run code"):
+        checkpoint.load_weights(path, Line())
+    checkpoint.save_weights(path, nn.Linear(3, 3).state_dict())
+    with pytest.raises(Mismatch, match=r"does not fit the config\.json beside it"):
+        checkpoint.load_weights(path, Line())
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BadInput, match="is damaged"):
+        checkpoint.load_weights(path, Line())
+
+
+def test_weights_and_their_description_belong_together(tmp_path: Path) -> None:
+    checkpoint.save_weights(tmp_path / "model.safetensors", Line().state_dict())
+    identity = checkpoint.write_model(tmp_path, "vae", {"model": {}})
+    assert checkpoint.read_model(tmp_path, "vae")["model"] == {}
+    assert identity == checkpoint.model_id(tmp_path)
+    other = Line()
+    nn.init.zeros_(other.layer.weight)
+    checkpoint.save_weights(tmp_path / "model.safetensors", other.state_dict())
+    with pytest.raises(Mismatch, match="is not the file that"):
+        checkpoint.read_model(tmp_path, "vae")
+    with pytest.raises(BadInput, match="does not describe a dalle model"):
+        checkpoint.read_model(tmp_path, "dalle")
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(BadInput, match="has format 99 and this version reads 1"):
+        checkpoint.read_model(tmp_path, "vae")
+
+
+def test_planning_leaves_no_trace() -> None:
+    task = LineTask()
+    before = {k: v.clone() for k, v in task.model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.get_rng_state()
+    planned = plan.measure(task, RunConfig(batch_size=8, minutes=0.05), CPU)
+    assert same(before, task.model.state_dict()) and torch.equal(torch.get_rng_state(), expected)
+    assert planned.steps > 1 and planned.step_s > 0 and planned.flops_per_step > 0
+    assert plan.measure(task, RunConfig(batch_size=8, steps=12), CPU).steps == 12
+
+
+@given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3), st.integers(0, 20))
+def test_every_epoch_shows_every_picture_once(
+    count: int, batch_size: int, seed: int, start: int
+) -> None:
+    order = Order(count, batch_size, seed)
+    batches = -(-3 * count // batch_size)
+    stream = np.concatenate([order.batch(i) for i in range(batches)])
+    for epoch in range(3):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+    again = Order(count, batch_size, seed).batch(start)  # no history needed
+    assert np.array_equal(again, order.batch(start)) and len(again) == batch_size
+
+
+def test_prefetch_keeps_order_and_passes_errors_on() -> None:
+    assert list(prefetch(lambda i: i * i, 3, 40)) == [i * i for i in range(3, 40)]
+
+    def fail(i: int) -> int:
+        if i == 5:
+            raise BadInput("shard 5 is damaged")
+        return i
+
+    with pytest.raises(BadInput, match="shard 5"):
+        list(prefetch(fail, 0, 10))
+
+
+@given(st.integers(1, 10_000), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_the_rate_warms_up_then_falls_to_its_end(steps: int, warmup: float, final: float) -> None:
+    config = OptimConfig(lr=1e-3, warmup_fraction=warmup, final_lr_fraction=final)
+    rates = [optim.learning_rate(s, steps, config) for s in range(0, steps + 1, 1 + steps // 50)]
+    peak = rates.index(max(rates))
+    assert 0 < min(rates) or final == 0
+    assert max(rates) <= config.lr * (1 + 1e-9)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert optim.learning_rate(steps, steps, config) == pytest.approx(final * config.lr, rel=1e-6)
+
+
+def test_only_matrices_decay() -> None:
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3))
+    decayed, others = optim.build(model, OptimConfig()).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 4), (1, 1, 3, 3)]
+    assert decayed["weight_decay"] > 0 and others["weight_decay"] == 0
+    assert len(others["params"]) == 5
