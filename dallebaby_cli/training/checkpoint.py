@@ -5,6 +5,7 @@ Nothing here can run code that a file brings: safetensors holds only tensors, an
 state is read with `weights_only=True`.
 """
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -110,15 +111,15 @@ def load_state(path: Path) -> dict[str, Any] | None:
     """Read a training state back on the CPU, or None if there is none. Raises BadInput."""
     if not path.exists():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    state: object = None
+    if zipfile.is_zipfile(path):  # torch's own format; a bare pickle is not even looked at
+        with contextlib.suppress(pickle.UnpicklingError, RuntimeError):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
         raise BadInput(
             f"{path} is damaged or of another version, so the run cannot be continued; "
             f"remove {path.parent} to start it anew"
-        ) from error
-    if not isinstance(state, dict):
-        raise BadInput(f"{path} is no training state; remove {path.parent} to start the run anew")
+        )
     return state
 
 
