@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dallebaby_cli import config as configs
+from dallebaby_cli import settings
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
 from dallebaby_cli.data.text import TextTokenizer
 from dallebaby_cli.errors import UsageError
@@ -127,8 +127,8 @@ def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:
     folder = Path(path)
     described = checkpoint.read_model(folder, "dalle")
     target = devices.resolve(device)
-    model = Transformer(configs.build(TransformerConfig, described["model"]))
-    vae = DVAE(configs.build(DVAEConfig, described["vae"]))
+    model = Transformer(settings.build(TransformerConfig, described["model"]))
+    vae = DVAE(settings.build(DVAEConfig, described["vae"]))
     checkpoint.load_weights(folder / "model.safetensors", model)
     checkpoint.load_weights(folder / "vae.safetensors", vae)
     tokenizer = TextTokenizer.load(folder / "tokenizer.json")

@@ -1,5 +1,6 @@
 """Fixtures that many tests share: a small model with lively weights, a workspace, the real CLI."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,3 +53,13 @@ def run(home: Path, *arguments: object, expect: int = 0) -> Ran:
     out, err = process.communicate()
     assert process.returncode == expect, f"{arguments}\n{out}\n{err}"
     return Ran(process.returncode, out, err)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    """Where FAIL_ON_SKIP is set (CI), a test that skips has failed: nothing is left unproven."""
+    report = yield
+    if report.skipped and os.environ.get("FAIL_ON_SKIP"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test must run: {report.longrepr}"
+    return report

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dallebaby_cli import config
+from dallebaby_cli import config, settings
 from dallebaby_cli.config import DVAEConfig, TrainVaeConfig
 from dallebaby_cli.errors import UsageError
 
@@ -15,8 +15,8 @@ from dallebaby_cli.errors import UsageError
 def test_precedence_from_default_to_flag(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train-vae: {batch_size: 7, eval_every: 9, model: {width: 24}}\n")
-    tiny = config.load("train-vae", preset="tiny")
-    made = config.load(
+    tiny = settings.load("train-vae", preset="tiny")
+    made = settings.load(
         "train-vae",
         preset="tiny",
         file=file,
@@ -49,7 +49,7 @@ def test_precedence_from_default_to_flag(tmp_path: Path) -> None:
 )
 def test_wrong_settings_are_named(setting: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        config.load("train-vae", settings=[setting])
+        settings.load("train-vae", settings=[setting])
     assert words in str(caught.value)
 
 
@@ -63,17 +63,17 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
     ]:
         (tmp_path / name).write_text(text)
         with pytest.raises(UsageError) as caught:
-            config.load("train", file=tmp_path / name)
+            settings.load("train", file=tmp_path / name)
         assert words in str(caught.value) and name in str(caught.value)
     with pytest.raises(UsageError, match="cannot read"):
-        config.load("train", file=tmp_path / "none.yaml")
+        settings.load("train", file=tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("section", sorted(config.SECTIONS))
-@pytest.mark.parametrize("preset", config.preset_names())
+@pytest.mark.parametrize("preset", settings.preset_names())
 def test_every_preset_fits_and_comes_back_from_plain_values(section: str, preset: str) -> None:
-    made = config.load(section, preset=preset)
-    assert config.build(type(made), config.as_dict(made)) == made
+    made = settings.load(section, preset=preset)
+    assert settings.build(type(made), settings.as_dict(made)) == made
 
 
 def test_presets_hold_only_what_differs() -> None:
@@ -87,15 +87,15 @@ def test_presets_hold_only_what_differs() -> None:
                 same.append(f"{at}{key}")
         return same
 
-    for preset in config.preset_names():
+    for preset in settings.preset_names():
         for section, cls in config.SECTIONS.items():
-            values = config._read_section(config.PRESETS / f"{preset}.yaml", section)
+            values = settings._read_section(settings.PRESETS / f"{preset}.yaml", section)
             assert not spell_out(values, cls(), f"{preset}: {section}."), preset
 
 
 def test_unknown_preset_suggests() -> None:
     with pytest.raises(UsageError, match="did you mean 'tiny'"):
-        config.load("train", preset="tyni")
+        settings.load("train", preset="tyni")
 
 
 @given(st.integers(1, 64), st.integers(1, 32))

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dallebaby_cli import config as configs
 from dallebaby_cli import progress as events
+from dallebaby_cli import settings
 
 PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobody watches a bar
 
@@ -39,7 +39,7 @@ class Settings:
         self, section: str, flags: Mapping[str, Any] | None = None, preset: str | None = None
     ) -> Any:
         """The config of a command: preset < --config < --set < named flags."""
-        return configs.load(
+        return settings.load(
             section, preset=preset, file=self.config, settings=self.set, flags=flags
         )
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dallebaby_cli import __version__, files
-from dallebaby_cli.config import nearest
 from dallebaby_cli.errors import BadInput, MissingInput, UsageError
+from dallebaby_cli.settings import nearest
 
 FORMAT = 1
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dallebaby_cli import config as configs
-from dallebaby_cli import files
+from dallebaby_cli import files, settings
 from dallebaby_cli.config import DVAEConfig, EncodeConfig
 from dallebaby_cli.data import manifest, tokens
 from dallebaby_cli.data.manifest import Manifest
@@ -47,7 +46,7 @@ def encode(
     vae_folder, vae_manifest = manifest.find(home, "vae", vae)
     found = manifest.find_all(home, "images", names)
     described = checkpoint.read_model(vae_folder, "vae")
-    model = DVAE(configs.build(DVAEConfig, described["model"]))
+    model = DVAE(settings.build(DVAEConfig, described["model"]))
     checkpoint.load_weights(vae_folder / "model.safetensors", model)
     model.to(devices.resolve(device)).eval().requires_grad_(False)
     done = []
@@ -63,7 +62,7 @@ def encode(
         draft = Manifest(
             kind="tokens",
             name=f"{images.name}@{vae_manifest.name}",
-            config=configs.as_dict(config),
+            config=settings.as_dict(config),
             parents={
                 f"images/{images.name}": images.id,
                 f"vae/{vae_manifest.name}": vae_manifest.id,

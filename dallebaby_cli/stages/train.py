@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli import config as configs
-from dallebaby_cli import files, metrics
+from dallebaby_cli import files, metrics, settings
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TrainConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.manifest import Manifest
@@ -110,7 +109,7 @@ def train(
     sources = [Tokens(folder) for folder, _ in found]
     vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
     described = checkpoint.read_model(vae_folder, "vae")
-    vae = DVAE(configs.build(DVAEConfig, described["model"]))
+    vae = DVAE(settings.build(DVAEConfig, described["model"]))
     checkpoint.load_weights(vae_folder / "model.safetensors", vae)
     target = devices.resolve(device)
     vae.to(target).eval().requires_grad_(False)
@@ -142,7 +141,7 @@ def train(
         tokenizer.save(folder / "tokenizer.json")
         with files.atomic_path(folder / "vae.safetensors") as temporary:
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
-        return {"model": configs.as_dict(config.model), "vae": configs.as_dict(vae.config)}
+        return {"model": settings.as_dict(config.model), "vae": settings.as_dict(vae.config)}
 
     return run.finish(
         folder,

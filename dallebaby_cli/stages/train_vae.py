@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli import config as configs
-from dallebaby_cli import metrics
+from dallebaby_cli import metrics, settings
 from dallebaby_cli.config import TrainVaeConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.pictures import grid
@@ -114,7 +113,7 @@ def train_vae(
         VaeTask(model, train, holdout, config),
         config,
         parents,
-        lambda: {"model": configs.as_dict(config.model)},
+        lambda: {"model": settings.as_dict(config.model)},
         devices.resolve(device),
         report,
     )

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from dallebaby_cli import files
-from dallebaby_cli.config import RunConfig, as_dict
+from dallebaby_cli.config import RunConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.settings import as_dict
 from dallebaby_cli.training import checkpoint, loop, plan
 
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run

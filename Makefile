@@ -1,0 +1,46 @@
+# Every target sets itself up: a machine needs only python3 (3.11 or newer), pip and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help setup demo test test-fast lint format bench soak sizes
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# uv resolves and unpacks torch several times faster than pip; pip only has to bring uv
+$(VENV)/.ready: pyproject.toml dallebaby_cli/__init__.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready ## make .venv with everything in it
+
+demo: setup ## from nothing to pictures on the embedded dataset, about 12 minutes on 2 cores
+	$(BIN)/dallebaby demo
+
+test: setup ## every test that needs no GPU, slow ones too
+	$(BIN)/python -m pytest
+
+test-fast: setup ## the tests that end in under 2 minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## every published figure again; takes long
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+soak: setup ## long kill-and-resume runs, kept out of CI
+	SOAK=1 $(BIN)/python -m pytest -m slow -k "kill or swarm"
+
+sizes: ## lines per file, the longest first
+	@git ls-files '*.py' | xargs wc -l | sort -rn
