@@ -1,0 +1,34 @@
+"""Contact sheets: a few pictures with their captions, so that a person sees what they got."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dallebaby_cli.data import images
+from dallebaby_cli.data.pictures import write_png
+
+COLUMNS = 6
+CELL = 144  # pixels a side that a picture has
+GAP = 8
+LINES = 3  # of a caption
+LINE = 13  # pixels
+LETTERS = 24  # in a line
+
+
+def write(path: Path, sample: list[tuple[bytes, str]]) -> None:
+    """Draw stored pictures with one caption each, and write the sheet as PNG."""
+    rows = -(-len(sample) // COLUMNS)
+    step = (CELL + GAP, CELL + LINES * LINE + 2 * GAP)
+    columns = min(len(sample), COLUMNS)
+    sheet = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for index, (content, caption) in enumerate(sample):
+        left = GAP + index % COLUMNS * step[0]
+        top = GAP + index // COLUMNS * step[1]
+        picture = Image.fromarray(images.read_stored(content))
+        sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
+        lines = textwrap.wrap(caption, LETTERS, max_lines=LINES, placeholder=" …")
+        pen.text((left, top + CELL + GAP // 2), "\n".join(lines), "black", font, spacing=2)
+    write_png(path, np.asarray(sheet))

@@ -1,0 +1,69 @@
+"""Any folder of pictures, nested as deep as it likes.
+
+Captions are in a `.txt` beside a picture, one a line; lines such as "de.utf8=Ein Hund" are
+translations and skipped. Only if the whole tree holds no `.txt` does the nearest folder's name
+label a picture; those right in the top folder have no label. Links to files are followed.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from dallebaby_cli.data import captions
+from dallebaby_cli.data.images import Rejected
+from dallebaby_cli.data.readers import Record, Records, is_picture, read_file, walk
+from dallebaby_cli.errors import BadInput
+
+TRANSLATION = re.compile(r"^[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
+
+
+def fits(folder: Path) -> bool:
+    """Any folder will do."""
+    return True
+
+
+def read(folder: Path) -> Records:
+    """The pictures below a folder, sorted by path. Raises BadInput if there are none."""
+    paths = sorted(walk(folder), key=lambda path: path.split("/"))
+    pictures = [path for path in paths if is_picture(path) or (folder / path).is_dir()]
+    if not pictures:
+        raise BadInput(
+            f"{folder} holds no pictures (jpg, jpeg, png, webp, gif, bmp, tif, tiff); "
+            "name a folder that does"
+        )
+    texts = {path[:-4]: path for path in reversed(paths) if path.lower().endswith(".txt")}
+    return Records(_rows(folder, pictures, texts), len(pictures))
+
+
+def caption_lines(content: bytes) -> tuple[str, ...]:
+    """The captions in a text file."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+    return captions.clean(line for line in text.splitlines() if not TRANSLATION.match(line))
+
+
+def _rows(folder: Path, pictures: list[str], texts: dict[str, str]) -> Iterator[Record]:
+    for path in pictures:
+        read_picture = partial(read_file, folder / path)
+        text = texts.get(path.rpartition(".")[0])
+        if text is not None:
+            try:
+                yield Record(path, read_picture, caption_lines(read_file(folder / text)))
+            except (OSError, Rejected) as error:
+                yield Record(path, partial(_refuse, f"its captions {text}: {error}"))
+        elif not texts and (parent := PurePosixPath(path).parent.name):
+            label = captions.plain(parent)
+            yield Record(path, read_picture, captions.from_label(label), label)
+        else:
+            yield Record(path, read_picture)
+
+
+def _refuse(why: str) -> bytes:
+    raise Rejected("unreadable", why)

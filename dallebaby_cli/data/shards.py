@@ -1,0 +1,197 @@
+"""Image shards: WebDataset tars of square pictures, and an index that reads them in any order.
+
+`NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `label`, `source`,
+`split` for each picture; KEY is the beginning of the SHA-256 of the content that it was made from.
+`index.arrow` has a row a picture: key, shard (number), offset and size of the picture's bytes,
+split, captions, label. It has a batch a shard, whose metadata holds the shard's name and bytes.
+"""
+
+import io
+import json
+import os
+import tarfile
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dallebaby_cli import files
+from dallebaby_cli.data import images, manifest
+from dallebaby_cli.errors import BadInput, MissingInput
+
+INDEX = "index.arrow"
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.uint32()),
+        ("offset", pa.uint64()),
+        ("size", pa.uint32()),
+        ("split", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("label", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the shards say of a picture beside its pixels."""
+
+    captions: list[str]
+    label: str | None
+    source: str
+    split: str
+
+
+class ShardWriter:
+    """Writes pictures into shards of about `shard_bytes`, in the order that they are added.
+
+    The same pictures make the same bytes. Nothing is atomic here: write to a folder of its own.
+    """
+
+    def __init__(self, folder: Path, name: str, suffix: str, shard_bytes: float) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.name, self.suffix, self.shard_bytes = folder, name, suffix, shard_bytes
+        self.shards: list[Path] = []
+        self._tar: tarfile.TarFile | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._index = (folder / INDEX).open("wb")
+        self._batches = pa.ipc.new_file(self._index, SCHEMA)
+
+    def add(self, key: str, picture: bytes, described: Described) -> None:
+        """Append one picture, stored as it is."""
+        if self._tar is None:
+            path = self.folder / f"{self.name}-{len(self.shards):05}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+            self.shards.append(path)
+        text = json.dumps(asdict(described), ensure_ascii=False).encode()
+        offset = self._tar.offset + tarfile.BLOCKSIZE
+        self._put(self._tar, f"{key}.{self.suffix}", picture)
+        self._put(self._tar, f"{key}.json", text)
+        self._rows.append(
+            {"key": key, "shard": len(self.shards) - 1, "offset": offset, "size": len(picture)}
+            | {"split": described.split, "captions": described.captions, "label": described.label}
+        )
+        if self._tar.offset >= self.shard_bytes:
+            self._end_shard(self._tar)
+
+    def close(self) -> list[Path]:
+        """Finish the last shard and the index; return the shards' paths."""
+        if self._tar is not None:
+            self._end_shard(self._tar)
+        self._batches.close()
+        os.fsync(self._index.fileno())
+        self._index.close()
+        return self.shards
+
+    def _end_shard(self, tar: tarfile.TarFile) -> None:
+        tar.close()
+        path = self.shards[-1]
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+        self._batches.write_batch(
+            pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA),
+            custom_metadata={"shard": path.name, "bytes": str(path.stat().st_size)},
+        )
+        self._tar, self._rows = None, []
+
+    @staticmethod
+    def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+
+
+class Shards:
+    """Random access to a dataset's pictures; safe to read from several threads.
+
+    Raises BadInput if a shard is missing or has another size than when it was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found = manifest.read(folder)
+        if found is None or not found.complete:
+            raise MissingInput(f"{folder} is not finished; run `dallebaby prep` again")
+        self.folder, self.name, self.id = folder, found.name, found.id
+        self.image_px: int = found.config["image_px"]
+        try:
+            table, self._shards = _read_index(folder / INDEX)
+        except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{folder / INDEX} is damaged or missing; {self._redo}") from error
+        for name, size in self._shards:
+            self._check(folder / name, size)
+        self._key, self._captions = table["key"], table["captions"]
+        self._split = table["split"]
+        self._places = [table[name].to_numpy() for name in ("shard", "offset", "size")]
+        self._open: dict[int, int] = {}  # shard → descriptor
+        weakref.finalize(self, _close_all, self._open)
+
+    @property
+    def _redo(self) -> str:
+        return f"run `dallebaby prep {self.name}` again to make it anew"
+
+    def _check(self, path: Path, size: int) -> None:
+        if not path.is_file():
+            raise BadInput(f"{path} is missing; {self._redo}")
+        if (found := path.stat().st_size) != size:
+            raise BadInput(f"{path} is damaged ({found:,} bytes of {size:,}); {self._redo}")
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Rows (int64) of one split, "train" or "holdout"."""
+        return np.flatnonzero(pc.equal(self._split, split).to_numpy())
+
+    def splits(self, rows: np.ndarray) -> list[str]:
+        """The split of each of some rows."""
+        return self._split.take(rows).to_pylist()
+
+    def image(self, row: int) -> np.ndarray:
+        """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it is damaged."""
+        shard, offset, size = (int(column[row]) for column in self._places)
+        try:
+            pixels = images.read_stored(os.pread(self._descriptor(shard), size, offset))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(
+                f"{self.folder / self._shards[shard][0]}: picture {self.key(row)} is damaged "
+                f"({error}); remove the shard and {self._redo}"
+            ) from error
+        return pixels
+
+    def captions(self, row: int) -> list[str]:
+        """Captions of a picture."""
+        return self._captions[row].as_py()
+
+    def key(self, row: int) -> str:
+        """The name of a picture: the beginning of its content's hash, in hex."""
+        return self._key[row].as_py()
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._open:
+            opened = os.open(self.folder / self._shards[shard][0], os.O_RDONLY)
+            if self._open.setdefault(shard, opened) != opened:  # another thread was first
+                os.close(opened)
+        return self._open[shard]
+
+
+def _read_index(path: Path) -> tuple[pa.Table, list[tuple[str, int]]]:
+    """The rows, memory-mapped, and name and size of each shard."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
+    shards = [(m[b"shard"].decode(), int(m[b"bytes"])) for _, m in found]
+    return pa.Table.from_batches([batch for batch, _ in found], SCHEMA), shards
+
+
+def _close_all(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+def content_id(shards: list[Path]) -> str:
+    """The id of a dataset: a hash of its shards' bytes."""
+    return files.hash_of(files.sha256_file(path) for path in shards)

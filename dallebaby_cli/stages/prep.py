@@ -1,0 +1,195 @@
+"""raw/NAME, any folder, or drawn scenes → images/NAME: checked, captioned, sharded pictures.
+
+Records are cut into pieces that workers make in any order (data/pieces.py); when all are there,
+one pass copies them into shards (data/merge.py), which then replace what was there before.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dallebaby_cli import __version__, files, settings
+from dallebaby_cli.config import PrepConfig
+from dallebaby_cli.data import catalog, manifest, merge, pieces, readers
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.readers import Records, scenes
+from dallebaby_cli.data.shards import Shards, content_id
+from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.settings import nearest
+
+SCENES = "scenes"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A complete image dataset."""
+
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+    """False if there was nothing left to do"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from."""
+
+    name: str
+    """of the dataset that is made from it, unless another is asked for"""
+    layout: str
+    folder: Path | None = None
+    """None where pictures are drawn"""
+    parents: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    """changes with the files of a folder that has no manifest"""
+
+    def read(self, config: PrepConfig) -> Records:
+        """The records, in order."""
+        if self.folder is None:
+            return scenes.read(config.seed, config.image_px)
+        return readers.read(self.layout, self.folder)
+
+
+def prep(
+    home: Path,
+    source: str | None,
+    config: PrepConfig,
+    *,
+    name: str | None = None,
+    report: Report,
+) -> Prepared:
+    """Make images/NAME from a dataset's name or a folder (the newest raw dataset if None)."""
+    found = find_source(home, source)
+    if found.layout == SCENES and config.limit is None:
+        config = dataclasses.replace(config, limit=scenes.COUNT)
+    name = name or found.name
+    folder = manifest.artefact(home, "images", name)
+    wanted = settings.as_dict(config)
+    del wanted["workers"]  # the result does not depend on them
+    origin = {"layout": found.layout, "folder": str(found.folder or ""), "id": found.fingerprint}
+    draft = Manifest(
+        kind="images", name=name, config=wanted | {"source": origin}, parents=found.parents
+    )
+    with files.lock(folder, f"images/{name}"):
+        before = _usable(folder)
+        if before and (before.config, before.parents) == (draft.config, draft.parents):
+            return Prepared(folder, before, fresh=False)
+        report(Note(f"prep: {found.folder or 'drawn scenes'} as {found.layout}, to {folder}"))
+        try:
+            return _make(folder, found, config, draft, report)
+        except BadInput:
+            if not before:  # nothing came of it, so nothing stays
+                shutil.rmtree(folder)
+            raise
+
+
+def find_source(home: Path, source: str | None) -> Source:
+    """What a person means: a dataset's name wins over a folder's; `./NAME` is the folder."""
+    if source is None:
+        return _raw(home, None)
+    if source == SCENES:
+        return Source(SCENES, SCENES)
+    if os.sep not in source and source not in (".", ".."):
+        fetched = [m.name for _, m in manifest.every(home, "raw")]
+        known = {*catalog.load(home), *fetched}
+        if source in known:
+            return _raw(home, source)
+        if not Path(source).exists():
+            raise UsageError(
+                f"no dataset and no folder is called {source!r}{nearest(source, known)}"
+            )
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "is not there"
+        raise UsageError(f"{folder} {what}; name a folder of pictures, or a dataset")
+    name = re.sub(r"[^A-Za-z0-9._@+-]+", "-", folder.resolve().name).strip("-._@+") or "folder"
+    return Source(
+        name[:100], readers.detect(folder), folder.resolve(), {}, readers.fingerprint(folder)
+    )
+
+
+def _raw(home: Path, name: str | None) -> Source:
+    folder, found = manifest.find(home, "raw", name)
+    known = catalog.find(home, found.name)
+    layout = known.layout if known else readers.detect(folder)
+    if layout == "folder":
+        folder = _content(folder)
+    return Source(found.name, layout, folder, {f"raw/{found.name}": found.id})
+
+
+def _content(folder: Path) -> Path:
+    """Below a torrent's own top folder, where there is nothing beside it."""
+    inside = [p for p in folder.iterdir() if p.name[0] != "." and p.name != "manifest.json"]
+    return _content(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _usable(folder: Path) -> Manifest | None:
+    """The manifest of a complete dataset whose shards are all there."""
+    found = manifest.read(folder)
+    if found is None or not found.complete:
+        return None
+    try:
+        Shards(folder)
+    except BadInput:
+        return None
+    return found
+
+
+def _make(
+    folder: Path, source: Source, config: PrepConfig, draft: Manifest, report: Report
+) -> Prepared:
+    rows = source.read(config)
+    made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
+    made_by += [str(getattr(config, f)) for f in ("image_px", "encoding", "quality", "seed")]
+    work = folder / f".work-{files.hash_of(made_by)[:16]}"
+    _remove_work(folder, but=work)
+    if manifest.read(folder) is None:
+        manifest.write(folder, draft)  # so that `status` shows it
+    paths = pieces.make_all(rows, work, config, report)
+    decided = merge.plan(paths, config)
+    if not decided.holdout:
+        raise BadInput(_nothing(source, paths))
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+
+    def tell(done: int) -> None:
+        if done % pieces.RECORDS == 0 or done == decided.end:
+            report(Progress("shards", done, decided.end, "images"))
+
+    merged = merge.write(paths, decided, out, draft.name, config, tell)
+    whole = dataclasses.replace(
+        draft, id=content_id(merged.shards), complete=True, counts=merged.counts
+    )
+    manifest.write(folder, draft)  # from here on, what was there before is gone
+    for stale in (*folder.glob("*.tar"), folder / "index.arrow"):
+        stale.unlink(missing_ok=True)
+    for new in out.iterdir():
+        new.replace(folder / new.name)
+    files.sync_folder(folder)
+    manifest.write(folder, whole)
+    _remove_work(folder)
+    if not merged.counts["captions"]:
+        report(Note("no captions were found; train-vae needs none, but train does", "warning"))
+    return Prepared(folder, whole, fresh=True)
+
+
+def _remove_work(folder: Path, but: Path | None = None) -> None:
+    for work in folder.glob(".work-*"):
+        if work != but:
+            shutil.rmtree(work)
+
+
+def _nothing(source: Source, paths: list[Path]) -> str:
+    rows = [row for path in paths for row in pieces.read(path).drop(["picture"]).to_pylist()]
+    if not rows:
+        return f"{source.folder} holds no pictures"
+    first = f"{rows[0]['file']}: {rows[0]['reason']}, {rows[0]['detail']}"
+    reasons = sorted({row["reason"] for row in rows})
+    return (
+        f"none of the {len(rows):,} pictures in {source.folder} can be used "
+        f"({', '.join(reasons)}; the first is {first})"
+    )
