@@ -19,7 +19,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # encoding → ending of stored pictures
 
 MAX_PIXELS = 100_000_000
-MIN_SIDE = 8
+MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
 GAP = 2.0  # fast coarse reduction stops at so many times the final size; the rest is Lanczos
 
@@ -53,8 +53,10 @@ def decode(content: bytes, px: int) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 _check_size(*image.size)
-                turn = TURNS.get(_orientation(image))
-                return _square(image, px, turn)
+                if image.format == "PNG":  # the only one with checksums, and decoding skips them
+                    with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
+                        again.verify()
+                return _square(image, px)
         except Rejected:
             raise
         except UnidentifiedImageError:
@@ -72,7 +74,7 @@ def square(pixels: np.ndarray, px: int) -> np.ndarray:
     if pixels.shape == (px, px, 3):
         return pixels
     _check_size(pixels.shape[1], pixels.shape[0])
-    return _square(Image.fromarray(pixels), px, None)
+    return _square(Image.fromarray(pixels), px)
 
 
 def encode(pixels: np.ndarray, config: PrepConfig) -> bytes:
@@ -104,17 +106,19 @@ def _check_size(width: int, height: int) -> None:
         raise Rejected("too narrow", f"{size}; the limit is {MAX_RATIO}:1")
 
 
-def _orientation(image: Image.Image) -> int:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return int(image.getexif().get(0x0112, 1))
+        return TURNS.get(image.getexif().get(0x0112))
     except Exception:  # a broken EXIF block does not spoil the picture
-        return 1
+        return None
 
 
-def _square(image: Image.Image, px: int, turn: Image.Transpose | None) -> np.ndarray:
+def _square(image: Image.Image, px: int) -> np.ndarray:
     shorter = min(image.size)
     scaled = tuple(int(GAP * px * side / shorter) for side in image.size)
     image.draft(None, (scaled[0], scaled[1]))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+    image.load()
+    turn = _turn(image)  # asked after loading, which turns a TIFF upright by itself
     image = _to_rgb(image)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2

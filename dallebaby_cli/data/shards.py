@@ -2,8 +2,9 @@
 
 `NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `label`, `source`,
 `split` for each picture; KEY is the beginning of the SHA-256 of the content that it was made from.
-`index.arrow` has a row a picture: key, shard (number), offset and size of the picture's bytes,
-split, captions, label. It has a batch a shard, whose metadata holds the shard's name and bytes.
+`index.arrow` has a row a picture: key, shard (number), offset, size and CRC-32 of the picture's
+bytes, split, captions, label. It has a batch a shard, whose metadata holds the shard's name and
+bytes.
 """
 
 import io
@@ -11,6 +12,7 @@ import json
 import os
 import tarfile
 import weakref
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         ("shard", pa.uint32()),
         ("offset", pa.uint64()),
         ("size", pa.uint32()),
+        ("crc", pa.uint32()),
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
         ("label", pa.string()),
@@ -73,7 +76,8 @@ class ShardWriter:
         self._put(self._tar, f"{key}.{self.suffix}", picture)
         self._put(self._tar, f"{key}.json", text)
         self._rows.append(
-            {"key": key, "shard": len(self.shards) - 1, "offset": offset, "size": len(picture)}
+            {"key": key, "shard": len(self.shards) - 1, "offset": offset}
+            | {"size": len(picture), "crc": zlib.crc32(picture)}
             | {"split": described.split, "captions": described.captions, "label": described.label}
         )
         if self._tar.offset >= self.shard_bytes:
@@ -126,7 +130,7 @@ class Shards:
             self._check(folder / name, size)
         self._key, self._captions = table["key"], table["captions"]
         self._split = table["split"]
-        self._places = [table[name].to_numpy() for name in ("shard", "offset", "size")]
+        self._places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
         self._open: dict[int, int] = {}  # shard → descriptor
         weakref.finalize(self, _close_all, self._open)
 
@@ -153,15 +157,14 @@ class Shards:
 
     def image(self, row: int) -> np.ndarray:
         """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it is damaged."""
-        shard, offset, size = (int(column[row]) for column in self._places)
-        try:
-            pixels = images.read_stored(os.pread(self._descriptor(shard), size, offset))
-        except (OSError, SyntaxError, ValueError) as error:
+        shard, offset, size, crc = (int(column[row]) for column in self._places)
+        content = os.pread(self._descriptor(shard), size, offset)
+        if zlib.crc32(content) != crc:
             raise BadInput(
-                f"{self.folder / self._shards[shard][0]}: picture {self.key(row)} is damaged "
-                f"({error}); remove the shard and {self._redo}"
-            ) from error
-        return pixels
+                f"{self.folder / self._shards[shard][0]}: picture {self.key(row)} is damaged; "
+                f"remove the shard and {self._redo}"
+            )
+        return images.read_stored(content)
 
     def captions(self, row: int) -> list[str]:
         """Captions of a picture."""

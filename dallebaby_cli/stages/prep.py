@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dallebaby_cli import __version__, files, settings
+from dallebaby_cli import __version__, files
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.data import catalog, manifest, merge, pieces, readers
 from dallebaby_cli.data.manifest import Manifest
@@ -19,7 +19,7 @@ from dallebaby_cli.data.readers import Records, scenes
 from dallebaby_cli.data.shards import Shards, content_id
 from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.settings import nearest
+from dallebaby_cli.settings import as_dict, nearest
 
 SCENES = "scenes"
 
@@ -68,7 +68,7 @@ def prep(
         config = dataclasses.replace(config, limit=scenes.COUNT)
     name = name or found.name
     folder = manifest.artefact(home, "images", name)
-    wanted = settings.as_dict(config)
+    wanted = as_dict(config)
     del wanted["workers"]  # the result does not depend on them
     origin = {"layout": found.layout, "folder": str(found.folder or ""), "id": found.fingerprint}
     draft = Manifest(
@@ -78,11 +78,11 @@ def prep(
         before = _usable(folder)
         if before and (before.config, before.parents) == (draft.config, draft.parents):
             return Prepared(folder, before, fresh=False)
-        report(Note(f"prep: {found.folder or 'drawn scenes'} as {found.layout}, to {folder}"))
         try:
             return _make(folder, found, config, draft, report)
-        except BadInput:
-            if not before:  # nothing came of it, so nothing stays
+        except BadInput:  # nothing will come of it, so nothing stays
+            _remove_work(folder)
+            if not before:
                 shutil.rmtree(folder)
             raise
 
@@ -143,6 +143,7 @@ def _make(
     folder: Path, source: Source, config: PrepConfig, draft: Manifest, report: Report
 ) -> Prepared:
     rows = source.read(config)
+    report(Note(f"prep: {source.folder or 'drawn scenes'} as {source.layout}, to {folder}"))
     made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
     made_by += [str(getattr(config, f)) for f in ("image_px", "encoding", "quality", "seed")]
     work = folder / f".work-{files.hash_of(made_by)[:16]}"
