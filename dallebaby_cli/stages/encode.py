@@ -20,8 +20,6 @@ from dallebaby_cli.training import checkpoint
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.interrupt import Interrupt
 
-SHARD_PICTURES = 8192  # pictures in one token shard: what a killed run does again at most
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -68,17 +66,17 @@ def encode(
                 f"vae/{vae_manifest.name}": vae_manifest.id,
             },
         )
-        done.append(_encode_one(home, draft, source, model, config.batch_size, report))
+        done.append(_encode_one(home, draft, source, model, config, report))
     return done
 
 
 def _encode_one(
-    home: Path, draft: Manifest, source: Shards, model: DVAE, batch_size: int, report: Report
+    home: Path, draft: Manifest, source: Shards, model: DVAE, config: EncodeConfig, report: Report
 ) -> Encoded:
     folder = manifest.artefact(home, "tokens", draft.name)
     with files.lock(folder, f"tokens/{draft.name}"):
         found = manifest.read(folder)
-        if found is not None and found.parents == draft.parents:
+        if found and (found.parents, found.config) == (draft.parents, draft.config):
             if found.complete:
                 return Encoded(folder, found, fresh=False)
         else:
@@ -86,13 +84,15 @@ def _encode_one(
                 stale.unlink()
             manifest.write(folder, draft)
         with Interrupt() as interrupt:
-            starts = range(0, len(source), SHARD_PICTURES)
+            starts = range(0, len(source), config.shard_pictures)
             for number, start in enumerate(starts):
                 path = folder / f"{number:05d}.arrow"
-                rows = np.arange(start, min(start + SHARD_PICTURES, len(source)))
+                rows = np.arange(start, min(start + config.shard_pictures, len(source)))
                 if not path.exists():
-                    interrupt.raise_if_asked(f"stopped after {start} pictures; run it again")
-                    _encode_shard(path, source, rows, model, batch_size, report)
+                    interrupt.raise_if_asked(
+                        f"stopped after {start} pictures; run it again to continue"
+                    )
+                    _encode_shard(path, source, rows, model, config.batch_size, report)
         shards = sorted(folder.glob("*.arrow"))
         digest = files.hash_of([files.sha256_file(path) for path in shards])
         counts = {"pictures": len(source), "shards": len(shards), "views": 1}
