@@ -143,6 +143,20 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert digests(folder) == digests(tmp_path / "whole" / "images" / "pictures")
 
 
+def test_scenes_of_any_number_and_size(tmp_path: Path, cli: Cli) -> None:
+    def drawn(*arguments: object) -> dict[str, object]:
+        facts = json.loads(cli("prep", "scenes", "--home", tmp_path, "--json", *arguments).out)
+        assert facts["accepted"] == 40 and facts["captions"] >= 40 and facts["holdout"] > 0
+        return facts
+
+    first = drawn("--limit", 40, "--px", 32)
+    shards = Shards(tmp_path / "images" / "scenes")
+    assert shards.image(39).shape == (32, 32, 3) and shards.captions(0)
+    assert drawn("--limit", 40, "--px", 32, "--workers", 1)["fresh"] is False
+    assert drawn("--limit", 40, "--px", 32, "--set", "seed=1")["id"] != first["id"]
+    assert drawn("--limit", 40, "--px", 48, "--name", "large")["id"] != first["id"]
+
+
 def test_limit_takes_the_first_good_ones(tmp_path: Path) -> None:
     source = fill(tmp_path / "pictures", 30)
     put(source / "0001.png", noise(0))

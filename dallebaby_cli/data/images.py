@@ -8,6 +8,7 @@ too large, too small, too narrow.
 import io
 import logging
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,7 +22,7 @@ SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # encoding → ending of
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
-GAP = 2.0  # fast coarse reduction stops at so many times the final size; the rest is Lanczos
+GAP = 1.5  # fast coarse reduction ends above so many times the final size; the rest is Lanczos
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,7 +83,7 @@ def encode(pixels: np.ndarray, config: PrepConfig) -> bytes:
     out = io.BytesIO()
     image = Image.fromarray(pixels)
     if config.encoding == "png":
-        image.save(out, "PNG", compress_level=3)  # 4 % larger than 6 and twice as fast
+        image.save(out, "PNG", compress_type=zlib.Z_RLE)  # photos: smaller and faster than others
     elif config.encoding == "jpeg":
         image.save(out, "JPEG", quality=config.quality, subsampling=0)
     else:
@@ -108,7 +109,7 @@ def _check_size(width: int, height: int) -> None:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return TURNS.get(image.getexif().get(0x0112))
+        return TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block does not spoil the picture
         return None
 

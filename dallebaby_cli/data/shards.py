@@ -13,7 +13,7 @@ import os
 import tarfile
 import weakref
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class ShardWriter:
             path = self.folder / f"{self.name}-{len(self.shards):05}.tar"
             self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
             self.shards.append(path)
-        text = json.dumps(asdict(described), ensure_ascii=False).encode()
+        text = json.dumps(vars(described), ensure_ascii=False).encode()
         offset = self._tar.offset + tarfile.BLOCKSIZE
         self._put(self._tar, f"{key}.{self.suffix}", picture)
         self._put(self._tar, f"{key}.json", text)

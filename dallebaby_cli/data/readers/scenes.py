@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 
+from dallebaby_cli.data import scenes
 from dallebaby_cli.data.readers import Drawn, Record, Records
 
 COUNT = 20_000  # taken where nothing else is said
@@ -16,6 +17,4 @@ def read(seed: int, px: int) -> Records:
 
 def draw(seed: int, index: int, px: int) -> Drawn:
     """Draw one scene."""
-    from dallebaby_cli.data import scenes
-
     return Drawn(*scenes.draw(seed, index, px))
