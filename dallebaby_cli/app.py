@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 app.command("datasets")(datasets.datasets)
 app.command("fetch")(fetch.fetch)
-app.command("prep")(prep.prep)
+app.command("prep", epilog="Example: dallebaby prep my-pictures --px 64")(prep.prep)
 app.command("train-vae", epilog="Example: dallebaby train-vae scenes --minutes 10")(
     train_vae.train_vae
 )

@@ -66,8 +66,9 @@ def make_all(rows: Records, folder: Path, config: PrepConfig, report: Report) ->
     """
     folder.mkdir(exist_ok=True)
     workers = config.workers or os.cpu_count() or 1
-    if rows.count is not None:
-        workers = min(workers, -(-rows.count // RECORDS))
+    expected = config.limit or rows.count
+    if expected is not None:
+        workers = min(workers, -(-expected // RECORDS))
     line = _Line(config.limit, rows.count, report)
     with _workers(workers) as start:
         for number in itertools.count():
