@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
+from PIL import Image, ImageDraw
 
 from dallebaby_cli import app
 
@@ -63,3 +65,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
         report.outcome = "failed"
         report.longrepr = f"skipped where every test must run: {report.longrepr}"
     return report
+
+
+SHAPES = {"circle": ImageDraw.ImageDraw.ellipse, "square": ImageDraw.ImageDraw.rectangle}
+
+
+def draw_folder(folder: Path, count: int, px: int = 40) -> Path:
+    """A folder of small pictures of shapes, each with its captions beside it."""
+    folder.mkdir(parents=True)
+    random = Random(0)
+    for number in range(count):
+        shape, colour = random.choice([*SHAPES]), random.choice(["red", "green", "blue", "gold"])
+        picture = Image.new("RGB", (px, px), random.choice(["white", "black", "#ddeeff"]))
+        left, top, side = random.randrange(px // 2), random.randrange(px // 2), px // 3
+        SHAPES[shape](ImageDraw.Draw(picture), (left, top, left + side, top + side), fill=colour)
+        picture.save(folder / f"{number:04}.png")
+        (folder / f"{number:04}.txt").write_text(f"a {colour} {shape}\nthe {shape} is {colour}\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with 400 prepared pictures of 32 px; copy it before changing it."""
+    home = tmp_path_factory.mktemp("prepared") / "home"
+    folder = draw_folder(home.parent / "shapes", 400)
+    run(home, "prep", folder, "--px", "32", "--workers", "1")
+    return home
