@@ -19,7 +19,9 @@ def status(ctx: typer.Context) -> None:
         settings.result(facts, f"nothing in {settings.home} yet")
         settings.hint("dallebaby demo, or dallebaby prep scenes")
         return
-    table = Table("kind", "name", "size", "from", "state", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in ("kind", "name", "size", "from", "state"):
+        table.add_column(column, overflow="fold")  # names are there to be copied
     for row in rows:
         state = f"{row.state}, taken next" if row.newest else row.state
         table.add_row(row.kind, row.name, amount(row.bytes, "B"), "\n".join(row.parents), state)

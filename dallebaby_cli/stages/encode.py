@@ -46,7 +46,8 @@ def encode(
     described = checkpoint.read_model(vae_folder, "vae")
     model = DVAE(settings.build(DVAEConfig, described["model"]))
     checkpoint.load_weights(vae_folder / "model.safetensors", model)
-    model.to(devices.resolve(device)).eval().requires_grad_(False)
+    model.to(devices.resolve(device)).to(memory_format=torch.channels_last)
+    model.eval().requires_grad_(False)
     done = []
     for folder, images in found:
         report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))

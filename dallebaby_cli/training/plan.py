@@ -29,7 +29,7 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
     plan `config.steps` steps, or as many as fit `config.minutes`. Changes nothing that the run
     itself uses: the model is a copy and the random numbers are put back."""
     with torch.random.fork_rng():
-        state = State.fresh(deepcopy(task.model).to(device), config)
+        state = State.fresh(deepcopy(task.model), config, device)
         rate = optim.learning_rate(0, 1000, config.optim)
         state.model.train()
         batch = task.batch(0)
