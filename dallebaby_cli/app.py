@@ -33,8 +33,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: dallebaby demo      Global options work before and after the command.",
 )
-app.command("datasets")(datasets.datasets)
-app.command("fetch")(fetch.fetch)
+app.command("datasets", epilog="Example: dallebaby datasets coco")(datasets.datasets)
+app.command("fetch", epilog="Example: dallebaby fetch coco --files val2017.zip")(fetch.fetch)
 app.command("prep", epilog="Example: dallebaby prep my-pictures --px 64")(prep.prep)
 app.command("train-vae", epilog="Example: dallebaby train-vae scenes --minutes 10")(
     train_vae.train_vae

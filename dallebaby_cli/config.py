@@ -28,6 +28,8 @@ class FetchConfig:
 
     timeout_s: float = 600
     """give up after so many seconds without progress"""
+    mirror_after_s: float = 60
+    """turn to a mirror after so many seconds in which BitTorrent brought nothing"""
     listen: str = "0.0.0.0:6881,[::]:6881"
     """addresses the BitTorrent client listens on; port 0 lets the system choose one"""
     max_down_mb_s: float = 0
@@ -42,7 +44,8 @@ class FetchConfig:
     """find peers on the local network too"""
 
     def __post_init__(self) -> None:
-        check(self.timeout_s > 0, "timeout_s", self.timeout_s, "must be above 0")
+        for name in ("timeout_s", "mirror_after_s"):
+            check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         for name in ("max_down_mb_s", "max_up_mb_s", "seed_minutes"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
 
@@ -309,9 +312,12 @@ class EncodeConfig:
 
     batch_size: int = 256
     """pictures at a time; does not change the codes"""
+    shard_pictures: int = 8192
+    """pictures in a token shard: as many as a killed run does again at most"""
 
     def __post_init__(self) -> None:
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+        for name in ("batch_size", "shard_pictures"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

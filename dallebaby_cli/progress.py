@@ -30,7 +30,35 @@ class Note:
     level: Literal["info", "warning"] = "info"
 
 
-Event = Progress | Note
+@dataclass(frozen=True)
+class Transfer:
+    """A download at work; sent about twice a second."""
+
+    task: str
+    state: Literal["connecting", "checking", "downloading", "seeding"]
+    done: int = 0
+    """bytes of the wanted files that are here"""
+    total: int | None = None
+    """bytes of the wanted files; None while it is not known"""
+    rate: float = 0
+    """bytes a second, over the last few seconds"""
+    eta_s: float | None = None
+    """seconds left at this rate"""
+    peers: int | None = None
+    """connected peers, seeds among them; None where there are no such things"""
+    seeds: int | None = None
+    """connected peers that have everything"""
+    web_seeds: int | None = None
+    """HTTP servers that give parts of the torrent"""
+    available: float | None = None
+    """share of the wanted bytes that is here or with somebody connected"""
+    waiting_for: str = ""
+    """why nothing comes, and what may help; empty while something does"""
+    files: tuple[tuple[str, int, int], ...] = ()
+    """path, bytes here and size of a few files that are on their way"""
+
+
+Event = Progress | Note | Transfer
 Report = Callable[[Event], None]
 
 

@@ -1,7 +1,80 @@
-"""`dallebaby fetch`."""
+"""`dallebaby fetch`: a dataset's files come here."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+
+from dallebaby_cli.commands.output import Settings, amount
+from dallebaby_cli.errors import UsageError
+
+What = Annotated[str, typer.Argument(metavar="NAME|MAGNET|FILE.torrent", help="What to download.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--files", metavar="GLOB", help="Only these: a glob, or the end of a path."),
+]
+List = Annotated[bool, typer.Option("--list", help="Show the files; fetch nothing.")]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option("--peer", metavar="HOST:PORT", help="Connect to this BitTorrent peer."),
+]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Give up after so long without progress.")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the folder; the dataset's own if absent.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Hash again what is here, and mend it.")]
 
 
-def fetch(ctx: typer.Context) -> None:
-    """Download a dataset."""
+def fetch(
+    ctx: typer.Context,
+    what: What,
+    files: Files = None,
+    list_: List = False,
+    peer: Peers = None,
+    timeout: Timeout = None,
+    name: Name = None,
+    verify: Verify = False,
+) -> None:
+    """Download a dataset, whole or in part; run it again to continue."""
+    from dallebaby_cli.stages import fetch as stage
+
+    settings: Settings = ctx.obj
+    config = settings.load("fetch", {"timeout_s": timeout})
+    asked: dict[str, Any] = {
+        "patterns": files or (),
+        "peers": [address(p) for p in peer or []],
+        "name": name,
+    }
+    if list_:
+        with settings.reporter() as report:
+            listed = stage.listing(what, settings.home, config, **asked, report=report)
+        table = Table("file", "size", "wanted", "note", box=None)
+        for row in listed:
+            size = "?" if row.size_bytes is None else amount(row.size_bytes, "B")
+            table.add_row(row.path, size, "yes" if row.wanted else "no", row.note)
+        settings.result({"files": [asdict(row) for row in listed]}, table)
+        return
+    with settings.reporter() as report:
+        done = stage.fetch(what, settings.home, config, **asked, verify=verify, report=report)
+    count, size = len(done.manifest.counts["files"]), done.manifest.counts["bytes"]
+    settings.result(
+        {
+            "folder": done.folder,
+            "id": done.manifest.id,
+            "fresh": done.fresh,
+            "bytes": size,
+            "files": count,
+        },
+        f"{done.folder}: {count:,} files, {amount(size, 'B')}"
+        + ("" if done.fresh else ", already complete"),
+    )
+    settings.hint(f"dallebaby prep {done.folder.name}")
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets, as a pair. Raises UsageError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"--peer {text}: write it as HOST:PORT, for example 192.0.2.7:51413")
+    return host.strip("[]"), int(port)

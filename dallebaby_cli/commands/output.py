@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dallebaby_cli import progress as events
 from dallebaby_cli import settings
+from dallebaby_cli.commands import panel
 
 PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobody watches a bar
 
@@ -115,6 +117,7 @@ class _Bars:
             TimeRemainingColumn(),
             console=console,
         )
+        self.panel = Live(console=console, refresh_per_second=4)
         self.tasks: dict[str, TaskID] = {}
         self.first: dict[str, tuple[float, float]] = {}
 
@@ -123,11 +126,18 @@ class _Bars:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.panel.stop()
         self.rich.stop()
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Note):
             _note(self.rich.console, event)
+            return
+        if isinstance(event, events.Transfer):
+            if not self.panel.is_started:
+                self.rich.stop()  # one live display at a time
+                self.panel.start()
+            self.panel.update(panel.panel(event))
             return
         now = time.monotonic()
         began, start = self.first.setdefault(event.task, (now, event.done))
@@ -160,6 +170,8 @@ class _Lines:
             if not self.quiet or event.level == "warning":
                 _note(self.console, event)
             return
+        if isinstance(event, events.Transfer):
+            event = events.Progress(event.task, event.done, event.total, "B", panel.line(event))
         now = time.monotonic()
         finished = event.total is not None and event.done >= event.total
         due = now - self.last.get(event.task, now if event.done == 0 else 0) >= PLAIN_EVERY_S

@@ -1,0 +1,75 @@
+"""BitTorrent, as the stage asks for it: choose the files, fetch them, verify them, tidy up."""
+
+import os
+from pathlib import Path
+
+from dallebaby_cli import files
+from dallebaby_cli.data import resume
+from dallebaby_cli.data.contents import Contents, Entry, absent, edges
+from dallebaby_cli.data.torrent import METADATA, Swarm, contents
+from dallebaby_cli.data.transfer import Brought, Fetched, Job
+from dallebaby_cli.progress import Note
+
+
+def download(job: Job) -> Brought:
+    """Bring the wanted files of the torrent; see transfer.py."""
+    with Swarm(job) as swarm:
+        metadata = swarm.learn()
+        found = contents(metadata, job.dataset.name)
+        for path in absent(found, job.dataset, job.patterns):
+            job.report(Note(f"{path} is not in the torrent; going on without it", "warning"))
+        wanted = found.chosen(job.wanted, job.keep)
+        here = sum(_allocated_bytes(job.folder / e.path) for e in wanted)
+        needed = sum(e.size_bytes for e in wanted) - here
+        files.require_space(job.folder, needed, f"the rest of {job.dataset.name}")
+        swarm.download(metadata, found, wanted)
+    tidy(job.folder, found, wanted)
+    return Brought(
+        files={e.path: Fetched(size_bytes=e.size_bytes) for e in wanted},
+        info_hash=found.info_hash,
+        edges=edges(found, wanted, job.folder),
+    )
+
+
+def verify(job: Job, known: dict[int, str]) -> list[str]:
+    """Hash all that is here again: the files that do not hold what they should.
+
+    `known` is what `download` returned as edges.
+    """
+    metadata = (job.folder / METADATA).read_bytes()
+    found = contents(metadata, job.dataset.name)
+    wanted = found.chosen((), job.keep)
+    with Swarm(job) as swarm:
+        bad = swarm.check(metadata, found, wanted)
+    here = edges(found, wanted, job.folder)
+    bad = {piece for piece in bad if piece not in known or here.get(piece) != known[piece]}
+    return [e.path for e in wanted if any(p in bad for p in found.pieces(e))]
+
+
+def listing(job: Job) -> Contents:
+    """What the torrent holds, without fetching any of it."""
+    with Swarm(job) as swarm:
+        return contents(swarm.learn(), job.dataset.name)
+
+
+def _allocated_bytes(path: Path) -> int:
+    """Disk space that a file takes up already; half-fetched files have holes."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def tidy(folder: Path, found: Contents, wanted: list[Entry]) -> None:
+    """Leave nothing in the folder but the wanted files and the torrent's metadata."""
+    (folder / resume.NAME).unlink(missing_ok=True)
+    for parts in folder.glob(".*.parts"):
+        parts.unlink()
+    unwanted = {e.path for e in found.entries} - {e.path for e in wanted}
+    for parent, folders, inside in os.walk(folder, topdown=False):
+        for name in (*inside, *folders):
+            path = Path(parent, name)
+            if path.is_symlink() or path.relative_to(folder).as_posix() in unwanted:
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

@@ -1,0 +1,43 @@
+"""Names that came from outside: the only way a torrent or archive may name a file on our disk."""
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+LONGEST = 255  # bytes of one name, on every file system that matters
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def unsafe(path: str) -> str:
+    """Why a relative path must not be written below one of our folders; "" if it may be.
+
+    Refuses absolute paths, drive letters, `..`, empty and over-long names, control characters and
+    backslashes (which other systems take for separators).
+    """
+    if not path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        return "is absolute or empty"
+    if "\\" in path or CONTROL.search(path):
+        return "holds a backslash or a control character"
+    parts = path.rstrip("/").split("/")
+    if ".." in parts:
+        return "leaves its folder through .."
+    if any(part in ("", ".") for part in parts):
+        return "holds an empty name"
+    if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST for part in parts):
+        return f"holds a name of over {LONGEST} bytes"
+    return ""
+
+
+def reserved(path: str) -> bool:
+    """Whether a path is one that dallebaby itself writes in an artefact's folder."""
+    first = PurePosixPath(path).parts[0].lower()
+    return (
+        first == "manifest.json"
+        or first in (".lock", ".torrent", ".resume")
+        or (first.startswith(".") and first.endswith((".parts", ".part", ".part.json", ".tmp")))
+    )
+
+
+def folded(path: str) -> str:
+    """The path as file systems that ignore case and accents' spelling compare it."""
+    return unicodedata.normalize("NFC", path).casefold()

@@ -1,0 +1,326 @@
+"""torrent or web site → raw/NAME: bring a dataset's files here, as they are."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from dallebaby_cli import files
+from dallebaby_cli.config import FetchConfig
+from dallebaby_cli.data import catalog, http, manifest
+from dallebaby_cli.data.catalog import Dataset, File, matches
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.transfer import Brought, Job, Stalled
+from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.settings import as_dict, nearest
+from dallebaby_cli.training.interrupt import Interrupt
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A dataset that is here."""
+
+    folder: Path
+    manifest: Manifest
+    fresh: bool
+    """false if all of it was here already"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the person named: a dataset, and what is needed to reach it."""
+
+    dataset: Dataset
+    magnet: str = ""
+    metadata: bytes | None = None
+
+    @property
+    def identity(self) -> str:
+        """What the folder must hold, to be taken for this source."""
+        dataset = self.dataset
+        return dataset.info_hash or dataset.kaggle or " ".join(f.path for f in dataset.files)
+
+    @property
+    def default(self) -> tuple[str, ...]:
+        """The patterns of what is fetched when nothing else is asked for."""
+        known = tuple(p for f in self.dataset.files if f.wanted for p in f.patterns)
+        return known or ("*",)
+
+
+def source(what: str, home: Path, name: str | None = None) -> Source:
+    """Understand NAME, MAGNET or FILE.torrent. Raises UsageError that suggests what was meant."""
+    if what.startswith("magnet:"):
+        return _magnet(what, name)
+    known = catalog.load(home)
+    if what in known:
+        dataset = replace(known[what], name=name or what)
+        if dataset.transport == "none":
+            raise UsageError(f"{what} is not downloaded: {dataset.access}")
+        return Source(dataset, magnet=dataset.magnet if dataset.info_hash else "")
+    path = Path(what)
+    if path.is_file():
+        from dallebaby_cli.data import torrent
+
+        metadata = path.read_bytes()
+        info_hash = torrent.contents(metadata, str(path)).info_hash
+        dataset = Dataset(name=name or _as_name(path.stem), title=path.name, info_hash=info_hash)
+        return Source(dataset, metadata=metadata)
+    if path.suffix == ".torrent":
+        raise MissingInput(f"there is no file {path}")
+    raise UsageError(
+        f"{what!r} is no dataset of the catalogue, no magnet link and no .torrent file"
+        f"{nearest(what, known)} (`dallebaby datasets` shows the catalogue)"
+    )
+
+
+def _magnet(link: str, name: str | None) -> Source:
+    query = parse_qs(urlsplit(link).query)
+    topics = [x.split(":", 2)[2] for x in query.get("xt", []) if x.startswith("urn:bt")]
+    if not topics:
+        raise UsageError(f"{link[:80]!r} is no magnet link of a torrent: it has no xt=urn:btih:…")
+    info_hash = topics[0].lower().removeprefix("1220" if len(topics[0]) == 68 else "")
+    if len(info_hash) == 32:
+        info_hash = base64.b32decode(info_hash.upper()).hex()
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", info_hash):
+        raise UsageError(f"{topics[0]!r} is no info-hash: it has 40 hex digits, or 64")
+    shown = query.get("dn", [info_hash[:12]])[0]
+    return Source(
+        Dataset(name=name or _as_name(shown), title=shown, info_hash=info_hash), magnet=link
+    )
+
+
+def _as_name(text: str) -> str:
+    """A title as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", text).strip("-._@+")[:100] or "torrent"
+
+
+def fetch(
+    what: str,
+    home: Path,
+    config: FetchConfig,
+    *,
+    patterns: Sequence[str] = (),
+    peers: Sequence[tuple[str, int]] = (),
+    name: str | None = None,
+    verify: bool = False,
+    report: Report,
+) -> Raw:
+    """Bring a dataset into HOME/raw/NAME; go on where an earlier attempt was broken off.
+
+    When everything is here (sizes and times of change agree with the manifest), nothing is done
+    unless `verify` asks for every byte to be hashed again.
+    """
+    found = source(what, home, name)
+    folder = manifest.artefact(home, "raw", found.dataset.name)
+    with files.lock(folder, f"raw/{folder.name}"), Interrupt() as interrupt:
+        before = manifest.read(folder)
+        if before is not None and before.config["source"] != found.identity:
+            raise Mismatch(
+                f"{folder} holds something else of that name ({before.config['source'][:60]}); "
+                "give this one another with --name, or remove the folder"
+            )
+        job = _job(found, folder, config, patterns, peers, before, report)
+        job = replace(job, signal=lambda: interrupt.asked)
+        whole = before is not None and before.complete
+        if before is not None and before.complete:
+            damaged = _damaged(job, before, verify)
+            if not damaged and set(job.wanted) <= set(before.config["files"]):
+                return Raw(folder, before, fresh=False)
+            for path in damaged:
+                report(Note(f"{folder / path} is not as it was fetched", "warning"))
+            whole = not damaged
+        started = _started(found, job, before)
+        if not whole:
+            manifest.write(folder, started)
+        try:
+            brought = _bring(job)
+        except DallebabyError:
+            _forget_nothing(folder)
+            raise
+        done = replace(
+            started, complete=True, id=_id(started, brought), counts=_counts(job, brought)
+        )
+        manifest.write(folder, done)
+        return Raw(folder, done, fresh=True)
+
+
+def _job(
+    found: Source,
+    folder: Path,
+    config: FetchConfig,
+    patterns: Sequence[str],
+    peers: Sequence[tuple[str, int]],
+    before: Manifest | None,
+    report: Report,
+) -> Job:
+    return Job(
+        dataset=found.dataset,
+        folder=folder,
+        wanted=tuple(patterns) or found.default,
+        patterns=tuple(patterns),
+        keep=tuple(before.counts["files"]) if before is not None and before.complete else (),
+        metadata=found.metadata,
+        magnet=found.magnet,
+        peers=tuple(peers),
+        config=config,
+        timeout_s=config.timeout_s,
+        report=report,
+    )
+
+
+def _started(found: Source, job: Job, before: Manifest | None) -> Manifest:
+    """What is to be fetched, together with what was fetched before."""
+    earlier = before.config["files"] if before is not None and before.complete else []
+    config = {
+        "source": found.identity,
+        "files": sorted({*earlier, *job.wanted}),
+        "default": sorted(found.default),
+        **as_dict(job.config),
+    }
+    return Manifest(kind="raw", name=job.folder.name, config=config)
+
+
+def _id(started: Manifest, brought: Brought) -> str:
+    """The info-hash where it says all, else a hash of what each file holds."""
+    hashes = {p: f.sha256 or f.size_bytes for p, f in brought.files.items()}
+    default = started.config["files"] == started.config["default"]
+    if brought.info_hash and default and not any(f.sha256 for f in brought.files.values()):
+        return brought.info_hash
+    listing = json.dumps([brought.info_hash, hashes], sort_keys=True)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _counts(job: Job, brought: Brought) -> dict[str, Any]:
+    """Every file with what shows, without reading it, that it has not changed."""
+    listed = {}
+    for path, fetched in sorted(brought.files.items()):
+        listed[path] = {
+            "bytes": fetched.size_bytes,
+            "mtime_ns": (job.folder / path).stat().st_mtime_ns,
+            **({"sha256": fetched.sha256} if fetched.sha256 else {}),
+        }
+    return {
+        "files": listed,
+        "bytes": sum(f.size_bytes for f in brought.files.values()),
+        "edges": {str(piece): digest for piece, digest in brought.edges.items()},
+    }
+
+
+def _damaged(job: Job, before: Manifest, verify: bool) -> list[str]:
+    """Files that are gone or have changed; with `verify`, every byte is read to find out."""
+    damaged = set()
+    for path, facts in before.counts["files"].items():
+        try:
+            stat = (job.folder / path).stat()
+        except FileNotFoundError:
+            damaged.add(path)
+            continue
+        if (stat.st_size, stat.st_mtime_ns) != (facts["bytes"], facts["mtime_ns"]):
+            damaged.add(path)
+    if not verify:
+        return sorted(damaged)
+    torrented = [p for p, facts in before.counts["files"].items() if "sha256" not in facts]
+    if torrented:
+        from dallebaby_cli.data import bittorrent
+
+        known = {int(piece): digest for piece, digest in before.counts["edges"].items()}
+        damaged |= set(bittorrent.verify(replace(job, keep=tuple(torrented)), known))
+    for path, facts in before.counts["files"].items():
+        if "sha256" in facts and path not in damaged:
+            job.report(Progress(f"checking {path}", 0, facts["bytes"], "B"))
+            if files.sha256_file(job.folder / path) != facts["sha256"]:
+                damaged.add(path)
+    return sorted(damaged)
+
+
+def _bring(job: Job) -> Brought:
+    """Take each file by the transport that has it."""
+    beside = [f for f in job.dataset.files if not f.in_torrent and _asked(job, f)]
+    if job.dataset.transport == "bittorrent":
+        brought = _by_torrent(job)
+    elif job.dataset.transport == "kaggle":
+        from dallebaby_cli.data import kaggle
+
+        return kaggle.download(job)
+    else:
+        beside, brought = [f for f in job.dataset.files if _asked(job, f)], Brought(files={})
+    if beside:
+        over_http = http.download(job, beside)
+        brought = replace(brought, files={**brought.files, **over_http.files})
+    return brought
+
+
+def _asked(job: Job, file: File) -> bool:
+    return file.path in job.keep or any(matches(p, job.wanted) for p in file.patterns)
+
+
+def _by_torrent(job: Job) -> Brought:
+    """From the swarm; or, where it gives nothing and there is a mirror, from that."""
+    from dallebaby_cli.data import bittorrent
+
+    mirrored = [f for f in job.dataset.files if f.in_torrent and _asked(job, f)]
+    if not mirrored or not all(f.urls for f in mirrored):
+        return bittorrent.download(job)
+    patience_s = min(job.config.mirror_after_s, job.timeout_s / 2)
+    try:
+        return bittorrent.download(replace(job, timeout_s=patience_s))
+    except Stalled as stalled:
+        job.report(Note(f"{stalled}; going over to the mirrors over HTTP", "warning"))
+        try:
+            return http.download(replace(job, timeout_s=job.timeout_s - patience_s), mirrored)
+        except FetchFailed as failed:
+            raise FetchFailed(f"BitTorrent: {stalled}; HTTP: {failed}") from failed
+
+
+def _forget_nothing(folder: Path) -> None:
+    """Leave no manifest where nothing came."""
+    if {p.name for p in folder.iterdir()} <= {".lock", "manifest.json"}:
+        (folder / "manifest.json").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One file that can be fetched."""
+
+    path: str
+    size_bytes: int | None
+    wanted: bool
+    note: str = ""
+
+
+def listing(
+    what: str,
+    home: Path,
+    config: FetchConfig,
+    *,
+    patterns: Sequence[str] = (),
+    peers: Sequence[tuple[str, int]] = (),
+    name: str | None = None,
+    report: Report,
+) -> list[Listed]:
+    """Every file that a dataset or torrent holds, and whether `fetch` would bring it."""
+    found = source(what, home, name)
+    folder = manifest.artefact(home, "raw", found.dataset.name)
+    with Interrupt() as interrupt:
+        job = _job(found, folder, config, patterns, peers, None, report)
+        job = replace(job, signal=lambda: interrupt.asked)
+        notes = {f.path: f.note for f in found.dataset.files}
+        rows = [
+            Listed(f.path, f.size_bytes, _asked(job, f), f.note)
+            for f in found.dataset.files
+            if not (f.in_torrent and found.dataset.info_hash)
+        ]
+        if found.dataset.info_hash:
+            from dallebaby_cli.data import bittorrent
+
+            for e in bittorrent.listing(job).entries:
+                wanted = matches(e.path, job.wanted)
+                note = next((n for p, n in notes.items() if matches(e.path, (p,))), "")
+                rows.append(Listed(e.path, e.size_bytes, wanted, note))
+        return rows
