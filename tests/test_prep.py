@@ -240,10 +240,8 @@ def test_any_torrent_of_pictures(tmp_path: Path) -> None:
     put(home / "raw/stuff/my torrent/cat/1.jpg", picture(2))
     manifest.write(home / "raw/stuff", Manifest(kind="raw", name="stuff", id="r", complete=True))
     shards = Shards(prep(home, "stuff", PrepConfig(image_px=16), report=ignore).folder)
-    assert sorted(shards.captions(0) + shards.captions(1)) == [
-        "a photo of a cat",
-        "a photo of a dog",
-    ]
+    first = sorted(shards.captions(row)[0] for row in range(2))
+    assert first == ["a photo of a cat", "a photo of a dog"]
 
 
 def test_what_cannot_be_prepared(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,74 +4,55 @@ https://cocodataset.org/#format-data. The official validation pictures are the h
 """
 
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from dallebaby_cli.data import captions
-from dallebaby_cli.data.readers import (
-    Record,
-    Records,
-    Split,
-    find_files,
-    is_picture,
-    open_zip,
-    read_zip_member,
-)
+from dallebaby_cli.data import archives, captions
+from dallebaby_cli.data.readers import Record, Records, Split
 from dallebaby_cli.errors import BadInput
 
 ANNOTATIONS = "annotations_trainval2017.zip"
 PARTS: dict[str, Split] = {"train2017": "train", "val2017": "holdout", "unlabeled2017": "train"}
 
+PICTURES = tuple(f"{part}.zip" for part in PARTS)
 
-def fits(folder: Path) -> bool:
-    """Whether a folder holds COCO's captions and pictures."""
-    found = find_files(folder, ANNOTATIONS, "train2017.zip", "val2017.zip")
-    return ANNOTATIONS in found and len(found) > 1
+
+def fits(names: set[str]) -> bool:
+    """Whether there are COCO's captions, zipped or not."""
+    return bool(names & {ANNOTATIONS, "captions_train2017.json"})
 
 
 def read(folder: Path) -> Records:
-    """The pictures of all parts that are there, in the order of PARTS and of their names."""
-    found = find_files(folder, ANNOTATIONS, *(f"{part}.zip" for part in PARTS))
-    if ANNOTATIONS not in found or len(found) < 2:
-        raise BadInput(
-            f"{folder} lacks {ANNOTATIONS} or pictures such as train2017.zip; fetch coco again"
-        )
-    members = {
-        part: sorted(filter(is_picture, open_zip(found[f"{part}.zip"]).namelist()))
-        for part in PARTS
-        if f"{part}.zip" in found
-    }
-    return Records(_rows(found, members), sum(map(len, members.values())))
+    """The pictures of all parts that are there. Raises BadInput without captions."""
+    wanted = [f"captions_{part}.json" for part in PARTS]
+    found = archives.named(folder, *wanted[:2], within=(ANNOTATIONS,))
+    if not found:
+        raise BadInput(f"{folder} lacks {ANNOTATIONS}, which holds the captions; fetch coco again")
+    texts = {part: _captions(found.get(f"captions_{part}.json"), part, folder) for part in PARTS}
+    return Records(_rows(folder, texts), archives.count_pictures(folder, *PICTURES))
 
 
-def _rows(found: dict[str, Path], members: dict[str, list[str]]) -> Iterator[Record]:
-    for part, names in members.items():
-        texts = _captions(found[ANNOTATIONS], part)
-        for name in names:
-            yield Record(
-                name,
-                partial(read_zip_member, found[f"{part}.zip"], name),
-                texts.get(PurePosixPath(name).name, ()),
-                split=PARTS[part],
-            )
+def _rows(folder: Path, texts: dict[str, dict[str, tuple[str, ...]]]) -> Iterator[Record]:
+    for member in archives.members(folder, *PICTURES):
+        part = member.folder
+        if member.is_picture and part in PARTS:
+            text = texts[part].get(member.name, ())
+            yield Record(member.path, member.reader(), text, split=PARTS[part])
 
 
-def _captions(archive: Path, part: str) -> dict[str, tuple[str, ...]]:
+def _captions(content: bytes | None, part: str, folder: Path) -> dict[str, tuple[str, ...]]:
     """File name → captions, in the order of their ids."""
-    member = f"annotations/captions_{part}.json"
-    if member not in open_zip(archive).namelist():
+    if content is None:
         return {}
     try:
-        content = json.loads(open_zip(archive).read(member))
+        listed = json.loads(content)
         texts: dict[int, list[str]] = defaultdict(list)
-        for row in sorted(content["annotations"], key=lambda row: row["id"]):
+        for row in sorted(listed["annotations"], key=lambda row: row["id"]):
             texts[row["image_id"]].append(row["caption"])
-        return {row["file_name"]: captions.clean(texts[row["id"]]) for row in content["images"]}
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+        return {row["file_name"]: captions.clean(texts[row["id"]]) for row in listed["images"]}
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{member} in {archive} is damaged ({type(error).__name__}: {error}); "
-            "remove the archive and fetch it again"
+            f"captions_{part}.json in {folder} is damaged ({type(error).__name__}: {error}); "
+            "remove its archive and fetch it again"
         ) from error

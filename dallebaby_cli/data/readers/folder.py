@@ -12,14 +12,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from dallebaby_cli.data import captions
+from dallebaby_cli.data.archives import is_picture, read_file, refuse, walk
 from dallebaby_cli.data.images import Rejected
-from dallebaby_cli.data.readers import Record, Records, is_picture, read_file, walk
+from dallebaby_cli.data.readers import Record, Records
 from dallebaby_cli.errors import BadInput
 
 TRANSLATION = re.compile(r"^[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
 
 
-def fits(folder: Path) -> bool:
+def fits(names: set[str]) -> bool:
     """Any folder will do."""
     return True
 
@@ -57,13 +58,10 @@ def _rows(folder: Path, pictures: list[str], texts: dict[str, str]) -> Iterator[
             try:
                 yield Record(path, read_picture, caption_lines(read_file(folder / text)))
             except (OSError, Rejected) as error:
-                yield Record(path, partial(_refuse, f"its captions {text}: {error}"))
+                why = f"its captions in {text}: {error}"
+                yield Record(path, partial(refuse, "unreadable", why))
         elif not texts and (parent := PurePosixPath(path).parent.name):
             label = captions.plain(parent)
-            yield Record(path, read_picture, captions.from_label(label), label)
+            yield Record(path, read_picture, captions.from_labels([label], path), label)
         else:
             yield Record(path, read_picture)
-
-
-def _refuse(why: str) -> bytes:
-    raise Rejected("unreadable", why)

@@ -1,0 +1,79 @@
+"""Open Images V4 at 256 px: compressed tars, and labels in tables that come over HTTP.
+
+https://storage.googleapis.com/openimages/web/download_v4.html. Only labels that a person confirmed
+(confidence 1) are used: 0 means that the thing is absent. Validation and test are the hold-out.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from dallebaby_cli.data import archives, captions
+from dallebaby_cli.data.readers import Record, Records, Split
+from dallebaby_cli.errors import BadInput
+
+PICTURES = ("train-256.tar.gz", "validation-256.tar.gz", "test-256.tar.gz")
+CLASSES = "class-descriptions-boxable.csv"
+LABELS = tuple(
+    f"{part}-annotations-human-imagelabels-boxable.csv" for part in ("train", "validation", "test")
+)
+
+
+def fits(names: set[str]) -> bool:
+    """Whether there are labels of Open Images."""
+    return CLASSES in names and bool(names & set(LABELS))
+
+
+def read(folder: Path) -> Records:
+    """The pictures of all parts that are there. Raises BadInput without labels."""
+    found = archives.named(folder, CLASSES, *LABELS, within=archives.LOOSE)
+    tables = [found[name] for name in LABELS if name in found]
+    if CLASSES not in found or not tables:
+        raise BadInput(f"{folder} lacks {CLASSES} or {LABELS[0]}; fetch openimages again")
+    try:
+        names = dict(csv.reader(io.StringIO(found[CLASSES].decode())))
+        labels = _confirmed(tables)
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"the labels in {folder} are damaged ({error}); fetch them again") from error
+    return Records(_rows(folder, labels, names))
+
+
+def _confirmed(tables: list[bytes]) -> dict[int, str]:
+    """Picture's id (its hex digits as a number) → codes of what is in it, parted by blanks."""
+    found: dict[int, str] = {}
+    for content in tables:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(content),
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=["ImageID", "LabelName", "Confidence"],
+                column_types={"ImageID": pa.string(), "Confidence": pa.float32()},
+            ),
+        )
+        table = table.filter(pc.equal(table["Confidence"], 1))
+        for batch in table.to_batches(max_chunksize=100_000):
+            for image, code in zip(batch[0].to_pylist(), batch[1].to_pylist(), strict=True):
+                number = int(image, 16)
+                found[number] = f"{found[number]} {code}" if number in found else code
+    return found
+
+
+def _rows(folder: Path, labels: dict[int, str], names: dict[str, str]) -> Iterator[Record]:
+    for member in archives.members(folder, *PICTURES):
+        if member.is_picture:
+            codes = dict.fromkeys(labels.get(_number(member.name), "").split())
+            things = [names[code].lower() for code in codes if code in names]
+            texts = captions.from_labels(things, member.path)
+            side: Split = "train" if member.folder.startswith("train") else "holdout"
+            yield Record(member.path, member.reader(), texts, ", ".join(things) or None, side)
+
+
+def _number(name: str) -> int:
+    try:
+        return int(PurePosixPath(name).stem, 16)
+    except ValueError:
+        return -1

@@ -1,0 +1,81 @@
+"""WebDataset tars that others made: members KEY.jpg, KEY.txt, KEY.json, KEY.cls side by side.
+
+https://github.com/webdataset/webdataset. Captions are the lines of KEY.txt, or `captions` or
+`caption` in KEY.json, as dallebaby and img2dataset write them; the label is KEY.cls or `label`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dallebaby_cli.data import archives, captions
+from dallebaby_cli.data.archives import Member, Read
+from dallebaby_cli.data.readers import Record, Records
+
+TARS = ("*.tar", "*.tar.gz", "*.tgz")
+
+
+def fits(names: set[str]) -> bool:
+    """Whether there are tars and no pictures beside them, or shards as dallebaby writes them."""
+    tars = any(name.endswith(".tar") for name in names)
+    return tars and ("index.arrow" in names or not any(map(archives.is_picture, names)))
+
+
+def read(folder: Path) -> Records:
+    """The pictures of all tars, sorted by the tars' names, each in its order."""
+    return Records(_rows(folder))
+
+
+@dataclass
+class _Sample:
+    """What was found under one key so far."""
+
+    key: str = ""
+    pictures: list[tuple[str, Read]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, member: Member, extension: str) -> None:
+        """Add one member; what makes no sense says nothing."""
+        if member.is_picture:
+            self.pictures.append((member.path, member.reader()))
+        elif extension in ("txt", "text", "caption"):
+            self.lines += member.content().decode(errors="replace").splitlines()
+        elif extension == "cls":
+            self.about.setdefault("label", member.content().decode(errors="replace").strip())
+        elif extension == "json":
+            try:
+                found = json.loads(member.content())
+            except ValueError:
+                return
+            if isinstance(found, dict):
+                self.about.update(found)
+
+    def records(self) -> Iterator[Record]:
+        """The pictures with all that is known of them."""
+        listed = self.about.get("captions") or [self.about.get("caption") or ""]
+        texts = captions.clean([*self.lines, *(t for t in listed if isinstance(t, str))])
+        label = self.about.get("label")
+        label = captions.plain(str(label)) if label not in (None, "") else None
+        side = self.about.get("split")
+        for path, reader in self.pictures:
+            made = () if label is None or label.isdecimal() else captions.from_labels([label], path)
+            yield Record(
+                path, reader, texts or made, label, side if side in ("train", "holdout") else None
+            )
+
+
+def _rows(folder: Path) -> Iterator[Record]:
+    sample = _Sample()
+    for member in archives.members(folder, *TARS):
+        if member.loose:
+            continue
+        stem, _, extension = member.name.partition(".")
+        key = member.path[: len(member.path) - len(member.name)] + stem
+        if key != sample.key:
+            yield from sample.records()
+            sample = _Sample(key)
+        sample.take(member, extension.lower())
+    yield from sample.records()
