@@ -90,8 +90,8 @@ def settings(config: FetchConfig) -> dict[str, Any]:
         "download_rate_limit": int(config.max_down_mb_s * 1e6),
         "upload_rate_limit": int(config.max_up_mb_s * 1e6),
         "allow_multiple_connections_per_ip": True,  # a campus of seeds may share one address
-        "utp_connect_timeout": 800,  # most peers speak TCP too, and it is tried only after uTP
-        "utp_syn_resends": 1,
+        "tick_interval": 100,  # ms; new peers are connected to at the next tick
+        "enable_outgoing_utp": False,  # libtorrent tries it first and long; see _seek
         "min_reconnect_time": 5,  # a seed that comes back is found at once
         "stop_tracker_timeout": 1,  # nobody waits for a tracker to say goodbye
         "alert_mask": category.error_notification
@@ -217,8 +217,9 @@ class Swarm:
     def _add(self, parameters: Any) -> None:
         parameters.save_path = str(self.job.folder)
         parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
-        parameters.peers = self.peers
         self.handle = self.session.add_torrent(parameters)
+        for peer in self.peers:
+            self.handle.connect_peer(peer)
         self.pulse.restart()
 
     def _due(self, what: str, every_s: float) -> bool:
@@ -323,6 +324,7 @@ class Swarm:
 
     def _seek(self) -> None:
         """While nothing comes, go on looking for somebody who has it."""
+        self.session.apply_settings({"enable_outgoing_utp": True})
         if self._due("seek", SEEK_EVERY_S):
             for peer in self.job.peers:
                 self.handle.connect_peer(peer)
