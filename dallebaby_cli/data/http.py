@@ -8,6 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ SYNC_EVERY_S = 3.0  # a power cut costs no more than this
 REPORT_EVERY_S = 0.5
 LONGEST_WAIT_S = 30.0  # between two attempts
 LARGEST_PAGE = 1 << 26
+FOR_GOOD = (400, 401, 403, 404, 410, 451)  # answers that will not get better
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # ours, not the network's
 
 
@@ -38,12 +40,12 @@ def read_small(url: str) -> bytes:
     return content
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
+def _open(url: str, headers: dict[str, str], timeout_s: float = SOCKET_TIMEOUT_S) -> Any:
     if urlsplit(url).scheme not in ("http", "https"):
         raise Useless(f"{url} is not an HTTP address")
     headers = {"User-Agent": f"dallebaby/{__version__}", **headers}
     request = urllib.request.Request(url, headers=headers)
-    return urllib.request.urlopen(request, timeout=SOCKET_TIMEOUT_S)
+    return urllib.request.urlopen(request, timeout=min(SOCKET_TIMEOUT_S, timeout_s))
 
 
 def download(job: Job, wanted: list[File]) -> Brought:
@@ -75,6 +77,8 @@ class _Download:
         self.before = sum(f.size_bytes for f in before.values())
         sizes = [f.size_bytes for f in wanted]
         self.total = sum(s for s in sizes if s) if all(sizes) else None
+        self.alone = len(wanted) == 1
+        self.size = file.size_bytes
         self.pulse = Pulse()
         self.reported = self.synced = 0.0
         self.problems: dict[str, str] = {}
@@ -86,26 +90,27 @@ class _Download:
         if self.path.exists() and (fetched := self._already_here()):
             return fetched
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        mirrors, attempt = list(self.file.urls), 0
+        mirrors, in_vain = deque(self.file.urls), 0
         while mirrors:
-            url = mirrors[attempt % len(mirrors)]
+            url, before = mirrors[0], self._grown()
             try:
                 self._stream(url)
-                return self._finish(url)
+                return self._finish()
             except Useless as error:
-                mirrors.remove(url)
                 self._note(url, str(error))
-            except urllib.error.HTTPError as error:
-                self._note(url, f"HTTP {error.code} {error.reason}")
-                if error.code in (400, 401, 403, 404, 410, 451):
-                    mirrors.remove(url)
+                mirrors.popleft()
+                continue
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, OSError) and (error.filename or error.errno in DISK):
                     raise
                 self._note(url, _plain(error))
-            attempt += 1
-            if mirrors and attempt % len(mirrors) == 0:
-                self._wait(min(LONGEST_WAIT_S, 2 ** (attempt // len(mirrors) - 1)))
+            if self._grown() > before:
+                in_vain = 0  # a mirror that breaks off but sends is asked for the rest at once
+                continue
+            mirrors.rotate(-1)
+            in_vain += 1
+            if mirrors and in_vain >= len(mirrors):
+                self._wait(min(LONGEST_WAIT_S, 2 ** (in_vain // len(mirrors) - 1)))
         raise FetchFailed(
             f"{self.file.path} cannot be had: {self._tried()}; {self.job.how_to_continue}"
         )
@@ -131,8 +136,7 @@ class _Download:
         self.pulse.beat(done)
         if time.monotonic() - self.reported >= REPORT_EVERY_S:
             self.reported = time.monotonic()
-            size = self.file.size_bytes or 0
-            total = self.total
+            total = self.total or (self.before + self.size if self.size and self.alone else None)
             self.job.report(
                 Transfer(
                     task=self.job.dataset.name,
@@ -142,7 +146,7 @@ class _Download:
                     rate=self.pulse.rate,
                     eta_s=self.pulse.eta_s(total - self.before - done) if total else None,
                     waiting_for=waiting_for,
-                    files=((self.file.path, done, size),),
+                    files=((self.file.path, done, self.size or 0),),
                 )
             )
         if number := self.job.signal():
@@ -162,18 +166,21 @@ class _Download:
         if begun and validator:
             headers["If-Range"] = validator
         try:
-            response = _open(url, headers)
+            response = _open(url, headers, self.job.timeout_s)
         except urllib.error.HTTPError as error:
-            if error.code == 416 and begun:  # the mirror's file is shorter than what we have
-                self.part.unlink(missing_ok=True)
-                raise ConnectionError("sent nothing for what is missing; starting again") from error
-            raise
+            with error:
+                if error.code == 416 and begun:  # the mirror's file is shorter than what we have
+                    self.part.unlink(missing_ok=True)
+                    raise ConnectionError("has less than was here; starting again") from error
+                said = f"HTTP {error.code} {error.reason}"
+                raise (Useless if error.code in FOR_GOOD else ConnectionError)(said) from error
         with response:
             continued = response.status == 206
             start = begun if continued else 0
             length = response.headers.get("Content-Length")
             size = start + int(length) if length else None
             expected = self.file.size_bytes
+            self.size = size or expected
             if size is not None and expected is not None and size != expected:
                 raise Useless(f"holds another file, of {size:,} and not of {expected:,} bytes")
             validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
@@ -186,9 +193,10 @@ class _Download:
     def _copy(self, response: Any, out: IO[bytes], done: int, url: str, tag: str | None) -> int:
         """Write what comes, and every few seconds note how much of it is safely on disk."""
         limit = self.job.config.max_down_mb_s * 1e6
+        most = min(CHUNK_BYTES, int(limit / 4) or CHUNK_BYTES)
         began, start = time.monotonic(), done
         try:
-            while chunk := response.read1(CHUNK_BYTES):
+            while chunk := response.read1(most):
                 out.write(chunk)
                 self.digest.update(chunk)
                 self.old_digest.update(chunk)
@@ -236,15 +244,18 @@ class _Download:
 
     # ---------------------------------------------------------------- the whole file
 
-    def _finish(self, url: str) -> Fetched:
+    def _finish(self) -> Fetched:
         """Check the whole file and give it its name."""
         if not self._right(self.digest.hexdigest(), self.old_digest.hexdigest()):
             self.part.unlink()
+            self.state.unlink(missing_ok=True)
             raise Useless("sent a file whose checksum is wrong")
         self.part.replace(self.path)
         files.sync_folder(self.path.parent)
         self.state.unlink(missing_ok=True)
-        size = self.path.stat().st_size
+        size = self.size = self.path.stat().st_size
+        self.reported = 0.0
+        self._alive(size)
         return Fetched(size_bytes=size, sha256=self.digest.hexdigest())
 
     def _right(self, sha256: str, md5: str) -> bool:
@@ -270,7 +281,7 @@ def _plain(error: Exception) -> str:
     """What went wrong on the network, in a few words."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
-        return f"silent for {SOCKET_TIMEOUT_S:.0f} s"
+        return "silent for too long"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
     return str(reason) or type(reason).__name__

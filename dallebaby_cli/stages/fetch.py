@@ -134,6 +134,8 @@ def fetch(
                 return Raw(folder, before, fresh=False)
             for path in damaged:
                 report(Note(f"{folder / path} is not as it was fetched", "warning"))
+                if "sha256" in before.counts["files"][path]:  # a torrent is mended piece by piece
+                    (folder / path).unlink(missing_ok=True)
             whole = not damaged
         started = _started(found, job, before)
         if not whole:
