@@ -12,7 +12,7 @@ def prep(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME|FOLDER]",
+            metavar="NAME|FOLDER",
             help="A fetched dataset, `scenes`, or a folder (./NAME if a dataset has its name); "
             "the newest fetched dataset if absent.",
         ),
@@ -41,7 +41,8 @@ def prep(
         f"{done.folder}: " + ("prepared" if done.fresh else "already complete"),
         f"  {counts['accepted']:,} pictures with {counts['captions']:,} captions "
         f"({counts['train']:,} to train on, {counts['holdout']:,} held out)",
-        f"  {counts['duplicates']:,} exact copies merged, {rejected:,} rejected"
+        f"  {counts['duplicates']:,} exact copies merged, {counts['near_duplicates']:,} nearly the "
+        f"same kept together, {rejected:,} rejected"
         + (f" ({by_reason}; see {done.folder / 'rejects.jsonl'})" if rejected else ""),
     )
     settings.hint(f"look at {done.folder / 'contact-sheet.png'}, then dallebaby train-vae")
