@@ -68,6 +68,9 @@ class PrepConfig:
     """take the first so many accepted pictures, in sorted path order; `scenes` draws 20000"""
     workers: int = 0
     """processes that decode; 0 is one a core"""
+    near_duplicates: bool = True
+    """find pictures that are nearly the same (not among drawn ones) and keep them on one side of
+    the split"""
     seed: int = 0
     """of the pictures that `scenes` draws"""
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import Ran, run, start
 from PIL import Image
+from test_duplicates import photo
 from test_readers import coco, picture, put, zipped
 
 from dallebaby_cli.config import PrepConfig
@@ -217,6 +218,44 @@ def test_a_copy_on_both_sides_is_held_out(tmp_path: Path) -> None:
     shards = Shards(prepare(tmp_path / "home", tmp_path / "raw").folder)
     (row,) = shards.rows("holdout")
     assert len(shards) == 2 and shards.captions(row) == ["A small dog on a sofa.", "A dog.", "Val."]
+
+
+def test_near_duplicates_stay_together(tmp_path: Path) -> None:
+    source = tmp_path / "pictures"
+    for seed in range(60):
+        put(source / f"{seed:02}.png", saved(photo(seed)))
+    for seed in (7, 30):
+        put(source / f"{seed:02}-again.jpg", saved(photo(seed).resize((200, 200)), "JPEG"))
+        put(source / f"{seed:02}-third.jpg", saved(photo(seed), "JPEG", quality=50))
+    for percent in (5, 30, 50):
+        made = prepare(tmp_path / "home", source, image_px=32, holdout_percent=percent)
+        counts = made.manifest.counts
+        assert counts["accepted"] == 64 and counts["near_duplicates"] == 4
+        groups = members(made.folder)
+        assert sorted(map(len, groups.values()))[-3:] == [1, 3, 3]
+        assert all(len({about["split"] for about in group}) == 1 for group in groups.values())
+    assert (made.folder / "near-duplicates.png").exists()
+    alone = prepare(tmp_path / "home", source, image_px=32, near_duplicates=False)
+    assert alone.manifest.counts["near_duplicates"] == 0
+    assert not (alone.folder / "near-duplicates.png").exists()
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def members(folder: Path) -> dict[str, list[dict[str, object]]]:
+    """Group → what the shards' JSON says of its pictures."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    about = json.load(tar.extractfile(member))  # type: ignore[arg-type]
+                    found.setdefault(about["group"], []).append(about)
+    return found
 
 
 def test_fetched_dataset_by_name(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ described = st.builds(
     label=st.none() | texts,
     source=texts,
     split=st.sampled_from(["train", "holdout"]),
+    group=texts,
 )
 
 
@@ -75,7 +76,7 @@ def test_round_trip(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [Described([f"picture {i}"], None, f"{i}.png", "train") for i in range(100)]
+    rows = [Described([f"picture {i}"], None, f"{i}.png", "train", "") for i in range(100)]
     write(tmp_path / "test", rows, 20_000)
     return tmp_path / "test"
 

@@ -17,18 +17,17 @@ LINE = 13  # pixels
 LETTERS = 24  # in a line
 
 
-def write(path: Path, sample: list[tuple[bytes, str]]) -> None:
-    """Draw stored pictures with one caption each, and write the sheet as PNG."""
-    rows = -(-len(sample) // COLUMNS)
+def write(path: Path, rows: list[list[tuple[bytes, str]]]) -> None:
+    """Draw rows of at most COLUMNS stored pictures, each with its caption, as one PNG."""
     step = (CELL + GAP, CELL + LINES * LINE + 2 * GAP)
-    columns = min(len(sample), COLUMNS)
-    sheet = Image.new("RGB", (columns * step[0] + GAP, rows * step[1] + GAP), "white")
+    columns = max(map(len, rows))
+    sheet = Image.new("RGB", (columns * step[0] + GAP, len(rows) * step[1] + GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for index, (content, caption) in enumerate(sample):
-        left = GAP + index % COLUMNS * step[0]
-        top = GAP + index // COLUMNS * step[1]
-        picture = Image.fromarray(images.read_stored(content))
-        sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
-        lines = textwrap.wrap(caption, LETTERS, max_lines=LINES, placeholder=" …")
-        pen.text((left, top + CELL + GAP // 2), "\n".join(lines), "black", font, spacing=2)
+    for line, row in enumerate(rows):
+        for column, (content, caption) in enumerate(row):
+            left, top = GAP + column * step[0], GAP + line * step[1]
+            picture = Image.fromarray(images.read_stored(content))
+            sheet.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
+            lines = textwrap.wrap(caption, LETTERS, max_lines=LINES, placeholder=" …")
+            pen.text((left, top + CELL + GAP // 2), "\n".join(lines), "black", font, spacing=2)
     write_png(path, np.asarray(sheet))

@@ -15,25 +15,35 @@ from typing import Any
 import numpy as np
 
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.data import contact, images, pieces
+from dallebaby_cli.data import contact, duplicates, images, pieces
 from dallebaby_cli.data.shards import Described, ShardWriter
 
 HASH_BYTES = 32
 SHOWN = 24  # pictures on the contact sheet
+GROUPS_SHOWN = 8  # of near duplicates
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each row of the pieces; arrays are (rows,) but for `holdout`."""
+    """What becomes of each row of the pieces; arrays are (rows,)."""
 
-    end: int
-    """rows from here on are not taken, because of the limit"""
+    hashes: np.ndarray
+    """S32; empty if rejected"""
     leader: np.ndarray
     """the first row with the same content"""
-    rejected: np.ndarray
-    """bool"""
-    holdout: dict[int, bool]
-    """leader → whether it is kept out of training"""
+    taken: np.ndarray
+    """bool; whether it becomes a record"""
+    group: np.ndarray
+    """of records: the row that leads the group of near duplicates"""
+    holdout: np.ndarray
+    """bool; of records: whether it is kept out of training"""
+    end: int
+    """rows from here on are not looked at, because of the limit"""
+
+    def key(self, row: int) -> str:
+        """The name of a record."""
+        content: bytes = self.hashes[row]
+        return content.ljust(HASH_BYTES, b"\0").hex()[:16]  # numpy strips zeros at the end
 
 
 @dataclass(frozen=True)
@@ -46,39 +56,52 @@ class Merged:
 
 def plan(paths: list[Path], config: PrepConfig) -> Plan:
     """Decide on every row of the pieces, given in order."""
-    hashes, official = _columns(paths)
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    leader = first[group]
-    rejected = hashes == b""
-    leaders = np.flatnonzero((leader == np.arange(len(leader))) & ~rejected)
-    end = len(leader)
-    if config.limit is not None and len(leaders) >= config.limit:
-        leaders = leaders[: config.limit]
-        end = int(leaders[-1]) + 1
-    kept_out = np.bincount(leader[:end], official[:end] == "holdout", len(leader)) > 0
-    holdout = split(
-        hashes[leaders],
-        np.where(kept_out[leaders], "holdout", official[leaders]),
-        config.holdout_percent,
-    )
-    return Plan(end, leader, rejected, dict(zip(leaders.tolist(), holdout.tolist(), strict=True)))
+    hashes = _column(paths, "hash", f"S{HASH_BYTES}")
+    official = _column(paths, "split", "U7")
+    _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+    leader, rows = first[same], np.arange(len(hashes))
+    records = np.flatnonzero((leader == rows) & (hashes != b""))
+    end = len(rows)
+    if config.limit is not None and len(records) >= config.limit:
+        records = records[: config.limit]
+        end = int(records[-1]) + 1
+    group = rows.copy()
+    if config.near_duplicates:
+        prints = _column(paths, "print", f"S{duplicates.PRINT_BYTES}")
+        compared = records[prints[records] != b""]
+        if len(compared):
+            group[compared] = compared[_groups(prints[compared], hashes[compared])]
+    together = group[leader]  # exact and near copies share a split
+    kept_out = np.bincount(together[:end], official[:end] == "holdout", len(rows)) > 0
+    sides = np.where(kept_out[group], "holdout", official)
+    holdout = np.zeros(len(rows), bool)
+    holdout[records] = split(hashes[group[records]], sides[records], config.holdout_percent)
+    return Plan(hashes, leader, np.isin(rows, records), group, holdout, end)
+
+
+def _groups(prints: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(hashes), np.int64)
+    ranks[np.argsort(hashes)] = np.arange(len(hashes))
+    return duplicates.group(prints.view(np.uint8).reshape(len(prints), -1), ranks)
 
 
 def split(hashes: np.ndarray, official: np.ndarray, percent: float) -> np.ndarray:
     """Which records (bool) are kept out of training: the dataset's own split if it has both sides,
     else by content, so that a record stays on its side when others are added.
 
-    `hashes` is S32, `official` text: "train", "holdout" or "" (left to the content).
+    `hashes` is S32, the same for records that must stay together; `official` is text: "train",
+    "holdout" or "" (left to the content).
     """
     share = hashes.view(np.uint8).reshape(-1, HASH_BYTES)[:, 8:16].copy().view(">u8")[:, 0]
     by_content = share < percent / 100 * 2.0**64
     kept_out = official == "holdout"
     if kept_out.any() and not kept_out.all():
         return np.where(official == "", by_content, kept_out)
-    if len(hashes) > 1 and by_content.all():
-        by_content[share.argmax()] = False
-    elif len(hashes) > 1 and not by_content.any():
-        by_content[share.argmin()] = True
+    if len(set(share.tolist())) > 1:
+        if by_content.all():
+            by_content = share < share.max()
+        elif not by_content.any():
+            by_content = share == share.min()
     return by_content
 
 
@@ -90,13 +113,12 @@ def write(
     config: PrepConfig,
     tell: Callable[[int], None],
 ) -> Merged:
-    """Write shards, index, rejects.jsonl and the contact sheet into the new folder `out`;
+    """Write shards, index, rejects.jsonl and the sheets to look at into the new folder `out`;
     `tell` hears how many rows are done."""
     extra = _captions_of_copies(paths, decided)
-    shown = set(np.linspace(0, len(decided.holdout) - 1, SHOWN).astype(int).tolist())
-    sample: list[tuple[bytes, str]] = []
+    shown = _Shown(decided)
     reasons: Counter[str] = Counter()
-    captions = added = 0
+    captions = 0
     writer = ShardWriter(out, name, images.SUFFIX[config.encoding], config.shard_mb * 1e6)
     with (out / "rejects.jsonl").open("w") as rejects:
         for number, row in _rows(paths, decided.end):
@@ -104,45 +126,73 @@ def write(
                 reasons[row["reason"]] += 1
                 told = {key: row[key] for key in ("file", "reason", "detail")}
                 rejects.write(json.dumps(told, ensure_ascii=False) + "\n")
-            elif number in decided.holdout:
+            elif decided.taken[number]:
                 texts = list(dict.fromkeys([*row["captions"], *extra.get(number, [])]))
                 side = "holdout" if decided.holdout[number] else "train"
-                described = Described(texts, row["label"], row["file"], side)
-                writer.add(row["hash"].hex()[:16], row["picture"], described)
-                if added in shown:
-                    sample.append((row["picture"], texts[0] if texts else ""))
-                captions, added = captions + len(texts), added + 1
+                group = decided.key(decided.group[number])
+                described = Described(texts, row["label"], row["file"], side, group)
+                writer.add(decided.key(number), row["picture"], described)
+                shown.take(number, row["picture"], texts[0] if texts else "", row["file"])
+                captions += len(texts)
             tell(number + 1)
     shards = writer.close()
-    contact.write(out / "contact-sheet.png", sample)
-    kept_out = sum(decided.holdout.values())
-    return Merged(
-        shards,
-        {
-            "accepted": added,
-            "rejected": dict(sorted(reasons.items())),
-            "duplicates": int((~decided.rejected[: decided.end]).sum()) - added,
-            "train": added - kept_out,
-            "holdout": kept_out,
-            "captions": captions,
-        },
-    )
+    shown.draw(out)
+    accepted, kept_out = int(decided.taken.sum()), int(decided.holdout.sum())
+    sizes = np.bincount(decided.group[decided.taken])
+    counts = {
+        "accepted": accepted,
+        "rejected": dict(sorted(reasons.items())),
+        "duplicates": int((decided.hashes[: decided.end] != b"").sum()) - accepted,
+        "near_duplicates": int((sizes[sizes > 1] - 1).sum()),
+        "train": accepted - kept_out,
+        "holdout": kept_out,
+        "captions": captions,
+    }
+    return Merged(shards, counts)
 
 
-def _columns(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Hash (S32, empty if rejected) and official split (text, empty if none) of every row."""
-    hashes, official = [np.empty(0, f"S{HASH_BYTES}")], [np.empty(0, "U7")]
+class _Shown:
+    """Pictures for people to look at, gathered while the shards are written."""
+
+    def __init__(self, decided: Plan) -> None:
+        records = np.flatnonzero(decided.taken)
+        places = np.linspace(0, len(records) - 1, min(SHOWN, len(records))).astype(int)
+        self.sample = set(records[places].tolist())
+        self.group = decided.group
+        sizes = np.bincount(decided.group[records])
+        several = np.flatnonzero(sizes > 1)[:GROUPS_SHOWN].tolist()
+        self.groups: dict[int, list[tuple[bytes, str]]] = {leader: [] for leader in several}
+        self.pictures: list[tuple[bytes, str]] = []
+
+    def take(self, row: int, picture: bytes, caption: str, file: str) -> None:
+        if row in self.sample:
+            self.pictures.append((picture, caption))
+        members = self.groups.get(int(self.group[row]))
+        if members is not None and len(members) < contact.COLUMNS:
+            members.append((picture, file))
+
+    def draw(self, out: Path) -> None:
+        """Write contact-sheet.png, and near-duplicates.png (a row a group) if there are any."""
+        width = contact.COLUMNS
+        rows = [self.pictures[i : i + width] for i in range(0, len(self.pictures), width)]
+        contact.write(out / "contact-sheet.png", rows)
+        if self.groups:
+            contact.write(out / "near-duplicates.png", list(self.groups.values()))
+
+
+def _column(paths: list[Path], name: str, dtype: str) -> np.ndarray:
+    """A column of all pieces, nulls as empty."""
+    empty: str | bytes = "" if dtype[0] == "U" else b""
+    parts = [np.empty(0, dtype)]
     for path in paths:
-        table = pieces.read(path)
-        hashes.append(np.array([h or b"" for h in table["hash"].to_pylist()], f"S{HASH_BYTES}"))
-        official.append(np.array([s or "" for s in table["split"].to_pylist()], "U7"))
-    return np.concatenate(hashes), np.concatenate(official)
+        values = pieces.read(path)[name].to_pylist()
+        parts.append(np.array([empty if v is None else v for v in values], dtype))
+    return np.concatenate(parts)
 
 
 def _captions_of_copies(paths: list[Path], decided: Plan) -> dict[int, list[str]]:
     """Leader → captions of the later rows with the same content, in order."""
-    copies = decided.leader != np.arange(len(decided.leader))
-    copies &= ~decided.rejected
+    copies = (decided.leader != np.arange(len(decided.leader))) & (decided.hashes != b"")
     found: dict[int, list[str]] = {}
     start = 0
     for path in paths:

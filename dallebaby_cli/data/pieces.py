@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.data import images
+from dallebaby_cli.data import duplicates, images
 from dallebaby_cli.data.images import Rejected
 from dallebaby_cli.data.readers import Drawn, Record, Records
 from dallebaby_cli.errors import DallebabyError
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("hash", pa.binary(32)),
         ("picture", pa.binary()),
+        ("print", pa.binary(duplicates.PRINT_BYTES)),  # null too if there is none
         ("captions", pa.list_(pa.string())),
         ("label", pa.string()),
         ("split", pa.string()),
@@ -172,6 +173,7 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
     try:
         content = _read(record)
         captions = record.captions
+        compared = config.near_duplicates and not isinstance(content, Drawn)
         if isinstance(content, Drawn):
             content, captions = content
         if isinstance(content, bytes):
@@ -187,6 +189,7 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
         "file": file,
         "hash": digest.digest(),
         "picture": images.encode(pixels, config),
+        "print": duplicates.fingerprint(pixels) if compared else None,
         "captions": list(captions),
         "label": record.label,
         "split": record.split,

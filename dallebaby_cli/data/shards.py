@@ -1,10 +1,10 @@
 """Image shards: WebDataset tars of square pictures, and an index that reads them in any order.
 
 `NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `label`, `source`,
-`split` for each picture; KEY is the beginning of the SHA-256 of the content that it was made from.
-`index.arrow` has a row a picture: key, shard (number), offset, size and CRC-32 of the picture's
-bytes, split, captions, label. It has a batch a shard, whose metadata holds the shard's name and
-bytes.
+`split`, `group` for each picture; KEY is the beginning of the SHA-256 of the content that it was
+made from. `index.arrow` has a row a picture: key, shard (number), offset, size and CRC-32 of the
+picture's bytes, split, captions, label, group. It has a batch a shard, whose metadata holds the
+shard's name and bytes.
 """
 
 import io
@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
         ("label", pa.string()),
+        ("group", pa.string()),
     ]
 )
 
@@ -48,6 +49,8 @@ class Described:
     label: str | None
     source: str
     split: str
+    group: str
+    """the key of one of its near duplicates, the same for all of them; its own if there is none"""
 
 
 class ShardWriter:
@@ -78,7 +81,7 @@ class ShardWriter:
         self._rows.append(
             {"key": key, "shard": len(self.shards) - 1, "offset": offset}
             | {"size": len(picture), "crc": zlib.crc32(picture)}
-            | {"split": described.split, "captions": described.captions, "label": described.label}
+            | {name: getattr(described, name) for name in ("split", "captions", "label", "group")}
         )
         if self._tar.offset >= self.shard_bytes:
             self._end_shard(self._tar)

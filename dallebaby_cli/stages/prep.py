@@ -145,14 +145,17 @@ def _make(
     rows = source.read(config)
     report(Note(f"prep: {source.folder or 'drawn scenes'} as {source.layout}, to {folder}"))
     made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
-    made_by += [str(getattr(config, f)) for f in ("image_px", "encoding", "quality", "seed")]
+    made_by += [
+        str(getattr(config, f))
+        for f in ("image_px", "encoding", "quality", "seed", "near_duplicates")
+    ]
     work = folder / f".work-{files.hash_of(made_by)[:16]}"
     _remove_work(folder, but=work)
     if manifest.read(folder) is None:
         manifest.write(folder, draft)  # so that `status` shows it
     paths = pieces.make_all(rows, work, config, report)
     decided = merge.plan(paths, config)
-    if not decided.holdout:
+    if not decided.taken.any():
         raise BadInput(_nothing(source, paths))
     out = work / "out"
     shutil.rmtree(out, ignore_errors=True)
@@ -166,7 +169,7 @@ def _make(
         draft, id=content_id(merged.shards), complete=True, counts=merged.counts
     )
     manifest.write(folder, draft)  # from here on, what was there before is gone
-    for stale in (*folder.glob("*.tar"), folder / "index.arrow"):
+    for stale in (*folder.glob("*.tar"), folder / "index.arrow", folder / "near-duplicates.png"):
         stale.unlink(missing_ok=True)
     for new in out.iterdir():
         new.replace(folder / new.name)
