@@ -56,6 +56,8 @@ class PrepConfig:
 
     image_px: int = 64
     """side of the square pictures in pixels"""
+    fit: Literal["crop", "pad"] = "crop"
+    """keep the centre of the longer side, or all of it with white around"""
     encoding: Literal["png", "jpeg", "webp"] = "png"
     """how pictures are stored; png is lossless"""
     quality: int = 95

@@ -133,6 +133,15 @@ def test_the_centre_is_kept_and_the_shorter_side_fits() -> None:
     assert colours(images.decode(save(tall, "JPEG"), 32)) == [RED] * 4
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_padding_keeps_all_of_it(kind: str) -> None:
+    content = save(Image.new("RGB", (400, 200), RED), kind)
+    pixels = images.decode(content, 32, "pad")
+    assert (pixels[:8] == 255).all() and (pixels[24:] == 255).all()
+    assert (pixels[9:23, :, 0] > 250).all() and (pixels[9:23, :, 1:] < 5).all()
+    assert images.square(np.zeros((9, 64, 3), np.uint8), 16, "pad").shape == (16, 16, 3)
+
+
 def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255

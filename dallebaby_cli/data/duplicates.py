@@ -15,7 +15,7 @@ SIDE = 64  # pixels a side that are looked at
 WAVES = 16  # frequencies a side that are kept
 PRINT_BYTES = WAVES * WAVES // 8
 FAR = 31  # bits; further apart is another picture
-FLAT = 4.0  # standard deviation of the brightness; below it a print would be noise
+FLAT = 16  # levels between the darkest and the brightest; below it a print would be noise
 BAND_BYTES = 2  # prints are compared if they share a band: near ones nearly always do
 NEIGHBOURS = 32  # in a band's order that each print is compared with
 
@@ -29,11 +29,12 @@ def fingerprint(pixels: np.ndarray) -> bytes | None:
     grey = Image.fromarray(pixels).convert("L")
     if grey.size != (SIDE, SIDE):
         grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    values = np.asarray(grey, np.float32)
-    if values.std() < FLAT:
+    low, high = grey.getextrema()
+    if high - low < FLAT:
         return None
-    strengths = _waves @ values @ _waves.T
-    return np.packbits(strengths > np.median(strengths)).tobytes()
+    strengths = (_waves @ np.asarray(grey, np.float32) @ _waves.T).ravel()
+    middle = np.partition(strengths, strengths.size // 2)[strengths.size // 2]
+    return np.packbits(strengths > middle).tobytes()
 
 
 def group(prints: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Bytes of any kind → a checked square picture, or a rejection with a name.
 
 Every picture is decoded once, here, so that training never meets a bad one. The shorter side is
-resized with antialiasing and the centre is kept. Reasons: empty, not an image, truncated, damaged,
+resized with antialiasing and the centre is kept (fit "crop"), or the longer side is and white is
+put around (fit "pad"). Reasons: empty, not an image, truncated, damaged,
 too large, too small, too narrow.
 """
 
@@ -9,6 +10,7 @@ import io
 import logging
 import warnings
 import zlib
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +20,8 @@ from dallebaby_cli.config import PrepConfig
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what Pillow may try, whatever the name
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SUFFIX = {"png": "png", "jpeg": "jpg", "webp": "webp"}  # encoding → ending of stored pictures
+
+Fit = Literal["crop", "pad"]
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 4
@@ -43,7 +47,7 @@ class Rejected(Exception):
         self.reason, self.detail = reason, detail
 
 
-def decode(content: bytes, px: int) -> np.ndarray:
+def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
     """A picture file → uint8 RGB (px, px, 3). Raises Rejected."""
     if not content:
         raise Rejected("empty", "the file has no bytes")
@@ -57,7 +61,7 @@ def decode(content: bytes, px: int) -> np.ndarray:
                 if image.format == "PNG":  # the only one with checksums, and decoding skips them
                     with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
                         again.verify()
-                return _square(image, px)
+                return _square(image, px, fit)
         except Rejected:
             raise
         except UnidentifiedImageError:
@@ -70,12 +74,12 @@ def decode(content: bytes, px: int) -> np.ndarray:
             raise Rejected("truncated" if cut_off else "damaged", detail) from None
 
 
-def square(pixels: np.ndarray, px: int) -> np.ndarray:
+def square(pixels: np.ndarray, px: int, fit: Fit = "crop") -> np.ndarray:
     """Pixels uint8 RGB (H, W, 3) → uint8 RGB (px, px, 3). Raises Rejected."""
     if pixels.shape == (px, px, 3):
         return pixels
     _check_size(pixels.shape[1], pixels.shape[0])
-    return _square(Image.fromarray(pixels), px)
+    return _square(Image.fromarray(pixels), px, fit)
 
 
 def encode(pixels: np.ndarray, config: PrepConfig) -> bytes:
@@ -114,13 +118,15 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _square(image: Image.Image, px: int) -> np.ndarray:
-    shorter = min(image.size)
-    scaled = tuple(int(GAP * px * side / shorter) for side in image.size)
+def _square(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
+    fitted = min(image.size) if fit == "crop" else max(image.size)
+    scaled = tuple(int(GAP * px * side / fitted) for side in image.size)
     image.draft(None, (scaled[0], scaled[1]))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
     image.load()
     turn = _turn(image)  # asked after loading, which turns a TIFF upright by itself
     image = _to_rgb(image)
+    if fit == "pad":
+        image = _padded(image, px)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -129,6 +135,15 @@ def _square(image: Image.Image, px: int) -> np.ndarray:
     if turn is not None:
         image = image.transpose(turn)
     return np.asarray(image)
+
+
+def _padded(image: Image.Image, px: int) -> Image.Image:
+    scale = px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new("RGB", (px, px), "white")
+    small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=GAP)
+    canvas.paste(small, ((px - size[0]) // 2, (px - size[1]) // 2))
+    return canvas
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

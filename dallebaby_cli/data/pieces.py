@@ -178,11 +178,11 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
             content, captions = content
         if isinstance(content, bytes):
             digest = hashlib.sha256(content)
-            pixels = images.decode(content, config.image_px)
+            pixels = images.decode(content, config.image_px, config.fit)
         else:
             digest = hashlib.sha256(repr(content.shape).encode())
             digest.update(np.ascontiguousarray(content).data)
-            pixels = images.square(content, config.image_px)
+            pixels = images.square(content, config.image_px, config.fit)
     except Rejected as rejected:
         return {"file": file, "reason": rejected.reason, "detail": rejected.detail}
     return {

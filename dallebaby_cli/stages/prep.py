@@ -22,6 +22,8 @@ from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.settings import as_dict, nearest
 
 SCENES = "scenes"
+PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")
+"""The settings that pieces depend on; the others matter only when pieces become shards."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,7 @@ def _make(
     rows = source.read(config)
     report(Note(f"prep: {source.folder or 'drawn scenes'} as {source.layout}, to {folder}"))
     made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
-    made_by += [
-        str(getattr(config, f))
-        for f in ("image_px", "encoding", "quality", "seed", "near_duplicates")
-    ]
+    made_by += [str(getattr(config, name)) for name in PIXELS]
     work = folder / f".work-{files.hash_of(made_by)[:16]}"
     _remove_work(folder, but=work)
     if manifest.read(folder) is None:
