@@ -242,6 +242,11 @@ def test_the_rate_warms_up_then_falls_to_its_end(steps: int, warmup: float, fina
     assert optim.learning_rate(steps, steps, config) == pytest.approx(final * config.lr, rel=1e-6)
 
 
+def test_averaging_remembers_no_history(tmp_path: Path) -> None:
+    state = fit(LineTask(), tmp_path, steps=5)
+    assert all(p.grad_fn is None and not p.requires_grad for p in state.ema.parameters())
+
+
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3))
     decayed, others = optim.build(model, OptimConfig()).param_groups

@@ -29,10 +29,10 @@ def fingerprint(pixels: np.ndarray) -> bytes | None:
     grey = Image.fromarray(pixels).convert("L")
     if grey.size != (SIDE, SIDE):
         grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    low, high = grey.getextrema()
-    if high - low < FLAT:
+    values = np.asarray(grey, np.float32)
+    if values.max() - values.min() < FLAT:
         return None
-    strengths = (_waves @ np.asarray(grey, np.float32) @ _waves.T).ravel()
+    strengths = (_waves @ values @ _waves.T).ravel()
     middle = np.partition(strengths, strengths.size // 2)[strengths.size // 2]
     return np.packbits(strengths > middle).tobytes()
 

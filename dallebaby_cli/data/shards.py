@@ -3,8 +3,8 @@
 `NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `label`, `source`,
 `split`, `group` for each picture; KEY is the beginning of the SHA-256 of the content that it was
 made from. `index.arrow` has a row a picture: key, shard (number), offset, size and CRC-32 of the
-picture's bytes, split, captions, label, group. It has a batch a shard, whose metadata holds the
-shard's name and bytes.
+picture's bytes, split, captions, label, group; the last batch of a shard has the shard's name and
+bytes as metadata.
 """
 
 import io
@@ -26,6 +26,7 @@ from dallebaby_cli.data import images, manifest
 from dallebaby_cli.errors import BadInput, MissingInput
 
 INDEX = "index.arrow"
+BATCH_ROWS = 8192  # kept in memory at most while writing
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -85,6 +86,8 @@ class ShardWriter:
         )
         if self._tar.offset >= self.shard_bytes:
             self._end_shard(self._tar)
+        elif len(self._rows) >= BATCH_ROWS:
+            self._end_batch()
 
     def close(self) -> list[Path]:
         """Finish the last shard and the index; return the shards' paths."""
@@ -100,17 +103,20 @@ class ShardWriter:
         path = self.shards[-1]
         with path.open("rb") as written:
             os.fsync(written.fileno())
-        self._batches.write_batch(
-            pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA),
-            custom_metadata={"shard": path.name, "bytes": str(path.stat().st_size)},
-        )
-        self._tar, self._rows = None, []
+        self._end_batch({"shard": path.name, "bytes": str(path.stat().st_size)})
+        self._tar = None
+
+    def _end_batch(self, metadata: dict[str, str] | None = None) -> None:
+        batch = pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA)
+        self._batches.write_batch(batch, custom_metadata=metadata)
+        self._rows = []
 
     @staticmethod
     def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
+        tar.members = []  # type: ignore[attr-defined]  # or it would remember them all
 
 
 class Shards:
@@ -189,7 +195,7 @@ def _read_index(path: Path) -> tuple[pa.Table, list[tuple[str, int]]]:
     """The rows, memory-mapped, and name and size of each shard."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
     found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
-    shards = [(m[b"shard"].decode(), int(m[b"bytes"])) for _, m in found]
+    shards = [(m[b"shard"].decode(), int(m[b"bytes"])) for _, m in found if m]
     return pa.Table.from_batches([batch for batch, _ in found], SCHEMA), shards
 
 

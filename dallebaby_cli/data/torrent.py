@@ -31,7 +31,7 @@ except ImportError as error:
 METADATA = ".torrent"
 TURN_MS = 250
 REPORT_EVERY_S = 0.5
-SAVE_EVERY_S = 3.0
+SAVE_EVERY_S = 1.0
 SEEK_EVERY_S = 3.0  # between two attempts at the peers that the person named
 ANNOUNCE_EVERY_S = 30.0  # between two questions to the trackers while nothing comes
 STALL_AFTER_S = 5.0  # without a byte, people are told why
@@ -55,7 +55,8 @@ def contents(metadata: bytes, where: str) -> Contents:
     except RuntimeError as error:
         raise BadInput(f"{where} is not a torrent that can be read: {error}") from error
     info: Any = parameters.ti
-    storage, hashes = info.files(), parameters.info_hashes
+    storage = info.layout() if hasattr(info, "layout") else info.files()  # 2.1 else 2.0
+    hashes = parameters.info_hashes
     skip = lt.file_flags_t.flag_pad_file | lt.file_flags_t.flag_symlink
     entries = []
     for index in range(storage.num_files()):
@@ -89,6 +90,7 @@ def settings(config: FetchConfig) -> dict[str, Any]:
         "enable_natpmp": False,
         "download_rate_limit": int(config.max_down_mb_s * 1e6),
         "upload_rate_limit": int(config.max_up_mb_s * 1e6),
+        "ignore_limits_on_local_network": False,  # a limit is a limit
         "allow_multiple_connections_per_ip": True,  # a campus of seeds may share one address
         "tick_interval": 100,  # ms; new peers are connected to at the next tick
         "enable_outgoing_utp": False,  # libtorrent tries it first and long; see _seek

@@ -25,23 +25,26 @@ AHEAD = 4  # batches prepared in advance
 THREADS = 2
 
 
+@functools.lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
 class Order:
     """Epoch after epoch of shuffled indices, cut into batches; batches run on over epoch ends."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self._epoch = functools.lru_cache(maxsize=2)(self._shuffle)
-
-    def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.count)
 
     def batch(self, number: int) -> np.ndarray:
         """Indices (batch_size,) of batch `number`."""
         places = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         epochs = places // self.count
-        return np.concatenate(
-            [self._epoch(int(e))[places[epochs == e] % self.count] for e in np.unique(epochs)]
-        )
+        parts = [
+            _shuffled(self.count, self.seed, int(epoch))[places[epochs == epoch] % self.count]
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(parts)
 
 
 def _places(rows: list[np.ndarray]) -> np.ndarray:

@@ -109,6 +109,7 @@ class State:
         for name in ("step", "lr_scale", "skipped", "rollbacks"):
             setattr(self, name, saved[name])
 
+    @torch.no_grad()
     def average(self, decay: float) -> None:
         """Move the averaged weights towards the model's, quickly while they are young."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
