@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.data import images, manifest
+from dallebaby_cli.data import shards as sharding
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.shards import Described, Shards, ShardWriter
 from dallebaby_cli.errors import BadInput, MissingInput
@@ -79,6 +80,17 @@ def folder(tmp_path: Path) -> Path:
     rows = [Described([f"picture {i}"], None, f"{i}.png", "train", "") for i in range(100)]
     write(tmp_path / "test", rows, 20_000)
     return tmp_path / "test"
+
+
+def test_index_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "BATCH_ROWS", 7)
+    rows = [Described([str(i)], None, "", "train", "") for i in range(50)]
+    for shard_bytes in (1e8, 20_000):
+        folder = tmp_path / str(shard_bytes)
+        write(folder, rows, shard_bytes)
+        shards = Shards(folder)
+        assert [shards.captions(row) for row in range(50)] == [[str(row)] for row in range(50)]
+        assert np.array_equal(shards.image(49), picture(49))
 
 
 def test_threads_read_at_once(folder: Path) -> None:
