@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -117,31 +119,50 @@ def test_workers_do_not_change_a_byte(tmp_path: Path) -> None:
     assert one.manifest.counts["duplicates"] == 1
 
 
-def test_killed_and_run_again(tmp_path: Path) -> None:
-    source = fill(tmp_path / "pictures", pieces.RECORDS * 4 + 10)
+PIECES = 5
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pictures for five pieces, and what `prep` makes of them when nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = fill(folder / "pictures", pieces.RECORDS * (PIECES - 1) + 10)
+    run(folder / "home", "prep", source, "--px", 64, "--workers", 2)
+    return source, folder / "home" / "images" / "pictures"
+
+
+SEEDED = {f"seed {seed}": random.Random(seed).randint(1, PIECES - 1) for seed in (1, 2)}
+
+
+@pytest.mark.parametrize("moment", [*SEEDED, "while shards are written"])
+def test_killed_and_run_again(
+    tmp_path: Path, uninterrupted: tuple[Path, Path], moment: str
+) -> None:
+    source, whole = uninterrupted
     arguments = ("prep", source, "--px", 64, "--workers", 2)
-    run(tmp_path / "whole", *arguments)
-    home = tmp_path / "killed"
-    folder = home / "images" / "pictures"
-    process = start(home, *arguments)
-    while not (made := set(folder.glob(".work-*/*.arrow"))):
+    folder = tmp_path / "images" / "pictures"
+    glob, wanted = (".work-*/*.arrow", SEEDED.get(moment, 0))
+    if not wanted:
+        glob, wanted = ".work-*/out/*.tar", 1
+    process = start(tmp_path, *arguments)
+    while len(set(folder.glob(glob))) < wanted:
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     made = set(folder.glob(".work-*/*.arrow"))
     times = {path: path.stat().st_mtime_ns for path in made}
-    assert 1 <= len(made) < 5, "killed in the middle"
     before = manifest.read(folder)
-    assert before is not None and not before.complete
-    again = start(home, *arguments)
+    assert before is not None and not before.complete and made, "killed in the middle"
+    assert len(made) < PIECES or moment not in SEEDED
+    again = start(tmp_path, *arguments)
     while again.poll() is None:
         for path, written in times.items():
-            if path.exists():
+            with suppress(FileNotFoundError):  # the work folder goes at the end
                 assert path.stat().st_mtime_ns == written, "a finished piece was made again"
         time.sleep(0.01)
     assert again.communicate() and again.returncode == 0
-    assert digests(folder) == digests(tmp_path / "whole" / "images" / "pictures")
+    assert digests(folder) == digests(whole)
 
 
 def test_scenes_of_any_number_and_size(tmp_path: Path, cli: Cli) -> None:

@@ -117,7 +117,9 @@ def find_source(home: Path, source: str | None) -> Source:
 def _raw(home: Path, name: str | None) -> Source:
     folder, found = manifest.find(home, "raw", name)
     known = catalog.find(home, found.name)
-    layout = known.layout if known else readers.detect(folder)
+    layout = known.layout if known else "folder"
+    if layout == "folder":
+        layout = readers.detect(folder)
     if layout == "folder":
         folder = _content(folder)
     return Source(found.name, layout, folder, {f"raw/{found.name}": found.id})
