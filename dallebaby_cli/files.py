@@ -40,7 +40,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a whole small file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

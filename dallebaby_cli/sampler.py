@@ -44,17 +44,17 @@ class Sampler:
         config: SampleConfig | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """uint8 (len(prompts) * n, P, P, 3): n pictures of each prompt, the i-th of every prompt
-        from seed + i. `progress` is told how many are done."""
+        """uint8 (len(prompts) * n, P, P, 3): n pictures of each prompt, the i-th of all from
+        seed + i. `progress` is told how many are done."""
         config = config or SampleConfig()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if n < 1 or not prompts:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
-        wanted = [(prompt, seed + i) for prompt in prompts for i in range(n)]
+        wanted = [prompt for prompt in prompts for _ in range(n)]
         pictures = []
         for start in range(0, len(wanted), config.batch_size):
             part = wanted[start : start + config.batch_size]
-            codes = self.draw([p for p, _ in part], [s for _, s in part], config)
+            codes = self.draw(part, range(seed + start, seed + start + len(part)), config)
             with torch.no_grad():
                 pictures.append(to_numpy(self.vae.decode(codes)))
             if progress:

@@ -86,7 +86,7 @@ def test_pictures_do_not_depend_on_the_batch_size(sampler: Sampler) -> None:
     small = sampler.generate(PROMPTS[:2], n=5, seed=7, config=SampleConfig(batch_size=3))
     assert big.shape == (10, 16, 16, 3) and big.dtype == np.uint8
     assert np.array_equal(big, small)
-    assert np.array_equal(big[7], sampler.generate(PROMPTS[1], n=1, seed=9)[0])
+    assert np.array_equal(big[7], sampler.generate(PROMPTS[1], n=1, seed=14)[0])
 
 
 def test_choosing_follows_the_probabilities() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dallebaby_cli import files, settings
-from dallebaby_cli.config import DVAEConfig, EncodeConfig
+from dallebaby_cli.config import EncodeConfig
 from dallebaby_cli.data import manifest, tokens
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.shards import Shards
@@ -43,11 +43,7 @@ def encode(
     """Encode the named image datasets (the newest one if none is named) with a trained dVAE."""
     vae_folder, vae_manifest = manifest.find(home, "vae", vae)
     found = manifest.find_all(home, "images", names)
-    described = checkpoint.read_model(vae_folder, "vae")
-    model = DVAE(settings.build(DVAEConfig, described["model"]))
-    checkpoint.load_weights(vae_folder / "model.safetensors", model)
-    model.to(devices.resolve(device)).to(memory_format=torch.channels_last)
-    model.eval().requires_grad_(False)
+    model = checkpoint.load_dvae(vae_folder, devices.resolve(device))
     done = []
     for folder, images in found:
         report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))

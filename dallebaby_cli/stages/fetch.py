@@ -130,7 +130,7 @@ def fetch(
         whole = before is not None and before.complete
         if before is not None and before.complete:
             damaged = _damaged(job, before, verify)
-            if not damaged and set(job.wanted) <= set(before.config["files"]):
+            if not damaged and _covered(job, before):
                 return Raw(folder, before, fresh=False)
             for path in damaged:
                 report(Note(f"{folder / path} is not as it was fetched", "warning"))
@@ -239,6 +239,17 @@ def _damaged(job: Job, before: Manifest, verify: bool) -> list[str]:
             if files.sha256_file(job.folder / path) != facts["sha256"]:
                 damaged.add(path)
     return sorted(damaged)
+
+
+def _covered(job: Job, before: Manifest) -> bool:
+    """Whether everything that is asked for has been fetched before."""
+    if set(job.wanted) <= set(before.config["files"]):
+        return True
+    if job.dataset.transport != "bittorrent":
+        return {f.path for f in job.dataset.files if _asked(job, f)} <= set(job.keep)
+    from dallebaby_cli.data import bittorrent
+
+    return bittorrent.covered(job)
 
 
 def _bring(job: Job) -> Brought:

@@ -58,7 +58,7 @@ def generate(
     singles = []
     for index, picture in enumerate(pictures):
         path = out.with_name(f"{out.stem}-{index:02d}.png")
-        about = {"prompt": prompts[index // n], "seed": str(seed + index % n), **made}
+        about = {"prompt": prompts[index // n], "seed": str(seed + index), **made}
         write_png(path, picture, about)
         singles.append(path)
     sheet = grid(pictures, n if len(prompts) > 1 else None)

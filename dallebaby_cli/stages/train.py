@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dallebaby_cli import files, metrics, settings
-from dallebaby_cli.config import DVAEConfig, SampleConfig, TrainConfig
+from dallebaby_cli.config import SampleConfig, TrainConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.pictures import grid
@@ -108,19 +108,11 @@ def train(
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = [Tokens(folder) for folder, _ in found]
     vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
-    described = checkpoint.read_model(vae_folder, "vae")
-    vae = DVAE(settings.build(DVAEConfig, described["model"]))
-    checkpoint.load_weights(vae_folder / "model.safetensors", vae)
     target = devices.resolve(device)
-    vae.to(target).eval().requires_grad_(False)
-
+    vae = checkpoint.load_dvae(vae_folder, target)
     tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
-    shape = replace(
-        config.model,
-        vocabulary=tokenizer.vocabulary,
-        codes=vae.config.codes,
-        grid=vae.config.grid,
-    )
+    sizes = {"codes": vae.config.codes, "grid": vae.config.grid}
+    shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
     holdout = Captioned(sources, "holdout", tokenizer, shape.text_tokens)
@@ -143,16 +135,9 @@ def train(
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
         return {"model": settings.as_dict(config.model), "vae": settings.as_dict(vae.config)}
 
-    return run.finish(
-        folder,
-        "dalle",
-        DalleTask(model, vae, tokenizer, training, holdout, config, _unigram(sources, shape.codes)),
-        config,
-        parents,
-        describe,
-        target,
-        report,
-    )
+    bits = _unigram(sources, shape.codes)
+    task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
+    return run.finish(folder, "dalle", task, config, parents, describe, target, report)
 
 
 def _whole_name(home: Path, name: str) -> str:

@@ -107,16 +107,10 @@ def train_vae(
     report(Note(f"train-vae: from {', '.join(parents)}, preset {preset}"))
     inputs = [m.name for _, m in found]
     folder = manifest.artefact(home, "vae", run_name or run.name(inputs, preset, config, parents))
-    finished = run.finish(
-        folder,
-        "vae",
-        VaeTask(model, train, holdout, config),
-        config,
-        parents,
-        lambda: {"model": settings.as_dict(config.model)},
-        devices.resolve(device),
-        report,
-    )
+    task = VaeTask(model, train, holdout, config)
+    shape = {"model": settings.as_dict(config.model)}
+    target = devices.resolve(device)
+    finished = run.finish(folder, "vae", task, config, parents, lambda: shape, target, report)
     if finished.manifest.counts["codes_used"] < LOW_USAGE:
         report(Note(_low_usage(finished.manifest.counts["codes_used"]), "warning"))
     return finished

@@ -6,6 +6,7 @@ state is read with `weights_only=True`.
 """
 
 import contextlib
+import io
 import json
 import pickle
 import zipfile
@@ -15,20 +16,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dallebaby_cli import files
+from dallebaby_cli import files, settings
+from dallebaby_cli.config import DVAEConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.models.dvae import DVAE
 
 MODEL_FILES = ("model.safetensors", "vae.safetensors", "tokenizer.json")
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically."""
-    with files.atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+    files.write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -96,6 +98,14 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     return content
 
 
+def load_dvae(folder: Path, device: torch.device) -> DVAE:
+    """A finished dVAE, ready to encode and decode. Raises as `read_model` and `load_weights`."""
+    model = DVAE(settings.build(DVAEConfig, read_model(folder, "vae")["model"]))
+    load_weights(folder / "model.safetensors", model)
+    model.to(device).to(memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False)
+
+
 def model_id(folder: Path) -> str:
     """The id of a finished model: the hash of its config.json, which holds those of its files."""
     return files.sha256_file(folder / "config.json")
@@ -103,8 +113,9 @@ def model_id(folder: Path) -> str:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state (tensors, numbers, text, lists, dicts), atomically."""
-    with files.atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    buffer = io.BytesIO()  # torch's own writer hides what is wrong with the disk
+    torch.save(state, buffer)
+    files.write_bytes(path, buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
