@@ -133,10 +133,25 @@ class Peer:
     process: subprocess.Popen[bytes]
     port: int
     version: str
+    rpc: int
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def uploaded(self) -> int:
+        """Bytes that aria2c says it has given to others."""
+        body = json.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": "1",
+                "method": "aria2.tellActive",
+                "params": [["uploadLength"]],
+            }
+        ).encode()
+        url = f"http://127.0.0.1:{self.rpc}/jsonrpc"
+        with urllib.request.urlopen(url, data=body, timeout=10) as answer:
+            return sum(int(t["uploadLength"]) for t in json.load(answer)["result"])
 
     def stop(self) -> None:
         self.process.kill()
@@ -158,7 +173,7 @@ def aria2(
     torrent: Torrent, *, port: int | None = None, up_kb_s: int = 0, unverified: bool = False
 ) -> Iterator[Peer]:
     """aria2c seeding a torrent's content; `unverified` serves it even where it is damaged."""
-    port = port or free_port()
+    port, rpc = port or free_port(), free_port()
     check = ["--bt-seed-unverified=true"] if unverified else ["--check-integrity=true"]
     arguments = [
         "aria2c",
@@ -174,12 +189,14 @@ def aria2(
         "--bt-enable-lpd=false",
         "--bt-tracker-interval=2",
         "--no-conf=true",
+        "--enable-rpc=true",
+        f"--rpc-listen-port={rpc}",
         "--allow-overwrite=true",
         "--summary-interval=0",
         str(torrent.path),
     ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    peer = Peer(process, port, _version("aria2c"))
+    peer = Peer(process, port, _version("aria2c"), rpc)
     print(f"peer: {peer.version} on {peer.address}")
     try:
         wait_until(lambda: _listening(port), "aria2c listens")
@@ -189,8 +206,11 @@ def aria2(
 
 
 @contextmanager
-def transmission(torrent: Torrent, folder: Path) -> Iterator[Peer]:
-    """transmission-daemon seeding a torrent's content; `folder` keeps its settings."""
+def transmission(torrent: Torrent, folder: Path, *, encrypted: bool = False) -> Iterator[Peer]:
+    """transmission-daemon seeding a torrent's content; `folder` keeps its settings.
+
+    An `encrypted` one talks to nobody in the clear.
+    """
     port, rpc = free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -205,11 +225,12 @@ def transmission(torrent: Torrent, folder: Path) -> Iterator[Peer]:
         "rpc-port": rpc,
         "download-dir": str(torrent.content.parent),
         "ratio-limit-enabled": False,
+        "encryption": 2 if encrypted else 0,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     arguments = ["transmission-daemon", "--foreground", "--config-dir", str(folder)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    peer = Peer(process, port, _version("transmission-daemon"))
+    peer = Peer(process, port, _version("transmission-daemon"), rpc)
     print(f"peer: {peer.version} on {peer.address}")
     remote = Remote(f"http://127.0.0.1:{rpc}/transmission/rpc")
     try:

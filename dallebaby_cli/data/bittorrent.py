@@ -1,7 +1,9 @@
 """BitTorrent, as the stage asks for it: choose the files, fetch them, verify them, tidy up."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dallebaby_cli import files
 from dallebaby_cli.data import resume
@@ -46,9 +48,22 @@ def verify(job: Job, known: dict[int, str]) -> list[str]:
     return [e.path for e in wanted if any(p in bad for p in found.pieces(e))]
 
 
+def covered(job: Job) -> bool:
+    """Whether all that is asked for is among the files to keep."""
+    metadata = job.folder / METADATA
+    if not metadata.exists():
+        return False
+    found = contents(metadata.read_bytes(), job.dataset.name)
+    absent(found, job.dataset, job.patterns)
+    return {e.path for e in found.chosen(job.wanted)} <= set(job.keep)
+
+
 def listing(job: Job) -> Contents:
     """What the torrent holds, without fetching any of it."""
-    with Swarm(job) as swarm:
+    saved = job.folder / METADATA
+    if saved.exists():
+        return contents(saved.read_bytes(), job.dataset.name)
+    with TemporaryDirectory() as scratch, Swarm(replace(job, folder=Path(scratch))) as swarm:
         return contents(swarm.learn(), job.dataset.name)
 
 

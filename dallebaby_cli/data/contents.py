@@ -1,8 +1,9 @@
 """What a torrent holds, and which of it is wanted."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dallebaby_cli.data import names
 from dallebaby_cli.data.catalog import Dataset, matches
@@ -23,7 +24,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a torrent holds. Raises BadInput if a path would leave its folder or comes twice."""
+    """What a torrent holds. Raises BadInput if its paths leave the folder, or get in each other's
+    way."""
 
     info_hash: str
     name: str
@@ -32,15 +34,21 @@ class Contents:
     total_bytes: int
     total_files: int
     """with padding and links, which have an index too"""
+    links: tuple[str, ...] = ()
+    """paths of symbolic links; they are never made"""
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        taken = {names.folded(link) for link in self.links}
         for entry in self.entries:
             if why := names.unsafe(entry.path):
                 raise BadInput(f"torrent {self.name!r}: the path {entry.path!r} {why}")
-            if (folded := names.folded(entry.path)) in seen:
+            if (folded := names.folded(entry.path)) in taken:
                 raise BadInput(f"torrent {self.name!r} holds {entry.path!r} twice")
-            seen.add(folded)
+            taken.add(folded)
+        for entry in self.entries:
+            for folder in PurePosixPath(names.folded(entry.path)).parents:
+                if str(folder) in taken:
+                    raise BadInput(f"torrent {self.name!r}: {entry.path!r} lies below a file")
 
     def pieces(self, entry: Entry) -> range:
         """The pieces that hold a part of the entry."""
@@ -48,6 +56,19 @@ class Contents:
             return range(0)
         last = (entry.offset + entry.size_bytes - 1) // self.piece_bytes
         return range(entry.offset // self.piece_bytes, last + 1)
+
+    def fits(self, have: Sequence[bool], wanted: Sequence[Entry], folder: Path) -> bool:
+        """Whether every wanted file is long enough for the pieces that are said to be here."""
+        for entry in wanted:
+            here = [p for p in self.pieces(entry) if p < len(have) and have[p]]
+            if here:
+                needed = min((here[-1] + 1) * self.piece_bytes - entry.offset, entry.size_bytes)
+                try:
+                    if (folder / entry.path).stat().st_size < needed:
+                        return False
+                except FileNotFoundError:
+                    return False
+        return True
 
     def chosen(self, patterns: tuple[str, ...], keep: tuple[str, ...] = ()) -> list[Entry]:
         """The entries that the patterns name, and those to keep."""

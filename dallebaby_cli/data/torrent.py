@@ -35,6 +35,7 @@ SAVE_EVERY_S = 1.0
 SEEK_EVERY_S = 3.0  # between two attempts at the peers that the person named
 ANNOUNCE_EVERY_S = 30.0  # between two questions to the trackers while nothing comes
 STALL_AFTER_S = 5.0  # without a byte, people are told why
+UTP_AFTER_S = 20.0  # without a byte, peers that TCP does not reach are tried over uTP
 SHOWN_FILES = 6
 STATES = lt.torrent_status.states
 CHECKING = (
@@ -57,11 +58,13 @@ def contents(metadata: bytes, where: str) -> Contents:
     info: Any = parameters.ti
     storage = info.layout() if hasattr(info, "layout") else info.files()  # 2.1 else 2.0
     hashes = parameters.info_hashes
-    skip = lt.file_flags_t.flag_pad_file | lt.file_flags_t.flag_symlink
-    entries = []
+    entries, links = [], []
     for index in range(storage.num_files()):
-        if not storage.file_flags(index) & skip:
-            path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
+        path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
+        flags = storage.file_flags(index)
+        if flags & lt.file_flags_t.flag_symlink:
+            links.append(path)
+        elif not flags & lt.file_flags_t.flag_pad_file:
             if names.reserved(path):
                 if storage.num_files() == 1:
                     raise BadInput(f"{where} is named {path!r}, as a file that dallebaby writes")
@@ -75,6 +78,7 @@ def contents(metadata: bytes, where: str) -> Contents:
         piece_bytes=info.piece_length(),
         total_bytes=info.total_size(),
         total_files=storage.num_files(),
+        links=tuple(links),
     )
 
 
@@ -94,7 +98,8 @@ def settings(config: FetchConfig) -> dict[str, Any]:
         "allow_multiple_connections_per_ip": True,  # a campus of seeds may share one address
         "tick_interval": 100,  # ms; new peers are connected to at the next tick
         "enable_outgoing_utp": False,  # libtorrent tries it first and long; see _seek
-        "min_reconnect_time": 5,  # a seed that comes back is found at once
+        "min_reconnect_time": 5,  # s, once more for each failure; a seed may come back
+        "max_failcount": 20,
         "stop_tracker_timeout": 1,  # nobody waits for a tracker to say goodbye
         "alert_mask": category.error_notification
         | category.status_notification
@@ -161,6 +166,7 @@ class Swarm:
                 break
         self.handle.flush_cache()
         self._wait_for(lt.cache_flushed_alert)
+        self.job.report(self._event(status))
 
     def check(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> set[int]:
         """Hash the wanted files without fetching anything: the pieces that are not right."""
@@ -191,7 +197,10 @@ class Swarm:
             earlier = lt.read_resume_data(state)
             if earlier.info_hashes == parameters.info_hashes:
                 earlier.ti = parameters.ti
-                parameters = earlier
+                if found.fits(earlier.have_pieces, self.wanted, self.job.folder):
+                    parameters = earlier
+                else:
+                    self.job.report(Note("files have changed since; checking them"))
         if self.job.magnet:
             link = lt.parse_magnet_uri(self.job.magnet)
             parameters.trackers, parameters.url_seeds = link.trackers, link.url_seeds
@@ -247,7 +256,7 @@ class Swarm:
             if self._due("report", REPORT_EVERY_S):
                 self.job.report(event)
             yield status
-            if self._due("save", SAVE_EVERY_S) and status.need_save_resume:
+            if self.wanted and self._due("save", SAVE_EVERY_S) and status.need_save_resume:
                 self._save()
             if number := self.job.signal():
                 self._save_now()
@@ -326,10 +335,11 @@ class Swarm:
 
     def _seek(self) -> None:
         """While nothing comes, go on looking for somebody who has it."""
-        self.session.apply_settings({"enable_outgoing_utp": True})
+        if self.pulse.idle_s > UTP_AFTER_S:
+            self.session.apply_settings({"enable_outgoing_utp": True})
         if self._due("seek", SEEK_EVERY_S):
-            for peer in self.job.peers:
-                self.handle.connect_peer(peer)
+            for peer in self.job.peers:  # as if a tracker had said so: earlier failures count less
+                self.handle.connect_peer(peer, lt.peer_info.tracker)
         if self._due("announce", ANNOUNCE_EVERY_S):
             self.handle.force_reannounce()
             if self.job.config.dht:
