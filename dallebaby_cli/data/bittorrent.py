@@ -2,20 +2,40 @@
 
 import os
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dallebaby_cli import files
-from dallebaby_cli.data import resume
+from dallebaby_cli.data import http, resume
 from dallebaby_cli.data.contents import Contents, Entry, absent, edges
 from dallebaby_cli.data.torrent import METADATA, Swarm, contents
 from dallebaby_cli.data.transfer import Brought, Fetched, Job
+from dallebaby_cli.errors import BadInput, DallebabyError
 from dallebaby_cli.progress import Note
+
+
+def from_site(job: Job) -> Job:
+    """With the .torrent file from the dataset's own site; without, if it gives none.
+
+    Then the peers are asked, who are slower to find: nothing is lost but time.
+    """
+    url, expected = job.dataset.torrent_url, job.dataset.info_hash
+    if url is None or job.metadata is not None or (job.folder / METADATA).exists():
+        return job
+    try:
+        metadata = http.read_small(url)
+        if (found := contents(metadata, url).info_hash) != expected:
+            raise BadInput(f"{url} is of another torrent, {found}")
+    except (OSError, HTTPException, DallebabyError) as error:
+        job.report(Note(f"no .torrent file from {url} ({error}); asking the peers"))
+        return job
+    return replace(job, metadata=metadata)
 
 
 def download(job: Job) -> Brought:
     """Bring the wanted files of the torrent; see transfer.py."""
-    with Swarm(job) as swarm:
+    with Swarm(from_site(job)) as swarm:
         metadata = swarm.learn()
         found = contents(metadata, job.dataset.name)
         for path in absent(found, job.dataset, job.patterns):
@@ -63,6 +83,7 @@ def listing(job: Job) -> Contents:
     saved = job.folder / METADATA
     if saved.exists():
         return contents(saved.read_bytes(), job.dataset.name)
+    job = from_site(job)
     with TemporaryDirectory() as scratch, Swarm(replace(job, folder=Path(scratch))) as swarm:
         return contents(swarm.learn(), job.dataset.name)
 

@@ -254,9 +254,12 @@ def _covered(job: Job, before: Manifest) -> bool:
 
 def _bring(job: Job) -> Brought:
     """Take each file by the transport that has it."""
-    beside = [f for f in job.dataset.files if not f.in_torrent and _asked(job, f)]
+    not_in_torrent = [f for f in job.dataset.files if not f.in_torrent]
+    beside = [f for f in not_in_torrent if _asked(job, f)]
     if job.dataset.transport == "bittorrent":
-        brought = _by_torrent(job)
+        paths = [f.path for f in not_in_torrent]
+        only_beside = all(any(matches(p, (w,)) for p in paths) for w in job.wanted) and not job.keep
+        brought = Brought(files={}) if only_beside else _by_torrent(job)
     elif job.dataset.transport == "kaggle":
         from dallebaby_cli.data import kaggle
 
