@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml dallebaby_cli/__init__.py
 
 setup: $(VENV)/.ready ## make .venv with everything in it
 
-demo: setup ## from nothing to pictures on the embedded dataset, about 12 minutes on 2 cores
+demo: setup ## from nothing to pictures on the embedded dataset, about 13 minutes on 2 cores
 	$(BIN)/dallebaby demo
 
 test: setup ## every test that needs no GPU, slow ones too

@@ -44,7 +44,7 @@ app.command("train", epilog="Example: dallebaby train scenes --minutes 30")(trai
 app.command("generate", epilog='Example: dallebaby generate "a red car" -n 8 --out car.png')(
     generate.generate
 )
-app.command("demo", epilog="Example: dallebaby demo --minutes 9")(demo.demo)
+app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)
 app.command("status", epilog="Example: dallebaby status --home other-folder")(status.status)
 
 

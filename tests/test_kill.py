@@ -16,7 +16,7 @@ from dallebaby_cli.data import manifest
 
 pytestmark = pytest.mark.slow
 
-STEPS = 120
+STEPS = 200
 SOAK_KILLS = 10  # with SOAK set (make soak)
 FAST_SAVES = ("--set", "save_every_s=0.1", "--set", "eval_every=100", "--steps", STEPS)
 

@@ -10,7 +10,9 @@ from dallebaby_cli.commands.output import Settings
 
 def demo(
     ctx: typer.Context,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Of training, both models together.")] = 9,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Of training, both models together.")
+    ] = 11,
 ) -> None:
     """Go from nothing to a grid of pictures: draw, train, encode, train, generate."""
     from dallebaby_cli.stages.demo import CONFIGS

@@ -14,7 +14,7 @@ from dallebaby_cli.stages.train import train
 from dallebaby_cli.stages.train_vae import train_vae
 
 CONFIGS = ("prep", "train-vae", "encode", "train", "generate")
-VAE_SHARE = 0.35  # of the minutes; the transformer has the rest
+VAE_SHARE = 0.3  # of the minutes; the transformer has the rest
 ASKED = 40  # pictures whose colour is checked
 SHOWN = 5  # prompts in the grid, a row each
 COLUMNS = 8
