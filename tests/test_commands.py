@@ -151,9 +151,7 @@ def test_quiet_and_piped_output(cli: Cli, home: Path) -> None:
     assert kinds == {"note", "progress"}
 
 
-def test_pictures_without_captions_train_only_a_dvae(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_pictures_without_captions_train_only_a_dvae(cli: Cli, tmp_path: Path) -> None:
     folder = draw_folder(tmp_path / "bare", 40)
     for text in folder.glob("*.txt"):
         text.unlink()
