@@ -59,10 +59,11 @@ def imports(tree: ast.AST) -> list[str]:
 
 
 def at_import(tree: ast.Module) -> list[str]:
-    """What importing the module imports: not what its functions do later."""
+    """What importing the module imports: not what its functions or a type checker do later."""
     found = []
     for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) and not for_types:
             found += imports(node)
     return found
 
