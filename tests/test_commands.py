@@ -13,6 +13,8 @@ from PIL.PngImagePlugin import PngImageFile
 from dallebaby_cli.app import globals_first
 from dallebaby_cli.data import manifest
 
+pytestmark = pytest.mark.slow  # most of these train real models, though small ones
+
 Cli = Callable[..., Ran]
 SHORT = ("--preset", "tiny", "--steps", 4)
 
