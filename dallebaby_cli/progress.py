@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from dallebaby_cli import files
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -64,3 +66,10 @@ Report = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """A listener that does not listen."""
+
+
+def amount(value: float, unit: str) -> str:
+    """A count with its unit, bytes scaled: "12.3 MB", "1,200 images"."""
+    if unit == "B":
+        return files.human_bytes(value)
+    return f"{value:,.0f} {unit}".rstrip()

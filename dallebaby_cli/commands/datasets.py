@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dallebaby_cli.commands.output import Settings, amount
+from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.progress import amount
 from dallebaby_cli.settings import nearest
 
 if TYPE_CHECKING:

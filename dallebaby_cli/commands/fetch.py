@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from dallebaby_cli.commands.output import Settings, amount
+from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.progress import amount
 
 What = Annotated[str, typer.Argument(metavar="NAME|MAGNET|FILE.torrent", help="What to download.")]
 Files = Annotated[

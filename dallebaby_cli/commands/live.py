@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from dallebaby_cli import progress as events
 from dallebaby_cli.commands import panel
-from dallebaby_cli.commands.output import amount
+from dallebaby_cli.progress import amount
 
 PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobody watches a bar
 

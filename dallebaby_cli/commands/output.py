@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from dallebaby_cli import files, settings
 from dallebaby_cli import progress as events
+from dallebaby_cli import settings
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,37 @@ class Settings:
 
         return chosen or default_preset(self.device)
 
-    def trained(self, folder: Path, manifest: Any, fresh: bool) -> None:
-        """Print what a training run ended with."""
+    def train(
+        self,
+        section: str,
+        stage: Callable[..., Any],
+        names: list[str] | None,
+        preset: str | None,
+        flags: Mapping[str, Any],
+        **run: str | None,
+    ) -> None:
+        """Call one of the two training stages and print what its run ended with."""
         from rich.table import Table
 
+        preset = self.preset(preset)
+        config = self.load(section, flags, preset=preset)
+        with self.reporter() as report:
+            done = stage(
+                self.home,
+                config,
+                names or [],
+                preset=preset,
+                device=self.device,
+                report=report,
+                **run,
+            )
+
         table = Table("", "", show_header=False, box=None)
-        for name, value in manifest.counts.items():
+        for name, value in done.manifest.counts.items():
             table.add_row(name.replace("_", " "), f"{value:,.4g}")
-        state = "trained" if fresh else "already trained"
-        facts = {"folder": folder, "id": manifest.id, "fresh": fresh, **manifest.counts}
-        self.result(facts, f"{folder}: {state}", table)
+        state = "trained" if done.fresh else "already trained"
+        facts = {"folder": done.folder, "id": done.manifest.id, "fresh": done.fresh}
+        self.result({**facts, **done.manifest.counts}, f"{done.folder}: {state}", table)
 
     def result(self, facts: dict[str, Any], *human: RenderableType) -> None:
         """Print a command's result: `facts` as one JSON line with --json, else the human lines."""
@@ -86,10 +107,3 @@ class Settings:
     def _json_event(event: events.Event) -> None:
         row = {"event": type(event).__name__.lower(), **asdict(event)}
         print(json.dumps(row, default=str), file=sys.stderr, flush=True)
-
-
-def amount(value: float, unit: str) -> str:
-    """A count with its unit, bytes scaled: "12.3 MB", "1,200 images"."""
-    if unit == "B":
-        return files.human_bytes(value)
-    return f"{value:,.0f} {unit}".rstrip()

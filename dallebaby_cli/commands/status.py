@@ -5,7 +5,8 @@ from dataclasses import asdict
 import typer
 from rich.table import Table
 
-from dallebaby_cli.commands.output import Settings, amount
+from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.progress import amount
 
 
 def status(ctx: typer.Context) -> None:

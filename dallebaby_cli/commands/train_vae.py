@@ -20,19 +20,6 @@ def train_vae(
     from dallebaby_cli.stages.train_vae import train_vae as stage
 
     settings: Settings = ctx.obj
-    preset = settings.preset(preset)
     flags = {"steps": steps, "minutes": minutes, "seed": seed}
-    config = settings.load("train-vae", flags, preset=preset)
-    with settings.reporter() as report:
-        done = stage(
-            settings.home,
-            config,
-            names or [],
-            preset=preset,
-            run_name=run,
-            start_from=start_from,
-            device=settings.device,
-            report=report,
-        )
-    settings.trained(done.folder, done.manifest, done.fresh)
+    settings.train("train-vae", stage, names, preset, flags, run_name=run, start_from=start_from)
     settings.hint("dallebaby encode")
