@@ -30,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # typer's rich help loads a Markdown parser: 0.1 s for frames
     epilog="Example: dallebaby demo      Global options work before and after the command.",
 )
 app.command("datasets", epilog="Example: dallebaby datasets coco")(datasets.datasets)

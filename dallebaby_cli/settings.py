@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from dallebaby_cli.config import SECTIONS
 from dallebaby_cli.errors import UsageError
 
@@ -89,6 +87,8 @@ def _plain(value: Any) -> Any:
 
 
 def _parse(text: str) -> Any:
+    import yaml  # here, because --help needs none
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -110,6 +110,8 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _read_section(path: Path, section: str) -> dict[str, Any]:
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
