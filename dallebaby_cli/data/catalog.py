@@ -137,7 +137,7 @@ def find(home: Path, name: str) -> Dataset | None:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.CSafeLoader(path.read_text()).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     datasets = content.get("datasets") if isinstance(content, dict) else None
