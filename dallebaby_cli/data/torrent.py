@@ -217,12 +217,12 @@ class Swarm:
         """Say the same of a torrent that was added before its files were known."""
         for entry in found.entries:
             self.handle.rename_file(entry.index, entry.path)
-        self.handle.unset_flags(lt.torrent_flags.upload_mode)
         chosen = {e.index for e in self.wanted}
         self.handle.prioritize_files([4 * (i in chosen) for i in range(found.total_files)])
         if any((self.job.folder / e.path).exists() for e in self.wanted):
             self.checked = False
             self.handle.force_recheck()
+        self.handle.unset_flags(lt.torrent_flags.upload_mode)  # only now may anything come
         self.pulse.restart()
 
     def _add(self, parameters: Any) -> None:
