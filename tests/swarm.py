@@ -206,8 +206,10 @@ def aria2(
 
 
 @contextmanager
-def transmission(torrent: Torrent, folder: Path, *, encrypted: bool = False) -> Iterator[Peer]:
-    """transmission-daemon seeding a torrent's content; `folder` keeps its settings.
+def daemon(
+    folder: Path, downloads: Path, *, encrypted: bool = False
+) -> Iterator[tuple[Peer, "Remote"]]:
+    """transmission-daemon with no torrent yet; `folder` keeps its settings.
 
     An `encrypted` one talks to nobody in the clear.
     """
@@ -223,7 +225,7 @@ def transmission(torrent: Torrent, folder: Path, *, encrypted: bool = False) -> 
         "peer-port": port,
         "rpc-bind-address": "127.0.0.1",
         "rpc-port": rpc,
-        "download-dir": str(torrent.content.parent),
+        "download-dir": str(downloads),
         "ratio-limit-enabled": False,
         "encryption": 2 if encrypted else 0,
     }
@@ -232,18 +234,23 @@ def transmission(torrent: Torrent, folder: Path, *, encrypted: bool = False) -> 
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peer = Peer(process, port, _version("transmission-daemon"), rpc)
     print(f"peer: {peer.version} on {peer.address}")
-    remote = Remote(f"http://127.0.0.1:{rpc}/transmission/rpc")
     try:
         wait_until(lambda: _listening(rpc), "transmission-daemon answers")
-        metainfo = base64.b64encode(torrent.path.read_bytes()).decode()
-        remote.ask("torrent-add", metainfo=metainfo)
+        yield peer, Remote(f"http://127.0.0.1:{rpc}/transmission/rpc")
+    finally:
+        peer.stop()
+
+
+@contextmanager
+def transmission(torrent: Torrent, folder: Path, *, encrypted: bool = False) -> Iterator[Peer]:
+    """transmission-daemon seeding a torrent's content."""
+    with daemon(folder, torrent.content.parent, encrypted=encrypted) as (peer, remote):
+        remote.add(torrent)
         wait_until(
             lambda: all(t["percentDone"] == 1 and t["status"] == 6 for t in remote.torrents()),
             "transmission-daemon has checked the content",
         )
         yield peer
-    finally:
-        peer.stop()
 
 
 class Remote:
@@ -263,6 +270,9 @@ class Remote:
                 with error:
                     self.session = error.headers["X-Transmission-Session-Id"]
         raise AssertionError(f"transmission-daemon refuses {method}")
+
+    def add(self, torrent: Torrent) -> None:
+        self.ask("torrent-add", metainfo=base64.b64encode(torrent.path.read_bytes()).decode())
 
     def torrents(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("torrent-get", fields=["percentDone", "status"])[

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from dallebaby_cli import files
 from dallebaby_cli.data import http, resume
 from dallebaby_cli.data.contents import Contents, Entry, absent, edges
-from dallebaby_cli.data.torrent import METADATA, Swarm, contents
+from dallebaby_cli.data.torrent import METADATA, Swarm, contents, info_hash
 from dallebaby_cli.data.transfer import Brought, Fetched, Job
 from dallebaby_cli.errors import BadInput, DallebabyError
 from dallebaby_cli.progress import Note
@@ -25,7 +25,7 @@ def from_site(job: Job) -> Job:
         return job
     try:
         metadata = http.read_small(url)
-        if (found := contents(metadata, url).info_hash) != expected:
+        if (found := info_hash(metadata, url)) != expected:
             raise BadInput(f"{url} is of another torrent, {found}")
     except (OSError, HTTPException, DallebabyError) as error:
         job.report(Note(f"no .torrent file from {url} ({error}); asking the peers"))
@@ -41,7 +41,7 @@ def download(job: Job) -> Brought:
         for path in absent(found, job.dataset, job.patterns):
             job.report(Note(f"{path} is not in the torrent; going on without it", "warning"))
         wanted = found.chosen(job.wanted, job.keep)
-        here = sum(_allocated_bytes(job.folder / e.path) for e in wanted)
+        here = sum(_allocated_bytes(os.path.join(job.folder, e.path)) for e in wanted)
         needed = sum(e.size_bytes for e in wanted) - here
         files.require_space(job.folder, needed, f"the rest of {job.dataset.name}")
         swarm.download(metadata, found, wanted)
@@ -88,10 +88,10 @@ def listing(job: Job) -> Contents:
         return contents(swarm.learn(), job.dataset.name)
 
 
-def _allocated_bytes(path: Path) -> int:
+def _allocated_bytes(path: str) -> int:
     """Disk space that a file takes up already; half-fetched files have holes."""
     try:
-        return path.stat().st_blocks * 512
+        return os.stat(path).st_blocks * 512
     except FileNotFoundError:
         return 0
 
@@ -103,9 +103,14 @@ def tidy(folder: Path, found: Contents, wanted: list[Entry]) -> None:
         parts.unlink()
     unwanted = {e.path for e in found.entries} - {e.path for e in wanted}
     for parent, folders, inside in os.walk(folder, topdown=False):
-        for name in (*inside, *folders):
-            path = Path(parent, name)
-            if path.is_symlink() or path.relative_to(folder).as_posix() in unwanted:
-                path.unlink()
-            elif path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        below = os.path.relpath(parent, folder)
+        for name in inside:
+            path = os.path.join(parent, name)
+            if os.path.islink(path) or os.path.normpath(f"{below}/{name}") in unwanted:
+                os.unlink(path)
+        for name in folders:
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                os.unlink(path)
+            elif not os.listdir(path):
+                os.rmdir(path)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dallebaby_cli.data import names
 from dallebaby_cli.data.catalog import Dataset, matches
@@ -45,10 +45,12 @@ class Contents:
             if (folded := names.folded(entry.path)) in taken:
                 raise BadInput(f"torrent {self.name!r} holds {entry.path!r} twice")
             taken.add(folded)
-        for entry in self.entries:
-            for folder in PurePosixPath(names.folded(entry.path)).parents:
-                if str(folder) in taken:
-                    raise BadInput(f"torrent {self.name!r}: {entry.path!r} lies below a file")
+        folders = {names.folded(e.path.rpartition("/")[0]): e.path for e in self.entries}
+        for folder, path in folders.items():
+            while folder:
+                if folder in taken:
+                    raise BadInput(f"torrent {self.name!r}: {path!r} lies below a file")
+                folder = folder.rpartition("/")[0]
 
     def pieces(self, entry: Entry) -> range:
         """The pieces that hold a part of the entry."""

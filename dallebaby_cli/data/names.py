@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
 
 LONGEST = 255  # bytes of one name, on every file system that matters
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -30,7 +29,7 @@ def unsafe(path: str) -> str:
 
 def reserved(path: str) -> bool:
     """Whether a path is one that dallebaby itself writes in an artefact's folder."""
-    first = PurePosixPath(path).parts[0].lower()
+    first = path.partition("/")[0].lower()
     return (
         first == "manifest.json"
         or first in (".lock", ".torrent", ".resume")

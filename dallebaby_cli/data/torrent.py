@@ -2,8 +2,7 @@
 
 A download gets the torrent's metadata (from the file, the folder, or the peers), chooses the
 files, adds the torrent with what is left of an earlier attempt, and turns until every wanted piece
-is verified and on disk. The torrent's own top folder is dropped, so that a file lies at the same
-place whichever transport brought it.
+is verified and on disk. The torrent's own top folder is dropped, as other transports have none.
 """
 
 import errno
@@ -38,6 +37,7 @@ STALL_AFTER_S = 5.0  # without a byte, people are told why
 UTP_AFTER_S = 20.0  # without a byte, peers that TCP does not reach are tried over uTP
 SHOWN_FILES = 6
 STATES = lt.torrent_status.states
+SAVED = (lt.save_resume_data_alert, lt.save_resume_data_failed_alert)
 CHECKING = (
     STATES.queued_for_checking,
     STATES.checking_files,
@@ -46,18 +46,24 @@ CHECKING = (
 )
 
 
-def contents(metadata: bytes, where: str) -> Contents:
-    """Read a .torrent file. Raises BadInput if it is none, or names a file outside its folder.
+def info_hash(metadata: bytes, where: str) -> str:
+    """What a .torrent file is known by. Raises BadInput if it is none."""
+    hashes = _load(metadata, where).info_hashes
+    return str(hashes.v1 if hashes.has_v1() else hashes.v2)
 
-    libtorrent has already bent hostile names back into the torrent's folder; Contents looks again.
-    """
+
+def _load(metadata: bytes, where: str) -> Any:
     try:
-        parameters = lt.load_torrent_buffer(metadata)
+        return lt.load_torrent_buffer(metadata)
     except RuntimeError as error:
         raise BadInput(f"{where} is not a torrent that can be read: {error}") from error
-    info: Any = parameters.ti
+
+
+def contents(metadata: bytes, where: str) -> Contents:
+    """Read a .torrent file. Raises BadInput if it is none, or names a file outside its folder
+    (libtorrent has already bent hostile names back into it; Contents looks again)."""
+    info: Any = _load(metadata, where).ti
     storage = info.layout() if hasattr(info, "layout") else info.files()  # 2.1 else 2.0
-    hashes = parameters.info_hashes
     entries, links = [], []
     for index in range(storage.num_files()):
         path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
@@ -72,7 +78,7 @@ def contents(metadata: bytes, where: str) -> Contents:
             size, offset = storage.file_size(index), storage.file_offset(index)
             entries.append(Entry(index, path, size, offset))
     return Contents(
-        info_hash=str(hashes.v1 if hashes.has_v1() else hashes.v2),
+        info_hash=info_hash(metadata, where),
         name=info.name(),
         entries=tuple(entries),
         piece_bytes=info.piece_length(),
@@ -96,6 +102,7 @@ def settings(config: FetchConfig) -> dict[str, Any]:
         "upload_rate_limit": int(config.max_up_mb_s * 1e6),
         "ignore_limits_on_local_network": False,  # a limit is a limit
         "allow_multiple_connections_per_ip": True,  # a campus of seeds may share one address
+        "max_queued_disk_bytes": 16_000_000,  # more only takes memory; see LOG.md
         "tick_interval": 100,  # ms; new peers are connected to at the next tick
         "enable_outgoing_utp": False,  # libtorrent tries it first and long; see _seek
         "min_reconnect_time": 5,  # s, once more for each failure; a seed may come back
@@ -150,8 +157,7 @@ class Swarm:
                 break
         self.handle.save_resume_data(lt.torrent_handle.save_info_dict)
         alert = self._wait_for(lt.save_resume_data_alert)
-        metadata = bytes(lt.bencode(cast(Any, lt.write_torrent_file(alert.params))))
-        return metadata
+        return bytes(lt.bencode(cast(Any, lt.write_torrent_file(alert.params))))
 
     def download(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
         """Bring the wanted files; what came is kept whatever happens, and continued next time."""
@@ -208,17 +214,19 @@ class Swarm:
 
     def _parameters(self, parameters: Any, found: Contents) -> Any:
         """Say which files are wanted, and where they go."""
-        chosen = {e.index for e in self.wanted}
-        parameters.file_priorities = [4 * (i in chosen) for i in range(found.total_files)]
+        parameters.file_priorities = self._priorities(found)
         parameters.renamed_files = {e.index: e.path for e in found.entries}
         return parameters
+
+    def _priorities(self, found: Contents) -> list[int]:
+        chosen = {e.index for e in self.wanted}
+        return [4 * (i in chosen) for i in range(found.total_files)]
 
     def _choose(self, found: Contents) -> None:
         """Say the same of a torrent that was added before its files were known."""
         for entry in found.entries:
             self.handle.rename_file(entry.index, entry.path)
-        chosen = {e.index for e in self.wanted}
-        self.handle.prioritize_files([4 * (i in chosen) for i in range(found.total_files)])
+        self.handle.prioritize_files(self._priorities(found))
         if any((self.job.folder / e.path).exists() for e in self.wanted):
             self.checked = False
             self.handle.force_recheck()
@@ -319,9 +327,7 @@ class Swarm:
             while self.unsaved > 0 and time.monotonic() < deadline:
                 self.session.wait_for_alert(TURN_MS)
                 for alert in self.session.pop_alerts():
-                    if isinstance(
-                        alert, lt.save_resume_data_alert | lt.save_resume_data_failed_alert
-                    ):
+                    if isinstance(alert, SAVED):
                         self._heed(alert)
 
     def _wait_for(self, kind: type) -> Any:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
         from dallebaby_cli.data import torrent
 
         metadata = path.read_bytes()
-        info_hash = torrent.contents(metadata, str(path)).info_hash
+        info_hash = torrent.info_hash(metadata, str(path))
         dataset = Dataset(name=name or _as_name(path.stem), title=path.name, info_hash=info_hash)
         return Source(dataset, metadata=metadata)
     if path.suffix == ".torrent":
@@ -204,7 +205,7 @@ def _counts(job: Job, brought: Brought) -> dict[str, Any]:
     for path, fetched in sorted(brought.files.items()):
         listed[path] = {
             "bytes": fetched.size_bytes,
-            "mtime_ns": (job.folder / path).stat().st_mtime_ns,
+            "mtime_ns": os.stat(os.path.join(job.folder, path)).st_mtime_ns,
             **({"sha256": fetched.sha256} if fetched.sha256 else {}),
         }
     return {
