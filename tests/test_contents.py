@@ -103,6 +103,17 @@ def test_edges_are_the_pieces_that_wanted_files_do_not_fill(
     assert set(edges(found, wanted, folder)) == expected
 
 
+@given(st.lists(st.integers(0, 35), min_size=1, max_size=8), st.sets(st.integers(0, 7)))
+def test_whole_pieces_are_those_whose_every_byte_is_in_the_files(
+    sizes: list[int], chosen: set[int]
+) -> None:
+    found = torrent(sizes)
+    wanted = [e for e in found.entries if e.index in chosen]
+    held = b"".join(bytes([e in wanted]) * e.size_bytes for e in found.entries)
+    pieces = [held[i : i + 10] for i in range(0, len(held), 10)]
+    assert found.whole_pieces(wanted) == [0 not in piece for piece in pieces]
+
+
 def test_an_edge_changes_with_the_bytes_of_the_file(tmp_path: Path) -> None:
     found = torrent([15, 15])
     (tmp_path / "f0").write_bytes(b"x" * 15)

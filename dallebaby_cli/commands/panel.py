@@ -14,18 +14,33 @@ BAR = 24
 
 def line(event: Transfer) -> str:
     """Everything about a download but its size, in a few words."""
-    facts: list[str] = [event.state] if event.state != "downloading" else []
-    if event.state == "downloading" and not event.waiting_for:
-        facts.append(f"{human_bytes(event.rate)}/s")
+    facts = ", ".join(part for part in (_pace(event), _givers(event)) if part)
+    return f"{facts}; {event.waiting_for}" if event.waiting_for else facts
+
+
+def _pace(event: Transfer) -> str:
+    if event.state != "downloading":
+        return event.state
+    if event.waiting_for:
+        return ""
+    left = "" if event.eta_s is None else f", {duration(event.eta_s)} left"
+    return f"{human_bytes(event.rate)}/s{left}"
+
+
+def _givers(event: Transfer) -> str:
+    """Who gives, and whether all of it can be had from them."""
+    facts = []
     if event.peers is not None:
-        facts.append(f"{event.peers} peers, {event.seeds} of them seeds")
+        facts.append(f"{_count(event.peers, 'peer')} ({_count(event.seeds or 0, 'seed')})")
     if event.web_seeds:
-        facts.append(f"{event.web_seeds} web seeds")
-    if event.available is not None and event.available < 1:
+        facts.append(_count(event.web_seeds, "web seed"))
+    if event.available is not None:
         facts.append(f"{percent(event.available)} available")
-    if event.eta_s is not None and not event.waiting_for:
-        facts.append(f"{duration(event.eta_s)} left")
-    return ", ".join(facts) + (f"; {event.waiting_for}" if event.waiting_for else "")
+    return ", ".join(facts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def panel(event: Transfer) -> RenderableType:
@@ -35,7 +50,7 @@ def panel(event: Transfer) -> RenderableType:
     head.add_row(
         ProgressBar(total=event.total, completed=event.done, width=BAR, pulse=not event.total),
         Text(f"{human_bytes(event.done)}{size}", style="bold"),
-        Text(line(event).partition(";")[0]),
+        Text(_pace(event)),
     )
     files = Table.grid(padding=(0, 2))
     for path, done, total in event.files:
@@ -45,6 +60,8 @@ def panel(event: Transfer) -> RenderableType:
             Text(path, style="dim", overflow="ellipsis", no_wrap=True),
         )
     rows: list[RenderableType] = [head, *([files] if event.files else [])]
+    if givers := _givers(event):
+        rows.append(Text(givers, style="dim"))
     if event.waiting_for:
         rows.append(Text(f"waiting: {event.waiting_for}", style="yellow"))
     return Panel(Group(*rows), title=f"fetch {event.task}", title_align="left")

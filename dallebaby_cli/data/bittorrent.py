@@ -53,6 +53,14 @@ def download(job: Job) -> Brought:
     )
 
 
+def give(job: Job) -> None:
+    """Give the files of a finished download to others; see FetchConfig.seed_minutes."""
+    metadata = (job.folder / METADATA).read_bytes()
+    found = contents(metadata, job.dataset.name)
+    with Swarm(job) as swarm:
+        swarm.give(metadata, found, found.chosen((), job.keep))
+
+
 def verify(job: Job, known: dict[int, str]) -> list[str]:
     """Hash all that is here again: the files that do not hold what they should.
 

@@ -59,6 +59,18 @@ class Contents:
         last = (entry.offset + entry.size_bytes - 1) // self.piece_bytes
         return range(entry.offset // self.piece_bytes, last + 1)
 
+    def whole_pieces(self, entries: Sequence[Entry]) -> list[bool]:
+        """Of each piece, whether the entries hold all of it."""
+        held = [0] * -(-self.total_bytes // self.piece_bytes)
+        for entry in entries:
+            end = entry.offset + entry.size_bytes
+            for piece in self.pieces(entry):
+                first = max(entry.offset, piece * self.piece_bytes)
+                held[piece] += min(end, (piece + 1) * self.piece_bytes) - first
+        last = len(held) - 1
+        rest = self.total_bytes - last * self.piece_bytes
+        return [n == (rest if piece == last else self.piece_bytes) for piece, n in enumerate(held)]
+
     def fits(self, have: Sequence[bool], wanted: Sequence[Entry], folder: Path) -> bool:
         """Whether every wanted file is long enough for the pieces that are said to be here."""
         for entry in wanted:

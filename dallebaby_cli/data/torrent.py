@@ -9,12 +9,13 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
-from dallebaby_cli import __version__, files
-from dallebaby_cli.config import FetchConfig
+from dallebaby_cli import files
 from dallebaby_cli.data import names, resume, stall
 from dallebaby_cli.data.contents import Contents, Entry
+from dallebaby_cli.data.torrent_settings import settings
 from dallebaby_cli.data.transfer import Job, Pulse, Stalled
 from dallebaby_cli.errors import BadInput, DallebabyError, DiskFull, FetchFailed, Interrupted
 from dallebaby_cli.progress import Note, Transfer
@@ -36,6 +37,12 @@ ANNOUNCE_EVERY_S = 30.0  # between two questions to the trackers while nothing c
 STALL_AFTER_S = 5.0  # without a byte, people are told why
 UTP_AFTER_S = 20.0  # without a byte, peers that TCP does not reach are tried over uTP
 SHOWN_FILES = 6
+NEWS = (
+    lt.alert.category_t.error_notification
+    | lt.alert.category_t.status_notification
+    | lt.alert.category_t.storage_notification
+    | lt.alert.category_t.tracker_notification
+)
 STATES = lt.torrent_status.states
 SAVED = (lt.save_resume_data_alert, lt.save_resume_data_failed_alert)
 CHECKING = (
@@ -88,39 +95,12 @@ def contents(metadata: bytes, where: str) -> Contents:
     )
 
 
-def settings(config: FetchConfig) -> dict[str, Any]:
-    """What differs from libtorrent's defaults."""
-    category = lt.alert.category_t
-    return {
-        "user_agent": f"dallebaby/{__version__}",
-        "listen_interfaces": config.listen,
-        "enable_dht": config.dht,
-        "enable_lsd": config.local_discovery,
-        "enable_upnp": False,  # opening the router's ports is for its owner to decide
-        "enable_natpmp": False,
-        "download_rate_limit": int(config.max_down_mb_s * 1e6),
-        "upload_rate_limit": int(config.max_up_mb_s * 1e6),
-        "ignore_limits_on_local_network": False,  # a limit is a limit
-        "allow_multiple_connections_per_ip": True,  # a campus of seeds may share one address
-        "max_queued_disk_bytes": 16_000_000,  # more only takes memory; see LOG.md
-        "tick_interval": 100,  # ms; new peers are connected to at the next tick
-        "enable_outgoing_utp": False,  # libtorrent tries it first and long; see _seek
-        "min_reconnect_time": 5,  # s, once more for each failure; a seed may come back
-        "max_failcount": 20,
-        "stop_tracker_timeout": 1,  # nobody waits for a tracker to say goodbye
-        "alert_mask": category.error_notification
-        | category.status_notification
-        | category.storage_notification
-        | category.tracker_notification,
-    }
-
-
 class Swarm:
     """One torrent in one libtorrent session; a context manager."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.session: Any = cast(Any, lt.session)(settings(job.config))
+        self.session: Any = cast(Any, lt.session)({**settings(job.config), "alert_mask": NEWS})
         self.handle: Any = None
         self.wanted: list[Entry] = []
         self.peers = list(job.peers)
@@ -185,6 +165,22 @@ class Swarm:
             if self.checked:
                 break
         return self._missing(found)
+
+    def give(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
+        """Give what is here to others, for as long as the settings say or until it is stopped."""
+        self.wanted = wanted
+        parameters = self._parameters(lt.load_torrent_buffer(metadata), found)
+        parameters.have_pieces = found.whole_pieces(wanted)
+        parameters.flags |= lt.torrent_flags.upload_mode
+        self._add(parameters)
+        end = time.monotonic() + 60 * self.job.config.seed_minutes
+        while time.monotonic() < end and not self.job.signal():
+            self.session.wait_for_alert(TURN_MS)
+            for alert in self.session.pop_alerts():
+                self._heed(alert)
+            if self._due("report", REPORT_EVERY_S):
+                event = self._event(self.handle.status())
+                self.job.report(replace(event, state="seeding", waiting_for=""))
 
     def _missing(self, found: Contents) -> set[int]:
         """The pieces of wanted files that are not here and verified."""
@@ -371,6 +367,7 @@ class Swarm:
             peers=len(peers) - web_seeds,
             seeds=sum(bool(p.flags & lt.peer_info.seed) for p in peers) - web_seeds,
             web_seeds=web_seeds,
+            available=None if checking else self._available(),
             waiting_for=self._why(status) if stalled else "",
             files=tuple(moving[:SHOWN_FILES]),
         )
@@ -392,8 +389,6 @@ class Swarm:
 
     def _available(self) -> float:
         """Share of the wanted pieces that are here or with somebody connected."""
-        if not self.wanted:
-            return 0.0
         have = self.handle.status(lt.torrent_handle.query_pieces).pieces
         wanted = [i for i, p in enumerate(self.handle.get_piece_priorities()) if p]
         held = self.handle.piece_availability() or [0] * len(have)

@@ -150,6 +150,10 @@ def fetch(
             started, complete=True, id=_id(started, brought), counts=_counts(job, brought)
         )
         manifest.write(folder, done)
+        if config.seed_minutes and brought.info_hash:
+            from dallebaby_cli.data import bittorrent
+
+            bittorrent.give(replace(job, keep=tuple(brought.files)))
         return Raw(folder, done, fresh=True)
 
 
