@@ -214,10 +214,12 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine, both as fractions of the planned run."""
+    """The optimizer; warm-up and cosine are fractions of the planned run."""
 
     lr: float = 3e-4
     """peak learning rate, exactly as typed: nothing scales it"""
+    muon: bool = True
+    """Muon instead of AdamW for the matrices inside a transformer's blocks"""
     betas: tuple[float, ...] = (0.9, 0.99)
     """AdamW's averaging factors"""
     weight_decay: float = 0.05

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dallebaby_cli import progress
-from dallebaby_cli.config import OptimConfig, RunConfig
+from dallebaby_cli.config import OptimConfig, RunConfig, TransformerConfig
 from dallebaby_cli.errors import BadInput, Diverged, Interrupted, Mismatch
-from dallebaby_cli.training import checkpoint, loop, optim, plan
+from dallebaby_cli.models.transformer import Transformer
+from dallebaby_cli.training import checkpoint, loop, muon, optim, plan
 from dallebaby_cli.training.batches import Order, prefetch
 
 CPU = torch.device("cpu")
@@ -249,7 +250,48 @@ def test_averaging_remembers_no_history(tmp_path: Path) -> None:
 
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3))
-    decayed, others = optim.build(model, OptimConfig()).param_groups
+    [adamw] = optim.build(model, OptimConfig()).parts
+    decayed, others = adamw.param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 4), (1, 1, 3, 3)]
     assert decayed["weight_decay"] > 0 and others["weight_decay"] == 0
     assert len(others["params"]) == 5
+
+
+def test_muon_takes_the_matrices_inside_the_blocks_and_nothing_else() -> None:
+    model = Transformer(TransformerConfig(dim=32, depth=2, heads=2, vocabulary=300, grid=2))
+    adamw, hidden = optim.build(model, OptimConfig(muon=True)).parts
+    taken = {id(p) for group in hidden.param_groups for p in group["params"]}
+    assert taken == {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    rest = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert taken | rest == {id(p) for p in model.parameters()} and not taken & rest
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (24, 24)])
+def test_muon_makes_singular_values_about_one_and_keeps_directions(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
+    made = muon.orthogonal(matrices)
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.3 and values.max() < 1.3  # the polynomial aims at [0.7, 1.2]
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    inside = left.mT @ made @ right.mT
+    assert (inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
+
+
+def test_muon_steps_like_the_one_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(s, generator=generator) for s in ((32, 16), (32, 16), (16, 64))]
+    ours = [torch.nn.Parameter(w.clone()) for w in start]
+    theirs = [torch.nn.Parameter(w.clone()) for w in start]
+    settings = {"lr": 0.02, "weight_decay": 0.1}
+    both = (
+        muon.Muon(ours, **settings),
+        torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **settings),
+    )
+    for _ in range(5):
+        for weights, optimizer in zip((ours, theirs), both, strict=True):
+            again = torch.Generator().manual_seed(7)
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=again)
+            optimizer.step()
+    for a, b, before in zip(ours, theirs, start, strict=True):
+        assert (a - b).norm() < 0.05 * (b - before).norm()  # theirs computes in bf16

@@ -69,7 +69,7 @@ class State:
 
     model: nn.Module
     ema: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: optim.Optimizers
     step: int = 0
     lr_scale: float = 1.0
     """halved by each roll-back"""
@@ -189,11 +189,9 @@ def take_step(
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     ok = math.isfinite(loss_sum.item() + norm.item())
     if ok:
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        state.optimizer.step()
+        state.optimizer.step(lr)
         state.average(config.ema_decay)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.model.zero_grad(set_to_none=True)
     return loss_sum.item(), ok
 
 

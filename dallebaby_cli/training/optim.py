@@ -1,26 +1,62 @@
-"""The optimizer and its schedule: AdamW, matrices decayed and nothing else, warm-up and cosine."""
+"""The optimizer and its schedule: AdamW, Muon for hidden matrices, warm-up and cosine."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from dallebaby_cli.config import OptimConfig
+from dallebaby_cli.training.muon import Muon
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+class Optimizers:
+    """Several optimizers, each with parameters of its own, that step as one."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+
+    def step(self, lr: float) -> None:
+        """Take one step of all at a learning rate."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes."""
+        return {str(index): part.state_dict() for index, part in enumerate(self.parts)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for index, part in enumerate(self.parts):
+            part.load_state_dict(saved[str(index)])
+
+
+def build(model: nn.Module, config: OptimConfig) -> Optimizers:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on the weights of matrix products
-    and convolutions; embeddings, norms and biases are left alone."""
+    and convolutions; embeddings, norms and biases are left alone. With `muon`, the matrices inside
+    the model's blocks get Muon instead."""
+    hidden = {
+        id(weight): weight
+        for name, weight in model.named_parameters()
+        if config.muon and weight.ndim == 2 and name.startswith("blocks.")
+    }
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
-    matrices = [p for p in model.parameters() if id(p) in decayed]
-    others = [p for p in model.parameters() if id(p) not in decayed]
+    rest = [p for p in model.parameters() if id(p) not in hidden]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in rest if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if id(p) not in decayed], "weight_decay": 0.0},
     ]
     betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    parts: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    ]
+    if hidden:
+        parts.append(Muon(hidden.values(), config.lr, config.weight_decay))
+    return Optimizers(parts)
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
