@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dallebaby_cli import __version__
 from dallebaby_cli.commands import (
+    caption,
     datasets,
     demo,
     encode,
@@ -36,6 +37,9 @@ app = typer.Typer(
 app.command("datasets", epilog="Example: dallebaby datasets coco")(datasets.datasets)
 app.command("fetch", epilog="Example: dallebaby fetch coco --files val2017.zip")(fetch.fetch)
 app.command("prep", epilog="Example: dallebaby prep my-pictures --px 64")(prep.prep)
+app.command("caption", epilog="Example: dallebaby caption stl10 --with openai-community/gpt2")(
+    caption.caption
+)
 app.command("train-vae", epilog="Example: dallebaby train-vae scenes --minutes 10")(
     train_vae.train_vae
 )

@@ -90,6 +90,38 @@ class PrepConfig:
         check(self.workers >= 0, "workers", self.workers, "must not be negative")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """How pretrained models write captions."""
+
+    each: int = 2
+    """drafts for each picture; those that repeat or lost the label are dropped"""
+    temperature: float = 0.8
+    """below 1 safer, above 1 wilder; 0 always takes the likeliest word"""
+    top_p: float = 0.9
+    """choose among the likeliest tokens that hold so much of the probability"""
+    max_tokens: int = 32
+    """longest draft, in the model's tokens"""
+    seed: int = 0
+    """of the drafts; each picture has its own from it"""
+    batch_size: int = 32
+    """drafts written at a time; does not change them"""
+    unit_pictures: int = 512
+    """pictures captioned in one go: as many as a killed run does again at most"""
+
+    def __post_init__(self) -> None:
+        for name in ("each", "max_tokens", "batch_size", "unit_pictures"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        check(0 <= self.temperature <= 10, "temperature", self.temperature, "must be 0 to 10")
+        check(0 < self.top_p <= 1, "top_p", self.top_p, "must be above 0 and at most 1")
+        check(
+            self.each == 1 or self.temperature > 0,
+            "temperature",
+            self.temperature,
+            f"writes {self.each} times the same; take each=1",
+        )
+
+
 # ---------------------------------------------------------------- models
 
 
@@ -353,6 +385,7 @@ class SampleConfig:
 SECTIONS: dict[str, type] = {
     "fetch": FetchConfig,
     "prep": PrepConfig,
+    "caption": CaptionConfig,
     "train-vae": TrainVaeConfig,
     "encode": EncodeConfig,
     "train": TrainConfig,

@@ -368,12 +368,16 @@ def test_webdataset(tmp_path: Path) -> None:
 
 def test_own_shards_are_read_again(tmp_path: Path) -> None:
     for n in range(40):
-        put(tmp_path / f"raw/{n}.png", noise(n))
-        put(tmp_path / f"raw/{n}.txt", f"number {n}\nzwei")
+        put(tmp_path / f"raw/dogs/{n}.png", noise(n))
+        if n % 2:
+            put(tmp_path / f"raw/dogs/{n}.txt", f"number {n}\nzwei")
     config = PrepConfig(image_px=16)
     first = Shards(prep(tmp_path / "one", str(tmp_path / "raw"), config, report=ignore).folder)
     again = Shards(prep(tmp_path / "two", str(first.folder), config, report=ignore).folder)
     assert [again.captions(r) for r in range(40)] == [first.captions(r) for r in range(40)]
+    written_by = [first.caption_sources(r) for r in range(40)]
+    assert written_by.count(["human"] * 2) == written_by.count(["template"] * 3) == 20
+    assert [again.caption_sources(r) for r in range(40)] == written_by
     rows = np.arange(40)
     assert again.splits(rows) == first.splits(rows)
     assert all(np.array_equal(again.image(r), first.image(r)) for r in range(40))

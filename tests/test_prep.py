@@ -101,7 +101,8 @@ def test_folder_to_shards(tmp_path: Path, cli: Cli) -> None:
         names = tar.getnames()
         about = json.load(tar.extractfile(names[1]))  # type: ignore[arg-type]
     assert len(names) == 120 and [Path(n).suffix for n in names[:2]] == [".png", ".json"]
-    assert about["captions"] == ["noise number 0"] and about["source"] == "0000.png"
+    assert about["captions"] == ["noise number 0"] and about["caption_sources"] == ["human"]
+    assert about["source"] == "0000.png"
     assert about["label"] is None and about["split"] in ("train", "holdout")
 
     again = json.loads(cli("prep", source, "--home", home, "--px", 16, "--json").out)

@@ -39,6 +39,7 @@ texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
 described = st.builds(
     Described,
     captions=st.lists(texts, max_size=3),
+    caption_sources=st.lists(texts, max_size=3),
     label=st.none() | texts,
     source=texts,
     split=st.sampled_from(["train", "holdout"]),
@@ -58,6 +59,8 @@ def test_round_trip(
     for row, expected in reversed(list(enumerate(rows))):
         assert np.array_equal(shards.image(row), picture(row))
         assert shards.captions(row) == expected.captions
+        assert shards.caption_sources(row) == expected.caption_sources
+        assert shards.label(row) == expected.label
         assert shards.key(row) == f"{row:016x}"
     for split in ("train", "holdout"):
         of_split = [i for i, row in enumerate(rows) if row.split == split]
@@ -77,14 +80,16 @@ def test_round_trip(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [Described([f"picture {i}"], None, f"{i}.png", "train", "") for i in range(100)]
+    rows = [
+        Described([f"picture {i}"], ["human"], None, f"{i}.png", "train", "") for i in range(100)
+    ]
     write(tmp_path / "test", rows, 20_000)
     return tmp_path / "test"
 
 
 def test_index_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "BATCH_ROWS", 7)
-    rows = [Described([str(i)], None, "", "train", "") for i in range(50)]
+    rows = [Described([str(i)], ["human"], None, "", "train", "") for i in range(50)]
     for shard_bytes in (1e8, 20_000):
         folder = tmp_path / str(shard_bytes)
         write(folder, rows, shard_bytes)

@@ -119,7 +119,7 @@ def write(
     shown = _Shown(decided)
     reasons: Counter[str] = Counter()
     captions = 0
-    writer = ShardWriter(out, name, images.SUFFIX[config.encoding], config.shard_mb * 1e6)
+    shards = ShardWriter(out, name, images.SUFFIX[config.encoding], config.shard_mb * 1e6)
     with (out / "rejects.jsonl").open("w") as rejects:
         for number, row in _rows(paths, decided.end):
             if row["reason"] is not None:
@@ -127,15 +127,20 @@ def write(
                 told = {key: row[key] for key in ("file", "reason", "detail")}
                 rejects.write(json.dumps(told, ensure_ascii=False) + "\n")
             elif decided.taken[number]:
-                texts = list(dict.fromkeys([*row["captions"], *extra.get(number, [])]))
+                writers: dict[str, str] = {}
+                for text, writer in [*_written(row), *extra.get(number, [])]:
+                    writers.setdefault(text, writer)
+                texts = [*writers]
                 side = "holdout" if decided.holdout[number] else "train"
                 group = decided.key(decided.group[number])
-                described = Described(texts, row["label"], row["file"], side, group)
-                writer.add(decided.key(number), row["picture"], described)
+                described = Described(
+                    texts, [*writers.values()], row["label"], row["file"], side, group
+                )
+                shards.add(decided.key(number), row["picture"], described)
                 shown.take(number, row["picture"], texts[0] if texts else "", row["file"])
                 captions += len(texts)
             tell(number + 1)
-    shards = writer.close()
+    written = shards.close()
     shown.draw(out)
     accepted, kept_out = int(decided.taken.sum()), int(decided.holdout.sum())
     sizes = np.bincount(decided.group[decided.taken])
@@ -148,7 +153,7 @@ def write(
         "holdout": kept_out,
         "captions": captions,
     }
-    return Merged(shards, counts)
+    return Merged(written, counts)
 
 
 class _Shown:
@@ -190,17 +195,22 @@ def _column(paths: list[Path], name: str, dtype: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _captions_of_copies(paths: list[Path], decided: Plan) -> dict[int, list[str]]:
-    """Leader → captions of the later rows with the same content, in order."""
+def _written(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The captions of a row, each with who wrote it."""
+    return zip(row["captions"], row["caption_sources"], strict=True)
+
+
+def _captions_of_copies(paths: list[Path], decided: Plan) -> dict[int, list[tuple[str, str]]]:
+    """Leader → captions of the later rows with the same content and who wrote them, in order."""
     copies = (decided.leader != np.arange(len(decided.leader))) & (decided.hashes != b"")
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[tuple[str, str]]] = {}
     start = 0
     for path in paths:
         table = pieces.read(path)
         stop = min(start + table.num_rows, decided.end)
         for row in start + np.flatnonzero(copies[start:stop]):
-            texts = table["captions"][int(row) - start].as_py()
-            found.setdefault(int(decided.leader[row]), []).extend(texts)
+            copy = table.slice(int(row) - start, 1).drop(["picture"]).to_pylist()[0]
+            found.setdefault(int(decided.leader[row]), []).extend(_written(copy))
         start += table.num_rows
     return found
 

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("picture", pa.binary()),
         ("print", pa.binary(duplicates.PRINT_BYTES)),  # null too if there is none
         ("captions", pa.list_(pa.string())),
+        ("caption_sources", pa.list_(pa.string())),
         ("label", pa.string()),
         ("split", pa.string()),
     ]
@@ -172,10 +173,10 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
     file = os.fsencode(record.file).decode(errors="replace")
     try:
         content = _read(record)
-        captions = record.captions
+        captions, by = record.captions, record.written_by
         compared = config.near_duplicates and not isinstance(content, Drawn)
         if isinstance(content, Drawn):
-            content, captions = content
+            (content, captions), by = content, "template"
         if isinstance(content, bytes):
             digest = hashlib.sha256(content)
             pixels = images.decode(content, config.image_px, config.fit)
@@ -191,6 +192,7 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
         "picture": images.encode(pixels, config),
         "print": duplicates.fingerprint(pixels) if compared else None,
         "captions": list(captions),
+        "caption_sources": list(by) if isinstance(by, tuple) else [by] * len(captions),
         "label": record.label,
         "split": record.split,
     }

@@ -1,10 +1,10 @@
 """Image shards: WebDataset tars of square pictures, and an index that reads them in any order.
 
-`NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `label`, `source`,
-`split`, `group` for each picture; KEY is the beginning of the SHA-256 of the content that it was
-made from. `index.arrow` has a row a picture: key, shard (number), offset, size and CRC-32 of the
-picture's bytes, split, captions, label, group; the last batch of a shard has the shard's name and
-bytes as metadata.
+`NAME-00000.tar` holds KEY.png (or jpg, webp) and KEY.json with `captions`, `caption_sources` (who
+wrote each: "human" or "template"), `label`, `source`, `split`, `group` for each picture; KEY is the
+beginning of the SHA-256 of the content that it was made from. `index.arrow` has a row a picture:
+key, shard (number), offset, size and CRC-32 of the picture's bytes, split, captions and their
+sources, label, group; the last batch of a shard has the shard's name and bytes as metadata.
 """
 
 import io
@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("crc", pa.uint32()),
         ("split", pa.string()),
         ("captions", pa.list_(pa.string())),
+        ("caption_sources", pa.list_(pa.string())),
         ("label", pa.string()),
         ("group", pa.string()),
     ]
@@ -47,6 +48,8 @@ class Described:
     """What the shards say of a picture beside its pixels."""
 
     captions: list[str]
+    caption_sources: list[str]
+    """who wrote each of the captions: "human" or "template" """
     label: str | None
     source: str
     split: str
@@ -82,7 +85,7 @@ class ShardWriter:
         self._rows.append(
             {"key": key, "shard": len(self.shards) - 1, "offset": offset}
             | {"size": len(picture), "crc": zlib.crc32(picture)}
-            | {name: getattr(described, name) for name in ("split", "captions", "label", "group")}
+            | {name: value for name, value in vars(described).items() if name != "source"}
         )
         if self._tar.offset >= self.shard_bytes:
             self._end_shard(self._tar)
@@ -138,7 +141,8 @@ class Shards:
         for name, size in self._shards:
             self._check(folder / name, size)
         self._key, self._captions = table["key"], table["captions"]
-        self._split = table["split"]
+        self._split, self._label = table["split"], table["label"]
+        self._caption_sources = table["caption_sources"]
         self._places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
         self._open: dict[int, int] = {}  # shard → descriptor
         weakref.finalize(self, _close_all, self._open)
@@ -178,6 +182,14 @@ class Shards:
     def captions(self, row: int) -> list[str]:
         """Captions of a picture."""
         return self._captions[row].as_py()
+
+    def caption_sources(self, row: int) -> list[str]:
+        """Who wrote each of a picture's captions: "human" or "template"."""
+        return self._caption_sources[row].as_py()
+
+    def label(self, row: int) -> str | None:
+        """What the dataset says is in a picture, in a word or a few."""
+        return self._label[row].as_py()
 
     def key(self, row: int) -> str:
         """The name of a picture: the beginning of its content's hash, in hex."""

@@ -4,6 +4,7 @@ Columns: key (the picture's), split, captions (list of text), codes (uint16, fix
 views x grid x grid, in raster order). The schema's metadata holds `views` and `grid`.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,12 @@ def read_shard(path: Path) -> pa.Table:
 
 
 class Tokens:
-    """All token shards of a folder, one row a picture."""
+    """All token shards of a folder, one row a picture, joined with the pictures' extra captions.
 
-    def __init__(self, folder: Path) -> None:
+    Hold-out pictures with captions of their own have no others, so that figures stay comparable.
+    """
+
+    def __init__(self, folder: Path, extra: Mapping[str, Sequence[str]] | None = None) -> None:
         found = manifest.read(folder)
         assert found is not None, "callers find the folder by its manifest"
         self.name, self.id, self.parents = found.name, found.id, found.parents
@@ -64,6 +68,7 @@ class Tokens:
         self.views_each, self.grid = int(metadata[b"views"]), int(metadata[b"grid"])
         self._table = pa.concat_tables(tables)
         self._captions = self._table["captions"]
+        self._extra = extra or {}
         shape = (-1, self.views_each, self.grid**2)
         self._chunks = [c.flatten().to_numpy().reshape(shape) for c in self._table["codes"].chunks]
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
@@ -82,7 +87,10 @@ class Tokens:
 
     def captions(self, row: int) -> list[str]:
         """Captions of a picture."""
-        return self._captions[row].as_py()
+        own: list[str] = self._captions[row].as_py()
+        if not self._extra or (own and self._table["split"][row].as_py() == "holdout"):
+            return own
+        return [*own, *self._extra.get(self._table["key"][row].as_py(), ())]
 
     def codes(self, split: str) -> np.ndarray:
         """Codes uint16 (pictures, grid * grid) of the first view of a whole split, in memory."""

@@ -28,22 +28,30 @@ def status(home: Path) -> list[Artefact]:
     """All artefacts in pipeline order, newest first within a kind."""
     rows: list[Artefact] = []
     for kind in MADE_BY:
-        found: list[Artefact] = []
-        for folder in sorted(p for p in (home / kind).glob("*") if p.is_dir()):
-            size = files.folder_bytes(folder)
-            try:
-                about = manifest.read(folder)
-            except BadInput as error:
-                found.append(Artefact(kind, folder.name, str(error), size, [], False, ""))
-                continue
-            if about is not None:
-                state = "complete" if about.complete else "unfinished"
-                parents = _parents(home, about.parents)
-                found.append(Artefact(kind, folder.name, state, size, parents, False, about.when))
+        found = _rows(home, kind, f"{kind}/*")
         found.sort(key=lambda row: row.when, reverse=True)
         taken = next((row for row in found if row.state == "complete"), None)
         rows += [Artefact(**{**vars(row), "newest": row is taken}) for row in found]
+        if kind == "images":
+            rows += _rows(home, "captions", "images/*/captions")
     return rows
+
+
+def _rows(home: Path, kind: str, place: str) -> list[Artefact]:
+    """The artefacts whose folders are at `place`; none of them the newest yet."""
+    found: list[Artefact] = []
+    for folder in sorted(p for p in home.glob(place) if p.is_dir()):
+        name, size = folder.relative_to(home).parts[1], files.folder_bytes(folder)
+        try:
+            about = manifest.read(folder)
+        except BadInput as error:
+            found.append(Artefact(kind, name, str(error), size, [], False, ""))
+            continue
+        if about is not None:
+            state = "complete" if about.complete else "unfinished"
+            parents = _parents(home, about.parents)
+            found.append(Artefact(kind, name, state, size, parents, False, about.when))
+    return found
 
 
 def _parents(home: Path, parents: dict[str, str]) -> list[str]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dallebaby_cli import files, metrics, settings
 from dallebaby_cli.config import SampleConfig, TrainConfig
-from dallebaby_cli.data import manifest
+from dallebaby_cli.data import extra_captions, manifest
+from dallebaby_cli.data.extra_captions import ExtraCaptions
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.pictures import grid
 from dallebaby_cli.data.text import TextTokenizer
@@ -106,7 +107,10 @@ def train(
     """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
     found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
     parents = {f"tokens/{m.name}": m.id for _, m in found}
-    sources = [Tokens(folder) for folder, _ in found]
+    sources = []
+    for folder, tokens in found:
+        extra = _extra_captions(home, tokens, parents, report)
+        sources.append(Tokens(folder, extra.by_key))
     vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
     target = devices.resolve(device)
     vae = checkpoint.load_dvae(vae_folder, target)
@@ -169,6 +173,26 @@ def _common_vae(home: Path, found: list[Manifest]) -> tuple[Path, Manifest]:
     return folder, vae
 
 
+def _extra_captions(
+    home: Path, tokens: Manifest, parents: dict[str, str], report: Report
+) -> ExtraCaptions:
+    """What `caption` wrote for the pictures of these tokens; its id becomes one of the parents."""
+    images, identity = next(p for p in tokens.parents.items() if p[0].startswith("images/"))
+    extra = extra_captions.read(home / images)
+    if extra.id and extra.of != {images: identity}:
+        report(
+            Note(
+                f"{images}/captions.jsonl is of other pictures than the tokens, so it is left "
+                f"out; run `dallebaby caption {images.removeprefix('images/')}` again",
+                "warning",
+            )
+        )
+        return ExtraCaptions()
+    if extra.id:
+        parents[f"{images}/captions"] = extra.id
+    return extra
+
+
 def _captions(sources: list[Tokens], parents: dict[str, str]) -> list[str]:
     """The training captions that the tokenizer learns from. Raises MissingInput."""
     every = (text for s in sources for row in s.rows("train") for text in s.captions(int(row)))
@@ -176,7 +200,8 @@ def _captions(sources: list[Tokens], parents: dict[str, str]) -> list[str]:
     if not captions:
         raise MissingInput(
             f"{', '.join(parents)}: no captions, so there is nothing to learn words from; put a "
-            ".txt with one caption a line beside each picture and prepare the folder again"
+            ".txt with one caption a line beside each picture and prepare the folder again, or let "
+            "a model write some: `dallebaby caption --with MODEL`"
         )
     return captions
 

@@ -39,6 +39,7 @@ LAYOUTS = (
 is a "folder" of pictures."""
 
 Split = Literal["train", "holdout"]
+Writer = Literal["human", "template"]
 
 
 class Drawn(NamedTuple):
@@ -60,6 +61,8 @@ class Record:
     label: str | None = None
     split: Split | None = None
     """the dataset's own split; None leaves it to the content's hash"""
+    written_by: Writer | tuple[Writer, ...] = "human"
+    """who wrote the captions, or each of them"""
 
 
 @dataclass(frozen=True)

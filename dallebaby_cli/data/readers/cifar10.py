@@ -73,7 +73,7 @@ def _batch(member: Member, label_bytes: int, describe: Describe) -> Iterator[Rec
                 raise BadInput(f"{file} has an unknown label; fetch the archive again") from None
             picture = partial(pixels, row[label_bytes:])
             side: Split = "holdout" if "test" in member.name else "train"
-            yield Record(file, picture, texts, label, side)
+            yield Record(file, picture, texts, label, side, "template")
 
 
 def pixels(planes: bytes) -> np.ndarray:

@@ -62,6 +62,7 @@ def _rows(folder: Path, pictures: list[str], texts: dict[str, str]) -> Iterator[
                 yield Record(path, partial(refuse, "unreadable", why))
         elif not texts and (parent := PurePosixPath(path).parent.name):
             label = captions.plain(parent)
-            yield Record(path, read_picture, captions.from_labels([label], path), label)
+            made = captions.from_labels([label], path)
+            yield Record(path, read_picture, made, label, written_by="template")
         else:
             yield Record(path, read_picture)

@@ -62,4 +62,4 @@ def _rows(folder: Path, test: set[str]) -> Iterator[Record]:
             texts = captions.from_labels([label], member.path)
             held_out = f"{member.folder}/{member.name}" in test
             side: Split | None = "holdout" if held_out else "train" if test else None
-            yield Record(member.path, member.reader(), texts, label, side)
+            yield Record(member.path, member.reader(), texts, label, side, "template")

@@ -69,7 +69,8 @@ def _rows(folder: Path, labels: dict[int, str], names: dict[str, str]) -> Iterat
             things = [names[code].lower() for code in codes if code in names]
             texts = captions.from_labels(things, member.path)
             side: Split = "train" if member.folder.startswith("train") else "holdout"
-            yield Record(member.path, member.reader(), texts, ", ".join(things) or None, side)
+            label = ", ".join(things) or None
+            yield Record(member.path, member.reader(), texts, label, side, "template")
 
 
 def _number(name: str) -> int:

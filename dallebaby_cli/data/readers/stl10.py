@@ -57,7 +57,7 @@ def _part(member: Member, part: str, codes: bytes | None, classes: list[str]) ->
             else:
                 label = classes[codes[number] - 1]
                 texts = captions.from_labels([label], file)
-                yield Record(file, picture, texts, label, PARTS[part])
+                yield Record(file, picture, texts, label, PARTS[part], "template")
 
 
 def pixels(planes: bytes) -> np.ndarray:

@@ -46,7 +46,7 @@ def _rows(folder: Path, numbers: dict[tuple[str, str], str]) -> Iterator[Record]
             things = [f"the house number {number}"] if number else []
             texts = captions.from_labels(things, member.path, article=False)
             side: Split = "holdout" if member.folder == "test" else "train"
-            yield Record(member.path, member.reader(), texts, number, side)
+            yield Record(member.path, member.reader(), texts, number, side, "template")
 
 
 def house_numbers(content: bytes) -> Iterator[tuple[str, str]]:

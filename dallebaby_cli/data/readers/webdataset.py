@@ -5,14 +5,14 @@ https://github.com/webdataset/webdataset. Captions are the lines of KEY.txt, or 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dallebaby_cli.data import archives, captions
 from dallebaby_cli.data.archives import Member, Read
-from dallebaby_cli.data.readers import Record, Records
+from dallebaby_cli.data.readers import Record, Records, Split, Writer
 
 TARS = ("*.tar", "*.tar.gz", "*.tgz")
 
@@ -57,14 +57,24 @@ class _Sample:
         """The pictures with all that is known of them."""
         listed = self.about.get("captions") or [self.about.get("caption") or ""]
         texts = captions.clean([*self.lines, *(t for t in listed if isinstance(t, str))])
+        writers = self._writers(listed, texts)
         label = self.about.get("label")
         label = captions.plain(str(label)) if label not in (None, "") else None
         side = self.about.get("split")
+        split: Split | None = side if side in ("train", "holdout") else None
         for path, reader in self.pictures:
-            made = () if label is None or label.isdecimal() else captions.from_labels([label], path)
-            yield Record(
-                path, reader, texts or made, label, side if side in ("train", "holdout") else None
-            )
+            if not texts and label is not None and not label.isdecimal():
+                made = captions.from_labels([label], path)
+                yield Record(path, reader, made, label, split, "template")
+            else:
+                yield Record(path, reader, texts, label, split, writers)
+
+    def _writers(self, listed: Sequence[object], texts: Sequence[str]) -> tuple[Writer, ...]:
+        """Who wrote each of the cleaned texts: people, unless `caption_sources` says otherwise."""
+        sources = self.about.get("caption_sources")
+        pairs = zip(listed, sources if isinstance(sources, list) else [], strict=False)
+        templates = captions.clean(str(text) for text, source in pairs if source == "template")
+        return tuple("template" if text in templates else "human" for text in texts)
 
 
 def _rows(folder: Path) -> Iterator[Record]:

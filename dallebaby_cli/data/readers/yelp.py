@@ -63,4 +63,4 @@ def _rows(folder: Path, business: dict[int, int], labels: dict[int, list[int]]) 
                 about = f"restaurant {captions.listed([phrase for _, phrase in true])}"
                 texts = captions.from_labels([about], member.path)
             label = ", ".join(name for name, _ in true) or None
-            yield Record(member.path, member.reader(), texts, label)
+            yield Record(member.path, member.reader(), texts, label, written_by="template")
