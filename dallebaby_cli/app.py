@@ -1,6 +1,7 @@
 """The Typer app: a table of contents in pipeline order, and main(), the only error boundary."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -108,6 +109,7 @@ def globals_first(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Expected failures become one sentence and an exit code."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
         app(arguments, prog_name="dallebaby")

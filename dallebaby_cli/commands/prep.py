@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dallebaby_cli.commands.options import On
 from dallebaby_cli.commands.output import Settings
 
 
@@ -25,12 +26,13 @@ def prep(
     limit: Annotated[
         int | None, typer.Option(help="Take the first so many good pictures, sorted by path.")
     ] = None,
+    on: On = None,
 ) -> None:
     """Turn a dataset or any folder of pictures into clean, captioned shards."""
     from dallebaby_cli.stages.prep import prep as stage
 
     settings: Settings = ctx.obj
-    config = settings.load("prep", {"image_px": px, "workers": workers, "limit": limit})
+    config = settings.load("prep", {"image_px": px, "workers": workers, "limit": limit, "on": on})
     with settings.reporter() as report:
         done = stage(settings.home, source, config, name=name, report=report)
     counts = done.manifest.counts

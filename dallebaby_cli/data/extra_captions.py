@@ -66,10 +66,10 @@ def read(images: Path) -> ExtraCaptions:
     return ExtraCaptions(found.id, found.parents, dict(by_key))
 
 
-def write_part(path: Path, rows: Sequence[tuple[str, list[str], Counter[str]]]) -> None:
-    """Write what came of some pictures, atomically: key, kept captions, dropped drafts."""
+def part(rows: Sequence[tuple[str, list[str], Counter[str]]]) -> bytes:
+    """What came of some pictures, as `put` reads it: key, kept captions, dropped drafts."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    files.write_text(path, "".join(lines))
+    return "".join(lines).encode()
 
 
 def put(images: Path, draft: Manifest, source: str, parts: Sequence[Path]) -> Manifest:

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.data import duplicates, images
+from dallebaby_cli.data import cluster, duplicates, images
 from dallebaby_cli.data.images import Rejected
 from dallebaby_cli.data.readers import Drawn, Record, Records
 from dallebaby_cli.errors import DallebabyError
@@ -59,12 +59,17 @@ class Task:
     path: Path
     records: tuple[Record, ...]
     config: PrepConfig
+    needs: Path | None = None
+    """the folder that the records are read from"""
 
 
-def make_all(rows: Records, folder: Path, config: PrepConfig, report: Report) -> list[Path]:
+def make_all(
+    rows: Records, source: Path | None, folder: Path, config: PrepConfig, report: Report
+) -> list[Path]:
     """Make the pieces that are not in `folder` yet; return the paths of all, in order.
 
-    With a limit, no more pieces are made than it takes.
+    `source` is where the records are read from. With a limit, no more pieces are made than it
+    takes.
     """
     folder.mkdir(exist_ok=True)
     workers = config.workers or os.cpu_count() or 1
@@ -72,7 +77,7 @@ def make_all(rows: Records, folder: Path, config: PrepConfig, report: Report) ->
     if expected is not None:
         workers = min(workers, -(-expected // RECORDS))
     line = _Line(config.limit, rows.count, report)
-    with _workers(workers) as start:
+    with _workers(config.on, workers) as (start, workers):
         for number in itertools.count():
             records = tuple(itertools.islice(rows.rows, RECORDS))
             while line.must_wait(2 * workers):
@@ -81,7 +86,7 @@ def make_all(rows: Records, folder: Path, config: PrepConfig, report: Report) ->
                 break
             path = folder / f"{number:06}.arrow"
             there = path.exists()
-            wait = (lambda: None) if there else start(Task(path, records, config))
+            wait = (lambda: None) if there else start(Task(path, records, config, source))
             line.waiting.append((path, len(records), wait))
         while line.waiting:
             line.collect()
@@ -124,15 +129,20 @@ class _Line:
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[Callable[[Task], Wait]]:
-    """A way to start tasks: in `count` processes, or with 1 in this one when it is waited for."""
+def _workers(on: str, count: int) -> Iterator[tuple[Callable[[Task], Wait], int]]:
+    """A way to start tasks, and how many are done at once: on a cluster, in `count` processes, or
+    with 1 in this one when it is waited for."""
+    if on != "local":
+        with cluster.connect(on) as found:
+            yield partial(found.start, content), found.processors
+        return
     if count <= 1:
-        yield lambda task: partial(make, task)
+        yield (lambda task: partial(make, task)), 1
         return
     spawn = multiprocessing.get_context("spawn")  # fork would copy the threads' locks of the skin
     with ProcessPoolExecutor(count, spawn, initializer=end_with_parent) as pool:
         try:
-            yield lambda task: pool.submit(make, task).result
+            yield (lambda task: pool.submit(make, task).result), count
         except BrokenProcessPool as error:
             raise DallebabyError(
                 "a worker process ended suddenly, perhaps for lack of memory; run the same command "
@@ -157,11 +167,16 @@ def end_with_parent() -> None:
 
 def make(task: Task) -> None:
     """Make one piece and write it atomically."""
+    files.write_bytes(task.path, content(task))
+
+
+def content(task: Task) -> bytes:
+    """What the file of one piece holds."""
     rows = [_row(record, task.config) for record in task.records]
     out = pa.BufferOutputStream()
     with pa.ipc.new_file(out, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    files.write_bytes(task.path, out.getvalue())
+    return out.getvalue().to_pybytes()
 
 
 def read(path: Path) -> pa.Table:

@@ -7,6 +7,7 @@ those that are not.
 
 import functools
 import shutil
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from dallebaby_cli import __version__, captioner, files
 from dallebaby_cli.captioner import Captioner, Pretrained
 from dallebaby_cli.config import CaptionConfig
-from dallebaby_cli.data import drafts, extra_captions, manifest
+from dallebaby_cli.data import cluster, drafts, extra_captions, manifest
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
@@ -22,7 +23,7 @@ from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.settings import as_dict
 from dallebaby_cli.training.interrupt import Interrupt
 
-SPEED_ONLY = ("batch_size", "unit_pictures")  # settings that do not change the captions
+SPEED_ONLY = ("batch_size", "unit_pictures", "on")  # settings that do not change the captions
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Unit:
     model_id: str
     device: str
     config: CaptionConfig
+
+    @property
+    def needs(self) -> Path:
+        """The folder that is read."""
+        return self.images
 
 
 def caption(
@@ -93,7 +99,8 @@ def caption(
             Unit(work / f"{n:06}.jsonl", folder, start, stop, model, found.id, device, config)
             for n, (start, stop) in enumerate(_cuts(len(shards), config.unit_pictures))
         ]
-        _make_all(units, len(shards), report)
+        make_all = _make_here if config.on == "local" else _make_on_cluster
+        make_all(units, len(shards), report)
         whole = extra_captions.put(folder, draft, source, [unit.path for unit in units])
         shutil.rmtree(work)
     return Captioned(extra_captions.file(folder), source, whole, fresh=True)
@@ -135,7 +142,7 @@ def _require_something(shards: Shards, found: Pretrained) -> None:
         )
 
 
-def _make_all(units: list[Unit], pictures: int, report: Report) -> None:
+def _make_here(units: list[Unit], pictures: int, report: Report) -> None:
     with Interrupt() as interrupt:
         for unit in units:
 
@@ -147,12 +154,25 @@ def _make_all(units: list[Unit], pictures: int, report: Report) -> None:
                 interrupt.raise_if_asked(
                     f"stopped after {unit.start:,} pictures; run it again to continue"
                 )
-                make_unit(unit, tell)
+                files.write_bytes(unit.path, content(unit, tell))
             tell(1)
 
 
-def make_unit(unit: Unit, tell: Callable[[float], None] = lambda share: None) -> None:
-    """Caption the pictures of one unit and write its part; `tell` hears the share that is done."""
+def _make_on_cluster(units: list[Unit], pictures: int, report: Report) -> None:
+    config, device = units[0].config, units[0].device
+    with cluster.connect(config.on, gpu=device in ("auto", "cuda")) as found:
+        missing = deque(unit for unit in units if not unit.path.exists())
+        waiting: deque[tuple[Unit, Callable[[], None]]] = deque()
+        while missing or waiting:
+            while missing and len(waiting) < 2 * found.processors:
+                waiting.append((missing[0], found.start(content, missing.popleft())))
+            unit, wait = waiting.popleft()
+            wait()
+            report(Progress("caption", unit.stop, pictures, "images"))
+
+
+def content(unit: Unit, tell: Callable[[float], None] = lambda share: None) -> bytes:
+    """Caption the pictures of one unit; `tell` hears the share that is done."""
     found, writer = _loaded(unit.model, unit.device)
     if found.id != unit.model_id:
         raise Mismatch(f"{unit.model} is not the same model as when the work began; start again")
@@ -173,7 +193,7 @@ def make_unit(unit: Unit, tell: Callable[[float], None] = lambda share: None) ->
         (shards.key(row), *drafts.sift(texts, shards.captions(row), _labels(found, shards, row)))
         for row, texts in written.items()
     ]
-    extra_captions.write_part(unit.path, sifted)
+    return extra_captions.part(sifted)
 
 
 @functools.lru_cache(maxsize=1)

@@ -71,7 +71,7 @@ def prep(
     name = name or found.name
     folder = manifest.artefact(home, "images", name)
     wanted = as_dict(config)
-    del wanted["workers"]  # the result does not depend on them
+    del wanted["workers"], wanted["on"]  # the result does not depend on them
     origin = {"layout": found.layout, "folder": str(found.folder or ""), "id": found.fingerprint}
     draft = Manifest(
         kind="images", name=name, config=wanted | {"source": origin}, parents=found.parents
@@ -154,7 +154,7 @@ def _make(
     _remove_work(folder, but=work)
     if manifest.read(folder) is None:
         manifest.write(folder, draft)  # so that `status` shows it
-    paths = pieces.make_all(rows, work, config, report)
+    paths = pieces.make_all(rows, source.folder, work, config, report)
     decided = merge.plan(paths, config)
     if not decided.taken.any():
         raise BadInput(_nothing(source, paths))

@@ -1,0 +1,67 @@
+"""The same bytes from a real Ray cluster of two nodes, one of which is killed in the middle."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import draw_folder, run, start
+from swarm import free_port, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+PIECES = 8
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    """A Ray cluster on this machine: a head and a second node, each with one processor."""
+    from ray.cluster_utils import Cluster
+
+    memory = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=memory | {"include_dashboard": False})
+    try:
+        cluster.add_node(**memory)
+        cluster.wait_for_nodes()
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def content(home: Path, name: str) -> dict[str, bytes]:
+    """Every file of images/NAME, the manifest without its time."""
+    folder = home / "images" / name
+    found = {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
+    manifest = json.loads(found["manifest.json"])
+    del manifest["when"]
+    return found | {"manifest.json": json.dumps(manifest).encode()}
+
+
+def test_a_cluster_that_loses_a_node_makes_the_same_bytes(nodes: Any, tmp_path: Path) -> None:
+    pictures = draw_folder(tmp_path / "shapes", 256 * PIECES - 100)
+    run(tmp_path / "here", "prep", pictures, "--px", "32", "--workers", "1")
+    process = start(
+        tmp_path / "there", "prep", pictures, "--px", "32", "--on", f"ray:{nodes.address}"
+    )
+    work = tmp_path / "there/images/shapes"
+    wait_until(lambda: len(list(work.glob(".work-*/*.arrow"))) >= 2, "two pieces are there")
+    [second] = nodes.worker_nodes
+    nodes.remove_node(second, allow_graceful=False)
+    done = len(list(work.glob(".work-*/*.arrow")))
+    assert 0 < done < PIECES, "the kill was not in the middle"
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert content(tmp_path / "there", "shapes") == content(tmp_path / "here", "shapes")
+
+
+def test_no_cluster_and_no_such_place_are_sentences(tmp_path: Path) -> None:
+    pictures = draw_folder(tmp_path / "shapes", 3)
+    home = tmp_path / "home"
+    gone = run(home, "prep", pictures, "--on", f"ray:127.0.0.1:{free_port()}", expect=1)
+    assert "no Ray cluster can be reached" in gone.err and "ray start --head" in gone.err
+    wrong = run(home, "prep", pictures, "--on", "slurm", expect=2)
+    assert "--on slurm: must be local, ray or ray:ADDRESS" in wrong.err
