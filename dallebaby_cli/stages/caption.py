@@ -142,20 +142,18 @@ def _make_all(units: list[Unit], pictures: int, report: Report) -> None:
             def tell(share: float, unit: Unit = unit) -> None:
                 done = unit.start + share * (unit.stop - unit.start)
                 report(Progress("caption", round(done), pictures, "images"))
-
-            if not unit.path.exists():
                 interrupt.raise_if_asked(
                     f"stopped after {unit.start:,} pictures; run it again to continue"
                 )
+
+            if not unit.path.exists():
                 make_unit(unit, tell)
             tell(1)
 
 
 def make_unit(unit: Unit, tell: Callable[[float], None] = lambda share: None) -> None:
     """Caption the pictures of one unit and write its part; `tell` hears the share that is done."""
-    found, writer = _loaded(unit.model, unit.device)
-    if found.id != unit.model_id:
-        raise Mismatch(f"{unit.model} is not the same model as when the work began; start again")
+    found, writer = _loaded(unit.model, unit.model_id, unit.device)
     shards = Shards(unit.images)
     rows = [
         row
@@ -177,8 +175,10 @@ def make_unit(unit: Unit, tell: Callable[[float], None] = lambda share: None) ->
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(model: str, device: str) -> tuple[Pretrained, Captioner]:
+def _loaded(model: str, model_id: str, device: str) -> tuple[Pretrained, Captioner]:
     found = captioner.find(model)
+    if found.id != model_id:
+        raise Mismatch(f"{model} is not the same model as when the work began; start again")
     return found, captioner.load(found, device)
 
 
