@@ -130,8 +130,7 @@ def _require_something(shards: Shards, found: Pretrained) -> None:
     if not found.looks and all(_subject(shards, row) is None for row in range(len(shards))):
         raise MissingInput(
             f"images/{shards.name} has no labels, so the language model {found.name} has nothing "
-            "to rewrite; take a model that looks at pictures, such as "
-            "Salesforce/blip-image-captioning-base"
+            "to rewrite; take a model that looks at pictures, such as BLIP"
         )
 
 
