@@ -317,7 +317,7 @@ def test_train_joins_them_by_key(cli: Cli, home: Path, folder: Path) -> None:
 
 
 def test_pictures_without_captions_get_some(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    """And then the hold-out has them too: it has no others."""
+    """Most are dropped here, perhaps all of the hold-out's, and `train` runs all the same."""
     home = tmp_path / "home"
     bare = tmp_path / "bare"
     bare.mkdir()
