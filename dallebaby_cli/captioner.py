@@ -24,6 +24,7 @@ from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.models import device as devices
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model")  # all that a model may consist of
+LOOKING = ("blip", "blip-2", "git", "vision-encoder-decoder")  # kinds that need no instruction
 EXAMPLES = """\
 What a photo shows, and a caption for it that says the same in a fuller sentence.
 a dog: a brown dog runs across the wet grass of a park
@@ -187,12 +188,11 @@ def _looks(model: str, folder: Path) -> bool:
         kind = type(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # as in `load`
         raise _unusable(model, error) from error
-    if kind in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return True
-    if kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        return False
+    if kind.model_type in LOOKING or kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return kind.model_type in LOOKING
     raise BadInput(
-        f"{model} is neither a causal language model nor an image captioner, but {kind.model_type}"
+        f"{model} is neither a causal language model nor a captioner ({', '.join(LOOKING)}), but "
+        f"{kind.model_type}"
     )
 
 

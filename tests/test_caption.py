@@ -173,9 +173,10 @@ def rows(home: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def captions(home: Path, model: Path, *more: object) -> bytes:
-    """The captions that a model writes in a process of its own."""
-    run(home, "caption", "things", "--with", model, *more)
+def captions(cli: Cli, home: Path, model: Path, *more: object) -> bytes:
+    """The file as it is after a model wrote captions."""
+    ran = cli("--home", home, "caption", "things", "--with", model, *more)
+    assert ran.code == 0, ran.err
     return (home / "images/things/captions.jsonl").read_bytes()
 
 
@@ -211,15 +212,15 @@ def test_two_models_stand_side_by_side_and_each_is_replaced_alone(
     cli: Cli, home: Path, folder: Path
 ) -> None:
     shutil.copytree(folder / "gpt2", home / "other")
-    first = captions(home, folder / "gpt2")
-    both = captions(home, home / "other", "--set", "seed=1")
+    first = captions(cli, home, folder / "gpt2")
+    both = captions(cli, home, home / "other", "--set", "seed=1")
     sources = [row["source"] for row in rows(home)]
     assert sources == sorted(sources) and {*sources} == {"model:gpt2", "model:other"}
     assert both.startswith(first) and both != first
-    captions(home, folder / "gpt2", "--set", "seed=2")
-    assert captions(home, folder / "gpt2") == both, "the same bytes whatever was there before"
+    captions(cli, home, folder / "gpt2", "--set", "seed=2")
+    assert captions(cli, home, folder / "gpt2") == both, "the same bytes whatever was there before"
     (home / "images/things/captions.jsonl").unlink()
-    assert captions(home, folder / "gpt2") == first, "a removed file is made anew"
+    assert captions(cli, home, folder / "gpt2") == first, "a removed file is made anew"
 
 
 @pytest.mark.parametrize("model", ["untrained", "blip"])
@@ -240,20 +241,22 @@ def test_neither_batch_nor_unit_changes_a_word(home: Path, folder: Path, model: 
     assert len({*alone}) == 4 and write([0, 1, 2, 3]) == alone and write([3, 0]) == alone[::-3]
 
 
-def test_units_and_batches_of_other_sizes_make_the_same_file(home: Path, folder: Path) -> None:
+def test_units_and_batches_of_other_sizes_make_the_same_file(
+    cli: Cli, home: Path, folder: Path
+) -> None:
     sizes = [("unit_pictures=7", "batch_size=3"), ("unit_pictures=50", "batch_size=64")]
     files = []
     for unit, batch in sizes:
-        files.append(captions(home, folder / "gpt2", "--set", unit, "--set", batch))
+        files.append(captions(cli, home, folder / "gpt2", "--set", unit, "--set", batch))
         shutil.rmtree(home / "images/things/captions")
     assert files[0] == files[1] and len(files[0]) > 1000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 4, 9])
-def test_a_killed_caption_goes_on(home: Path, folder: Path, moment: int) -> None:
+@pytest.mark.parametrize("moment", [1, 3, 5])
+def test_a_killed_caption_goes_on(cli: Cli, home: Path, folder: Path, moment: int) -> None:
     small = ("--set", "unit_pictures=10", "--set", "batch_size=4")
-    whole = captions(home, folder / "gpt2", *small)
+    whole = captions(cli, home, folder / "gpt2", *small)
     shutil.rmtree(home / "images/things/captions")
     (home / "images/things/captions.jsonl").unlink()
 
@@ -263,12 +266,12 @@ def test_a_killed_caption_goes_on(home: Path, folder: Path, moment: int) -> None
     process = start(home, "caption", "things", "--with", folder / "gpt2", *small)
     kill_when(process, lambda: len(parts()) >= moment)
     before = {part: part.stat().st_mtime_ns for part in parts()}
-    assert moment <= len(before) < 12, "the kill must lie in the middle of the work"
+    assert moment <= len(before) < 10, "the kill must lie in the middle of the work"
     assert not (home / "images/things/captions.jsonl").exists()
     process = start(home, "caption", "things", "--with", folder / "gpt2", *small)
     kill_when(process, lambda: len(parts()) > len(before))
     assert {part: part.stat().st_mtime_ns for part in before} == before, "parts stay as they are"
-    assert captions(home, folder / "gpt2", *small) == whole
+    assert captions(cli, home, folder / "gpt2", *small) == whole
     assert not parts()
 
 
@@ -285,7 +288,7 @@ def test_train_joins_them_by_key(cli: Cli, home: Path, folder: Path) -> None:
     assert cli("--home", home, "encode").code == 0
     plain, parents = trained()
     assert "images/things/captions" not in parents
-    captions(home, folder / "gpt2")
+    captions(cli, home, folder / "gpt2")
     with_captions, parents = trained()
     whole = extra_captions.find(home / "images/things")
     assert whole is not None and parents["images/things/captions"] == whole.id
@@ -302,8 +305,9 @@ def test_train_joins_them_by_key(cli: Cli, home: Path, folder: Path) -> None:
     listed = json.loads(cli("--home", home, "status", "--json").out)["artefacts"]
     shown = next(row for row in listed if row["kind"] == "captions")
     assert (shown["name"], shown["state"]) == ("things", "complete")
-    run(home, "prep", folder / "things", "--px", "32", "--limit", "100", "--workers", "1")
-    run(home, "encode")
+    smaller = ("prep", folder / "things", "--px", 32, "--limit", 100, "--workers", 1)
+    for command in (smaller, ("encode",)):
+        assert cli("--home", home, *command).code == 0
     ran = cli("--home", home, "train", "--preset", "tiny", "--steps", 2)
     assert ran.code == 0 and "of other pictures" in ran.err
     with (home / "images/things/captions.jsonl").open("a") as opened:
@@ -313,7 +317,7 @@ def test_train_joins_them_by_key(cli: Cli, home: Path, folder: Path) -> None:
 
 
 def test_pictures_without_captions_get_some(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    """And then the hold-out has them too: it has no others."""
+    """Most are dropped here, perhaps all of the hold-out's, and `train` runs all the same."""
     home = tmp_path / "home"
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -361,7 +365,7 @@ def test_models_that_cannot_be_used(cli: Cli, home: Path, folder: Path) -> None:
     one_sentence(tried(lacking), 1, "lacks weights, transformer.h.1.attn.c_attn.weight")
     other = shutil.copytree(folder / "gpt2", home / "other")
     (other / "config.json").write_text(json.dumps({"model_type": "resnet"}))
-    one_sentence(tried(other), 1, "neither a causal language model nor an image captioner")
+    one_sentence(tried(other), 1, "neither a causal language model nor a captioner")
     foreign = shutil.copytree(folder / "gpt2", home / "foreign")
     code = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
     (foreign / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": code}))

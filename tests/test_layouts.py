@@ -367,10 +367,10 @@ def test_webdataset(tmp_path: Path) -> None:
 
 
 def test_own_shards_are_read_again(tmp_path: Path) -> None:
-    for n in range(40):
-        put(tmp_path / f"raw/dogs/{n}.png", noise(n))
-        if n % 2:
-            put(tmp_path / f"raw/dogs/{n}.txt", f"number {n}\nzwei")
+    pictures = {f"{n:02}.png": noise(n) for n in range(40)}
+    told = {f"{n:02}.txt": f"number {n}\nzwei".encode() for n in range(0, 40, 2)}
+    told |= {f"{n:02}.cls": b"dog" for n in range(1, 40, 2)}
+    tarred(tmp_path / "raw/mixed.tar", dict(sorted((pictures | told).items())), "w")
     config = PrepConfig(image_px=16)
     first = Shards(prep(tmp_path / "one", str(tmp_path / "raw"), config, report=ignore).folder)
     again = Shards(prep(tmp_path / "two", str(first.folder), config, report=ignore).folder)

@@ -137,8 +137,7 @@ def _require_something(shards: Shards, found: Pretrained) -> None:
     if not found.looks and all(_subject(shards, row) is None for row in range(len(shards))):
         raise MissingInput(
             f"images/{shards.name} has no labels, so the language model {found.name} has nothing "
-            "to rewrite; take a model that looks at pictures, such as "
-            "Salesforce/blip-image-captioning-base"
+            "to rewrite; take a model that looks at pictures, such as BLIP"
         )
 
 
@@ -149,11 +148,11 @@ def _make_here(units: list[Unit], pictures: int, report: Report) -> None:
             def tell(share: float, unit: Unit = unit) -> None:
                 done = unit.start + share * (unit.stop - unit.start)
                 report(Progress("caption", round(done), pictures, "images"))
-
-            if not unit.path.exists():
                 interrupt.raise_if_asked(
                     f"stopped after {unit.start:,} pictures; run it again to continue"
                 )
+
+            if not unit.path.exists():
                 files.write_bytes(unit.path, content(unit, tell))
             tell(1)
 
@@ -173,9 +172,7 @@ def _make_on_cluster(units: list[Unit], pictures: int, report: Report) -> None:
 
 def content(unit: Unit, tell: Callable[[float], None] = lambda share: None) -> bytes:
     """Caption the pictures of one unit; `tell` hears the share that is done."""
-    found, writer = _loaded(unit.model, unit.device)
-    if found.id != unit.model_id:
-        raise Mismatch(f"{unit.model} is not the same model as when the work began; start again")
+    found, writer = _loaded(unit.model, unit.model_id, unit.device)
     shards = Shards(unit.images)
     rows = [
         row
@@ -197,8 +194,10 @@ def content(unit: Unit, tell: Callable[[float], None] = lambda share: None) -> b
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(model: str, device: str) -> tuple[Pretrained, Captioner]:
+def _loaded(model: str, model_id: str, device: str) -> tuple[Pretrained, Captioner]:
     found = captioner.find(model)
+    if found.id != model_id:
+        raise Mismatch(f"{model} is not the same model as when the work began; start again")
     return found, captioner.load(found, device)
 
 

@@ -89,8 +89,8 @@ class DalleTask:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The first hold-out captions, which samples.png is drawn from."""
-        return self.holdout.first_captions(SHOWN)
+        """The first hold-out captions (if it has none: training captions) for samples.png."""
+        return self.holdout.first_captions(SHOWN) or self.train.first_captions(SHOWN)
 
 
 def train(
