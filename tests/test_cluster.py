@@ -1,9 +1,11 @@
 """The same bytes from a real Ray cluster of two nodes, one of which is killed in the middle."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import draw_folder, run, start
@@ -14,18 +16,21 @@ PIECES = 8
 
 
 @pytest.fixture
-def nodes() -> Iterator[Any]:
-    """A Ray cluster on this machine: a head and a second node, each with one processor."""
-    from ray.cluster_utils import Cluster
-
-    memory = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args=memory | {"include_dashboard": False})
+def nodes() -> Iterator[subprocess.Popen[str]]:
+    """A cluster of a head and a second node; see ray_nodes.py."""
+    script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ray_nodes.py"))]
+    process = subprocess.Popen(
+        script,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+    )
     try:
-        cluster.add_node(**memory)
-        cluster.wait_for_nodes()
-        yield cluster
+        yield process
     finally:
-        cluster.shutdown()
+        process.communicate(timeout=60)
 
 
 def content(home: Path, name: str) -> dict[str, bytes]:
@@ -41,16 +46,19 @@ def content(home: Path, name: str) -> dict[str, bytes]:
     return found | {"manifest.json": json.dumps(manifest).encode()}
 
 
-def test_a_cluster_that_loses_a_node_makes_the_same_bytes(nodes: Any, tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_node_makes_the_same_bytes(
+    nodes: subprocess.Popen[str], tmp_path: Path
+) -> None:
     pictures = draw_folder(tmp_path / "shapes", 256 * PIECES - 100)
     run(tmp_path / "here", "prep", pictures, "--px", "32", "--workers", "1")
-    process = start(
-        tmp_path / "there", "prep", pictures, "--px", "32", "--on", f"ray:{nodes.address}"
-    )
+    assert nodes.stdin and nodes.stdout
+    place = f"ray:{nodes.stdout.readline().strip()}"
+    process = start(tmp_path / "there", "prep", pictures, "--px", "32", "--on", place)
     work = tmp_path / "there/images/shapes"
     wait_until(lambda: len(list(work.glob(".work-*/*.arrow"))) >= 2, "two pieces are there")
-    [second] = nodes.worker_nodes
-    nodes.remove_node(second, allow_graceful=False)
+    nodes.stdin.write("kill\n")
+    nodes.stdin.flush()
+    assert nodes.stdout.readline() == "gone\n"
     done = len(list(work.glob(".work-*/*.arrow")))
     assert 0 < done < PIECES, "the kill was not in the middle"
     _, err = process.communicate(timeout=200)

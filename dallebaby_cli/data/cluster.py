@@ -5,9 +5,10 @@ file. Ray does a unit again when the machine that had it is lost. The machines n
 the same libraries, and the inputs at the same path.
 """
 
+import contextlib
 import socket
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from dallebaby_cli import __version__, files
 from dallebaby_cli.errors import DallebabyError, Mismatch, MissingInput, UsageError
 
 ATTEMPTS = 20  # at a unit whose machine was lost
+KNOCK_S = 10
 
 
 class Unit(Protocol):
@@ -39,7 +41,7 @@ class Cluster:
     """begin `make(unit)` somewhere; the result waits for it and writes the unit's file"""
 
 
-@contextmanager
+@contextlib.contextmanager
 def connect(on: str, *, gpu: bool = False) -> Iterator[Cluster]:
     """The cluster that `ray` or `ray:ADDRESS` means; `ray` alone starts one here unless Ray knows
     of another. With `gpu` each unit gets one, where the cluster has any. Raises MissingInput."""
@@ -52,7 +54,15 @@ def connect(on: str, *, gpu: bool = False) -> Iterator[Cluster]:
         raise MissingInput(
             "--on ray needs the ray package; install it: pip install 'dallebaby[ray]'"
         ) from None
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its machines
+        yield from _connected(ray, address, gpu)
+
+
+def _connected(ray: Any, address: str, gpu: bool) -> Iterator[Cluster]:
+    host, _, port = address.rpartition(":")
     try:
+        if host and "//" not in host:  # Ray itself would knock for minutes
+            socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
         ray.init(address or None, log_to_driver=False, logging_level="CRITICAL")
     except Exception as error:  # Ray fails to connect in many ways
         raise MissingInput(
