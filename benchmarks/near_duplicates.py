@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 from dallebaby_cli.data import archives, duplicates, images
 
 PX = 64
-MAX_PIXELS = 4_000_000  # of a picture, so that this ends soon
+MAX_PIXELS = 1_000_000  # of a picture, so that this ends soon
 ALIKE = 20  # levels (root mean square) under which two pictures are not surely different
 
 Hash = Callable[[np.ndarray], bytes | None]

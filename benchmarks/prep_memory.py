@@ -22,6 +22,7 @@ from PIL import Image
 from dallebaby_cli.data import scenes
 
 PX = 32
+SOURCES = ("scenes", "a tar of JPEGs")
 BYTES, WORKER_MB = 1000, 30
 
 
@@ -29,7 +30,7 @@ def fill(path: Path, count: int) -> None:
     with tarfile.open(path, "w") as tar:
         for index in range(count):
             out = io.BytesIO()
-            Image.fromarray(scenes.draw(0, index, 64).pixels).save(out, "JPEG", quality=90)
+            Image.fromarray(scenes.draw(0, index, 64)[0]).save(out, "JPEG", quality=90)
             member = tarfile.TarInfo(f"{index:06}.jpg")
             member.size = len(out.getvalue())
             tar.addfile(member, io.BytesIO(out.getvalue()))
@@ -73,7 +74,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        for source in ("scenes", "a tar of JPEGs"):
+        for source in SOURCES:
             found = []
             for count in (arguments.few, arguments.many):
                 options: list[object] = ["scenes", "--limit", count]
