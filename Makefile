@@ -39,8 +39,9 @@ format: setup ## let ruff rewrite what it can
 bench: setup ## every published figure again; takes long
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-soak: setup ## long kill-and-resume runs, kept out of CI
-	SOAK=1 $(BIN)/python -m pytest -m slow -k "kill or swarm"
+soak: setup ## long kill-and-resume runs and prep's memory, kept out of CI
+	SOAK=1 $(BIN)/python -m pytest -k "kill or swarm"
+	$(BIN)/python benchmarks/prep_memory.py
 
 sizes: ## lines per file, the longest first
 	@git ls-files '*.py' | xargs wc -l | sort -rn

@@ -11,11 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from test_prep import noise, rejects
 from test_readers import picture, put, read, zipped
 
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.data import archives, readers
+from dallebaby_cli.data import archives, images, readers
 from dallebaby_cli.data.archives import Member
 from dallebaby_cli.data.images import Rejected
 from dallebaby_cli.data.shards import Shards
@@ -54,20 +55,45 @@ def test_visual_genome(tmp_path: Path) -> None:
         },
         {"image_id": 8, "id": 99, "regions": [{"phrase": "a dog"}]},
     ]
-    zipped(tmp_path / "images.zip", {"VG_100K/7.jpg": noise(7), "VG_100K/1.jpg": noise(1)})
+    cut = noise(3, kind="JPEG")[:700]  # as 1592, 1722, 4616 and 4617 are
+    content = {"VG_100K/7.jpg": noise(7), "VG_100K/1.jpg": noise(1), "VG_100K/1592.jpg": cut}
+    zipped(tmp_path / "images.zip", content)
     zipped(tmp_path / "images2.zip", {"VG_100K_2/8.jpg": noise(8), "VG_100K_2/9.jpg": b""})
     zipped(
         tmp_path / "region_descriptions.json.zip",
         {"region_descriptions.json": json.dumps(regions).encode()},
     )
     found = read(tmp_path, "visual-genome")
-    assert next(iter(found)) == "images.zip/VG_100K/1.jpg" and len(found) == 4
+    assert next(iter(found)) == "images.zip/VG_100K/1.jpg" and len(found) == 5
     assert ends(found, "/7.jpg").captions == ("red ball",)
     assert ends(found, "/8.jpg").captions == ("a dog",)
     assert ends(found, "/1.jpg").captions == ()
     made = prep(tmp_path / "home", str(tmp_path), PrepConfig(image_px=16), report=ignore)
     assert made.manifest.counts["accepted"] == 3
-    assert rejects(made.folder) == {"images2.zip/VG_100K_2/9.jpg": "empty"}
+    bad = {"images2.zip/VG_100K_2/9.jpg": "empty", "images.zip/VG_100K/1592.jpg": "truncated"}
+    assert rejects(made.folder) == bad
+
+
+def test_visual_genome_keeps_to_cocos_split(tmp_path: Path) -> None:
+    pictures = {f"VG_100K/{number}.jpg": noise(number) for number in (1, 2, 3, 4)}
+    zipped(tmp_path / "images.zip", pictures)
+    packed(tmp_path / "region_descriptions.json.zip", [])
+    cocos = {1: 139, 2: 9, 3: None}
+    about = [{"image_id": n, "coco_id": same, "flickr_id": None} for n, same in cocos.items()]
+    packed(tmp_path / "image_data.json.zip", about)
+    assert {r.split for r in read(tmp_path, "visual-genome").values()} == {None}
+    val = {"images": [{"id": 139, "file_name": "000000000139.jpg"}], "annotations": []}
+    packed(tmp_path / "annotations_trainval2017.zip", val, "annotations/captions_val2017.json")
+    found = read(tmp_path, "visual-genome")
+    sides = [ends(found, f"/{number}.jpg").split for number in (1, 2, 3, 4)]
+    assert sides == ["holdout", "train", None, None]
+    packed(tmp_path / "image_data.json.zip", [{"id": 1}])
+    with pytest.raises(BadInput, match="image_data.json or captions_val2017.json .* is damaged"):
+        read_as("visual-genome", tmp_path)
+
+
+def packed(path: Path, content: object, name: str = "") -> None:
+    zipped(path, {name or path.stem: json.dumps(content).encode()})
 
 
 def test_visual_genome_without_or_with_damaged_regions(tmp_path: Path) -> None:
@@ -228,6 +254,48 @@ def test_openimages(tmp_path: Path) -> None:
     assert sides == ["train", "holdout", "holdout"]
 
 
+ROTATION_HEADER = (
+    *("ImageID", "Subset", "OriginalURL", "OriginalLandingURL", "License", "AuthorProfileURL"),
+    *("Author", "Title", "OriginalSize", "OriginalMD5", "Thumbnail300KURL", "Rotation"),
+)
+
+
+def test_openimages_are_turned_upright(tmp_path: Path) -> None:
+    upright = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
+    upright.paste("red", (0, 0, 20, 20))
+    six = Image.Exif()
+    six[0x0112] = 6
+    stored = {  # id → the table's degrees counterclockwise, and the picture as it lies there
+        0: ("0.0", upright, None),
+        1: ("90.0", upright.rotate(-90, expand=True), None),
+        2: ("180.0", upright.rotate(180), None),
+        3: ("270.0", upright.rotate(90, expand=True), six),  # EXIF says it too: not twice
+        4: ("", upright, None),
+        5: ("nan", upright, None),
+    }
+    rows, members = [ROTATION_HEADER], {}
+    for number, (degrees, lying, exif) in stored.items():
+        out = io.BytesIO()
+        lying.save(out, "JPEG", quality=95, **({"exif": exif} if exif else {}))
+        name = f"{number:016x}"
+        members[f"train-256/{name}.jpg"] = out.getvalue()
+        title = 'A "title",\nin two lines'
+        rows.append((name, "train", "https://a", "", "", "", "", title, 9, "x==", "", degrees))
+    tarred(tmp_path / "256px/train-256.tar.gz", members)
+    put(tmp_path / "train-images-boxable-with-rotation.csv", table(*rows))
+    put(tmp_path / "train-annotations-human-imagelabels-boxable.csv",
+        table(("ImageID", "Source", "LabelName", "Confidence")))  # fmt: skip
+    put(tmp_path / "class-descriptions-boxable.csv", table(("/m/01", "Orange")))
+    expected = np.asarray(upright.crop((16, 0, 80, 64)), np.int16)
+    for file, record in read(tmp_path, "openimages").items():
+        content = record.read()
+        assert isinstance(content, bytes)
+        assert np.abs(images.decode(content, 64) - expected).mean() < 3, file
+    put(tmp_path / "train-images-boxable-with-rotation.csv", "ImageID,Rotation\n1,up\n")
+    with pytest.raises(BadInput, match="labels in .* are damaged"):
+        read_as("openimages", tmp_path)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_yelp(tmp_path: Path, packed: bool) -> None:
     photos = table(("photo_id", "business_id"), (12, 3), (13, 4), (14, 3))
@@ -240,9 +308,10 @@ def test_yelp(tmp_path: Path, packed: bool) -> None:
     members = {f"train_photos/{n}.jpg": noise(n % 2) for n in (12, 13, 14)}
     members |= {f"train_photos/._{n}.jpg": b"\x00\x05\x16\x07" for n in (12, 13, 14)}
     tarred(tmp_path / "train_photos.tgz", members)
+    tarred(tmp_path / "test_photos.tgz", {"test_photos/12.jpg": noise(0)})  # another 12
     found = read(tmp_path, "yelp")
-    assert len(found) == 3
-    first = ends(found, "12.jpg")
+    assert len(found) == 4 and ends(found, "test_photos/12.jpg").captions == ()
+    first = ends(found, "train_photos/12.jpg")
     assert first.label == "good for dinner, has alcohol, has table service"
     assert first.captions[0] == (
         "a photo of a restaurant that is good for dinner, that serves alcohol and "
@@ -250,7 +319,7 @@ def test_yelp(tmp_path: Path, packed: bool) -> None:
     )
     assert ends(found, "13.jpg").captions == () and ends(found, "13.jpg").label is None
     made = prep(tmp_path / "home", str(tmp_path), PrepConfig(image_px=16), report=ignore)
-    assert made.manifest.counts["accepted"] == 2 and made.manifest.counts["duplicates"] == 1
+    assert made.manifest.counts["accepted"] == 2 and made.manifest.counts["duplicates"] == 2
 
 
 def test_indoor67(tmp_path: Path) -> None:
@@ -259,17 +328,19 @@ def test_indoor67(tmp_path: Path) -> None:
         "Images/bakery/a 1.jpg": noise(1),
         "Images/airport_inside/b.jpg": noise(2, kind="GIF"),
         "Images/dining_room/c.JPG": noise(3)[:500],
+        "Images/stairscase/d.jpg": noise(4),
     }
     tarred(tmp_path / "indoorCVPR_09.tar", members, "w")
     found = read(tmp_path, "indoor67")
     assert ends(found, "a 1.jpg").captions[0] == "a photo of a bakery"
     assert ends(found, "b.jpg").label == "airport interior"
+    assert ends(found, "d.jpg").captions[0] == "a photo of a staircase"
     assert ends(found, "c.JPG").label == "dining room" and ends(found, "c.JPG").split is None
     put(tmp_path / "TestImages.txt", "airport_inside/b.jpg\r\ngym/x.jpg\r\n")
     found = read(tmp_path, "indoor67")
     assert [ends(found, e).split for e in ("a 1.jpg", "b.jpg")] == ["train", "holdout"]
     made = prep(tmp_path / "home", str(tmp_path), PrepConfig(image_px=16), report=ignore)
-    assert made.manifest.counts["accepted"] == 2 and len(Shards(made.folder)) == 2
+    assert made.manifest.counts["accepted"] == 3 and len(Shards(made.folder)) == 3
     assert list(rejects(made.folder)) == ["indoorCVPR_09.tar/Images/dining_room/c.JPG"]
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -208,6 +209,9 @@ TOP = "fast-ai-coco"
 
 def test_coco(tmp_path: Path) -> None:
     coco(tmp_path / "raw" / TOP, ("train2017", "val2017", "unlabeled2017"))
+    zipped(tmp_path / "raw" / TOP / "test2017.zip", {"test2017/000000000002.jpg": picture(2)})
+    with tarfile.open(tmp_path / "raw" / TOP / "coco_sample.tgz", "w:gz") as sample:
+        sample.add(put(tmp_path / "again.jpg", picture(7)), "coco_sample/000000000007.jpg")
     found = read(tmp_path / "raw", "coco")
     assert list(found) == [
         f"{TOP}/train2017.zip/train2017/000000000007.jpg",

@@ -14,7 +14,8 @@ CELL = 144  # pixels a side that a picture has
 GAP = 8
 LINES = 3  # of a caption
 LINE = 13  # pixels
-LETTERS = 24  # in a line
+LETTERS = 22  # in a line
+FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf")  # of the system: Pillow's own is all ASCII
 
 
 def write(path: Path, rows: list[list[tuple[bytes, str]]]) -> None:
@@ -22,7 +23,7 @@ def write(path: Path, rows: list[list[tuple[bytes, str]]]) -> None:
     step = (CELL + GAP, CELL + LINES * LINE + 2 * GAP)
     columns = max(map(len, rows))
     sheet = Image.new("RGB", (columns * step[0] + GAP, len(rows) * step[1] + GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    pen, font = ImageDraw.Draw(sheet), _font()
     for line, row in enumerate(rows):
         for column, (content, caption) in enumerate(row):
             left, top = GAP + column * step[0], GAP + line * step[1]
@@ -31,3 +32,12 @@ def write(path: Path, rows: list[list[tuple[bytes, str]]]) -> None:
             lines = textwrap.wrap(caption, LETTERS, max_lines=LINES, placeholder=" …")
             pen.text((left, top + CELL + GAP // 2), "\n".join(lines), "black", font, spacing=2)
     write_png(path, np.asarray(sheet))
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in FONTS:
+        try:
+            return ImageFont.truetype(name, 10)
+        except OSError:
+            continue
+    return ImageFont.load_default(size=11)

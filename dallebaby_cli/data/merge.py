@@ -165,7 +165,8 @@ class _Shown:
         self.sample = set(records[places].tolist())
         self.group = decided.group
         sizes = np.bincount(decided.group[records])
-        several = np.flatnonzero(sizes > 1)[:GROUPS_SHOWN].tolist()
+        largest = np.argsort(-sizes, kind="stable")[:GROUPS_SHOWN]
+        several = largest[sizes[largest] > 1].tolist()
         self.groups: dict[int, list[tuple[bytes, str]]] = {leader: [] for leader in several}
         self.pictures: list[tuple[bytes, str]] = []
 

@@ -20,8 +20,8 @@ from dallebaby_cli.errors import BadInput
 from dallebaby_cli.settings import nearest
 
 LAYOUTS = (
+    "visual-genome",  # holds COCO's annotations, too
     "coco",
-    "visual-genome",
     "flickr30k",
     "stl10",
     "cifar10",
