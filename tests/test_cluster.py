@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import draw_folder, run, start
 from swarm import free_port, wait_until
+from test_caption import draw_classes, make_gpt2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 PIECES = 8
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[subprocess.Popen[str]]:
     """A cluster of a head and a second node; see ray_nodes.py."""
     script = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("ray_nodes.py"))]
@@ -46,13 +48,31 @@ def content(home: Path, name: str) -> dict[str, bytes]:
     return found | {"manifest.json": json.dumps(manifest).encode()}
 
 
+@pytest.fixture(scope="module")
+def place(nodes: subprocess.Popen[str]) -> str:
+    """What --on takes."""
+    assert nodes.stdout
+    return f"ray:{nodes.stdout.readline().strip()}"
+
+
+def test_captions_from_a_cluster_are_the_same(place: str, tmp_path: Path) -> None:
+    home, model = tmp_path / "here", make_gpt2(tmp_path / "gpt2", steps=20)
+    run(home, "prep", draw_classes(tmp_path / "classes", 48), "--px", "32", "--workers", "1")
+    shutil.copytree(home, tmp_path / "there")
+    options = ["caption", "--with", model, "--device", "cpu", "--set", "unit_pictures=16"]
+    run(home, *options)
+    run(tmp_path / "there", *options, "--on", place)
+    wanted = (home / "images/classes/captions.jsonl").read_bytes()
+    assert wanted
+    assert (tmp_path / "there/images/classes/captions.jsonl").read_bytes() == wanted
+
+
 def test_a_cluster_that_loses_a_node_makes_the_same_bytes(
-    nodes: subprocess.Popen[str], tmp_path: Path
+    nodes: subprocess.Popen[str], place: str, tmp_path: Path
 ) -> None:
     pictures = draw_folder(tmp_path / "shapes", 256 * PIECES - 100)
     run(tmp_path / "here", "prep", pictures, "--px", "32", "--workers", "1")
     assert nodes.stdin and nodes.stdout
-    place = f"ray:{nodes.stdout.readline().strip()}"
     process = start(tmp_path / "there", "prep", pictures, "--px", "32", "--on", place)
     work = tmp_path / "there/images/shapes"
     wait_until(lambda: len(list(work.glob(".work-*/*.arrow"))) >= 2, "two pieces are there")
