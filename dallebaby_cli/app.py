@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from dallebaby_cli.commands import (
 )
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.config import DEFAULT_HOME
-from dallebaby_cli.errors import DallebabyError
+from dallebaby_cli.errors import DallebabyError, UsageError
 
 app = typer.Typer(
     name="dallebaby",
@@ -75,6 +76,10 @@ def global_options(
     if version:
         typer.echo(__version__)
         raise typer.Exit()
+    if os.environ.get("WORLD_SIZE", "1") != "1" and ctx.invoked_subcommand not in SHARED:
+        raise UsageError(
+            f"torchrun is for {', '.join(SHARED)}; run `dallebaby {ctx.invoked_subcommand}` alone"
+        )
     ctx.obj = Settings(
         home=home,
         config=config,
@@ -86,6 +91,7 @@ def global_options(
     )
 
 
+SHARED = ("train-vae", "encode", "train")  # what several processes can do together
 WITH_VALUE = ("--home", "--config", "--set", "--device")
 FLAGS = ("--json", "--quiet", "--debug")
 
@@ -112,7 +118,8 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments, prog_name="dallebaby")
+        with _session():
+            app(arguments, prog_name="dallebaby")
     except BrokenPipeError:
         sys.exit(141)
     except (DallebabyError, OSError) as error:
@@ -124,6 +131,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code if isinstance(error, DallebabyError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _session() -> AbstractContextManager[None]:
+    """Where torchrun started several processes: in company with the others."""
+    if "RANK" not in os.environ:
+        return nullcontext()
+    from dallebaby_cli.training import distributed
+
+    return distributed.session()
 
 
 def sentence(error: Exception) -> str:

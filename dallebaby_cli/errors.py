@@ -9,6 +9,7 @@ DallebabyError            exit code 1
 ├── DiskFull              no room left
 ├── FetchFailed           a download that could not be finished
 ├── Diverged              training that could not be kept on the rails
+├── ProcessLost           one of several processes of a run has gone
 └── Interrupted           exit code 128 + signal: stopped by Ctrl-C or SIGTERM, state saved
 """
 
@@ -51,6 +52,10 @@ class FetchFailed(DallebabyError):
 
 class Diverged(DallebabyError):
     """Training that could not be kept on the rails."""
+
+
+class ProcessLost(DallebabyError):
+    """One of several processes of a run has gone."""
 
 
 class Interrupted(DallebabyError):

@@ -22,7 +22,7 @@ EVERYWHERE = {"", "config", "settings", "errors", "progress", "files"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
-    "app": {"commands"},
+    "app": {"commands", "training"},  # training.distributed alone: what torchrun starts
     "commands": {"commands", "stages", "models", "data"},
     "stages": {"training", "sampler", "captioner", "metrics", "models", "data"},
     "training": {"training", "models", "data"},

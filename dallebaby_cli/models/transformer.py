@@ -191,11 +191,13 @@ def losses(
     logits: tuple[Tensor, Tensor], text: Tensor, codes: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
-    is nothing to learn) and of the codes."""
+    is nothing to learn) and of the codes. Each picture counts the same, however long its caption,
+    so that the loss of a batch is the mean of its parts' losses."""
     text_logits, image_logits = logits
     end_or_word = text.clamp(max=vocabulary)
     padding = (text >= vocabulary).cumsum(1) > 1
     target = end_or_word.masked_fill(padding, -100)
-    text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten())
+    each = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten(), reduction="none")
+    text_loss = (each.view(text.shape).sum(1) / (~padding).sum(1)).mean()
     image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), codes.flatten())
     return text_loss, image_loss

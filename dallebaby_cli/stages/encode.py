@@ -1,6 +1,8 @@
 """images/NAME + vae/RUN → tokens/NAME@RUN: pictures as grids of codes."""
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import checkpoint
+from dallebaby_cli.training import checkpoint, distributed
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.interrupt import Interrupt
 
@@ -43,7 +45,7 @@ def encode(
     """Encode the named image datasets (the newest one if none is named) with a trained dVAE."""
     vae_folder, vae_manifest = manifest.find(home, "vae", vae)
     found = manifest.find_all(home, "images", names)
-    model = checkpoint.load_dvae(vae_folder, devices.resolve(device))
+    model = checkpoint.load_dvae(vae_folder, distributed.device(device))
     done = []
     for folder, images in found:
         report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))
@@ -71,36 +73,55 @@ def _encode_one(
     home: Path, draft: Manifest, source: Shards, model: DVAE, config: EncodeConfig, report: Report
 ) -> Encoded:
     folder = manifest.artefact(home, "tokens", draft.name)
-    with files.lock(folder, f"tokens/{draft.name}"):
-        found = manifest.read(folder)
-        if found and (found.parents, found.config) == (draft.parents, draft.config):
-            if found.complete:
-                return Encoded(folder, found, fresh=False)
-        else:
-            for stale in folder.glob("*.arrow"):  # of a dataset or dVAE that has changed since
-                stale.unlink()
-            manifest.write(folder, draft)
+    starts = range(0, len(source), config.shard_pictures)
+    paths = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
+    first = distributed.first()
+    with files.lock(folder, f"tokens/{draft.name}") if first else nullcontext():
+        missing = distributed.once(lambda: _missing(folder, draft, paths))
+        if missing is None:
+            found = manifest.read(folder)
+            assert found is not None, "it was found complete"
+            return Encoded(folder, found, fresh=False)
         with Interrupt() as interrupt:
-            starts = range(0, len(source), config.shard_pictures)
-            for number, start in enumerate(starts):
-                path = folder / f"{number:05d}.arrow"
-                rows = np.arange(start, min(start + config.shard_pictures, len(source)))
-                if not path.exists():
-                    interrupt.raise_if_asked(
-                        f"stopped after {start} pictures; run it again to continue"
-                    )
-                    _encode_shard(path, source, rows, model, config.batch_size, report)
-        shards = sorted(folder.glob("*.arrow"))
-        digest = files.hash_of([files.sha256_file(path) for path in shards])
-        counts = {"pictures": len(source), "shards": len(shards), "views": 1}
-        whole = dataclasses.replace(draft, id=digest, complete=True, counts=counts)
-        manifest.write(folder, whole)
+
+            def tell(done: int) -> None:
+                report(Progress("encode", done, len(source), "images"))
+                interrupt.raise_if_asked("stopped; run it again to continue")
+
+            for number in missing[distributed.share()]:
+                rows = np.arange(len(source))[starts[number] :][: config.shard_pictures]
+                _encode_shard(paths[number], source, rows, model, config.batch_size, tell)
+            distributed.wait()
+        identity = distributed.once(lambda: files.hash_of(map(files.sha256_file, paths)))
+        counts = {"pictures": len(source), "shards": len(paths), "views": 1}
+        whole = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
+        if first:
+            manifest.write(folder, whole)
     return Encoded(folder, whole, fresh=True)
 
 
+def _missing(folder: Path, draft: Manifest, paths: list[Path]) -> list[int] | None:
+    """Numbers of the shards that are not there yet, or None if all is complete."""
+    found = manifest.read(folder)
+    if found and (found.parents, found.config) == (draft.parents, draft.config):
+        if found.complete:
+            return None
+    else:
+        for stale in folder.glob("*.arrow"):  # of a dataset or dVAE that has changed since
+            stale.unlink()
+        manifest.write(folder, draft)
+    return [number for number, path in enumerate(paths) if not path.exists()]
+
+
 def _encode_shard(
-    path: Path, source: Shards, rows: np.ndarray, model: DVAE, batch_size: int, report: Report
+    path: Path,
+    source: Shards,
+    rows: np.ndarray,
+    model: DVAE,
+    batch_size: int,
+    tell: Callable[[int], None],
 ) -> None:
+    """Encode some rows into one shard, telling after each batch how far this has come."""
     device = next(model.parameters()).device
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
 
@@ -112,8 +133,7 @@ def _encode_shard(
     for pictures in prefetch(read, 0, len(batches)):
         with torch.no_grad(), devices.autocast(device, "fp32"):  # codes must not depend on luck
             codes.append(model.encode(pictures.to(device)).cpu().numpy().astype(np.uint16))
-        done = int(rows[0]) + sum(map(len, codes))
-        report(Progress("encode", done, len(source), "images"))
+        tell(int(rows[0]) + sum(map(len, codes)))
     tokens.write_shard(
         path,
         [source.key(int(row)) for row in rows],

@@ -20,12 +20,11 @@ from dallebaby_cli.data.pictures import grid
 from dallebaby_cli.data.text import TextTokenizer
 from dallebaby_cli.data.tokens import Tokens
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.sampler import Sampler
-from dallebaby_cli.training import checkpoint, run
+from dallebaby_cli.training import checkpoint, distributed, run
 from dallebaby_cli.training.batches import Captioned, Order
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
@@ -54,7 +53,8 @@ class DalleTask:
     def batch(self, step: int) -> tuple[Tensor, ...]:
         config = self.config
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
-        return self.train.read(rows, (config.seed, 1, step), config.caption_drop)
+        seed = (config.seed, 1, step)
+        return self.train.read(rows, seed, config.caption_drop, distributed.share())
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         text, codes = batch
@@ -112,7 +112,7 @@ def train(
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
     vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
-    target = devices.resolve(device)
+    target = distributed.device(device)
     vae = checkpoint.load_dvae(vae_folder, target)
     tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
     sizes = {"codes": vae.config.codes, "grid": vae.config.grid}

@@ -13,10 +13,9 @@ from dallebaby_cli.data import manifest
 from dallebaby_cli.data.pictures import grid
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE, denormalise, reconstruction_loss
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import checkpoint, run
+from dallebaby_cli.training import checkpoint, distributed, run
 from dallebaby_cli.training.batches import Order, Pictures
 
 SHOWN = 8  # pictures in reconstructions.png
@@ -40,7 +39,7 @@ class VaeTask:
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         order = Order(len(self.train), self.config.batch_size, self.config.seed)
-        return (self.train.read(order.batch(step)),)
+        return (self.train.read(order.batch(step)[distributed.share()]),)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         output, _ = model(batch[0])
@@ -109,7 +108,7 @@ def train_vae(
     folder = manifest.artefact(home, "vae", run_name or run.name(inputs, preset, config, parents))
     task = VaeTask(model, train, holdout, config)
     shape = {"model": settings.as_dict(config.model)}
-    target = devices.resolve(device)
+    target = distributed.device(device)
     finished = run.finish(folder, "vae", task, config, parents, lambda: shape, target, report)
     if finished.manifest.counts["codes_used"] < LOW_USAGE:
         report(Note(_low_usage(finished.manifest.counts["codes_used"]), "warning"))

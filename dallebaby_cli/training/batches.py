@@ -82,17 +82,19 @@ class Captioned:
         return len(self.places)
 
     def read(
-        self, indices: np.ndarray, seed: tuple[int, ...], drop: float
+        self, indices: np.ndarray, seed: tuple[int, ...], drop: float, share: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """Caption ids (B, T) and codes (B, N), both int64: one of each picture's captions and
-        views drawn at random, a share `drop` of the captions left out."""
-        random = np.random.default_rng(seed)
+        views drawn at random, a share `drop` of the captions left out. Of a `share` of the
+        indices, exactly as it would be among all of them."""
+        draws = np.random.default_rng(seed).random((len(indices), 3))[share].tolist()
         captions, codes = [], []
-        for source, row in self.places[indices].tolist():
+        places = self.places[indices[share]].tolist()
+        for (source, row), (view, caption, keep) in zip(places, draws, strict=True):
             views, texts = self.sources[source].views(row), self.sources[source].captions(row)
-            codes.append(views[random.integers(len(views))])
-            text = texts[random.integers(len(texts))] if texts else ""
-            captions.append("" if random.random() < drop else text)
+            codes.append(views[int(view * len(views))])
+            text = texts[int(caption * len(texts))] if texts else ""
+            captions.append("" if keep < drop else text)
         text_ids = self.tokenizer.encode(captions, self.text_tokens)
         return torch.from_numpy(text_ids), torch.from_numpy(np.stack(codes).astype(np.int64))
 

@@ -24,6 +24,7 @@ from dallebaby_cli.config import DVAEConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.training import distributed
 
 MODEL_FILES = ("model.safetensors", "vae.safetensors", "tokenizer.json")
 
@@ -119,13 +120,16 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state back on the CPU, or None if there is none. Raises BadInput."""
-    if not path.exists():
+    """Read a training state back on the CPU, or None if there is none; the first process reads
+    it for all. Raises BadInput."""
+    if not distributed.once(path.exists):
         return None
+    content = io.BytesIO(distributed.broadcast(path.read_bytes() if distributed.first() else b""))
     state: object = None
-    if zipfile.is_zipfile(path):  # torch's own format; a bare pickle is not even looked at
+    if zipfile.is_zipfile(content):  # torch's own format; a bare pickle is not even looked at
+        content.seek(0)
         with contextlib.suppress(pickle.UnpicklingError, RuntimeError):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(content, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise BadInput(
             f"{path} is damaged or of another version, so the run cannot be continued; "

@@ -4,8 +4,12 @@ Each turn: evaluate? show? save? → stop? → step → log → count. There are
 the same code scores the model before the first step and after the last. A step's batch, learning
 rate and dropout follow from its number and the saved state, so a run that was killed goes on
 exactly as it would have: bit for bit on a CPU.
+
+Several processes (distributed.py) take these turns together: each works on its share of the batch,
+the first alone scores, shows, saves and logs.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -22,10 +26,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.data.pictures import write_png
-from dallebaby_cli.errors import Diverged
+from dallebaby_cli.errors import Diverged, Interrupted
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import checkpoint, optim
+from dallebaby_cli.training import checkpoint, distributed, optim
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.interrupt import Interrupt
 
@@ -51,7 +55,7 @@ class Task(Protocol):
     def units_per_step(self) -> int: ...
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """The step's batch on the CPU, its first dimension the pictures."""
+        """This process's share of the step's batch, on the CPU, pictures first."""
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The mean loss of a batch, a scalar."""
@@ -65,7 +69,7 @@ class Task(Protocol):
 
 @dataclass
 class State:
-    """All that changes while training."""
+    """All that changes while training; the same in every process."""
 
     model: nn.Module
     ema: nn.Module
@@ -85,15 +89,13 @@ class State:
         return cls(model, ema, optim.build(model, config.optim))
 
     def save(self, path: Path) -> None:
-        """Write everything, the random numbers' state too."""
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
+        """Write everything: once, by the first process."""
+        if not distributed.first():
+            return
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "random": random,
             **{name: getattr(self, name) for name in ("step", "lr_scale", "skipped", "rollbacks")},
         }
         checkpoint.save_state(path, state)
@@ -103,9 +105,6 @@ class State:
         self.model.load_state_dict(saved["model"])
         self.ema.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"]["cpu"])
-        if "cuda" in saved["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved["random"]["cuda"])
         for name in ("step", "lr_scale", "skipped", "rollbacks"):
             setattr(self, name, saved[name])
 
@@ -132,30 +131,34 @@ def fit(
     Leaves state.pt, log.jsonl, TensorBoard files and the task's pictures in `folder`. Raises
     Interrupted after saving when asked to stop, Diverged when roll-backs do not help.
     """
-    torch.manual_seed(config.seed)
     state = State.fresh(task.model, config, device)
     state_path = folder / "state.pt"
     saved = checkpoint.load_state(state_path)
-    log = Log(folder, task, steps, flops_per_step, config.precision, report)
+    log = None
+    if distributed.first():
+        log = Log(folder, task, steps, flops_per_step, config.precision, report)
     if saved:
         state.restore(saved)
-        log.event("resume", step=state.step)
+        if log:
+            log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
     batches = prefetch(task.batch, state.step, steps)
     saved_at, bad = time.monotonic(), 0
     state.model.train()
-    with Interrupt() as interrupt, log:
+    with Interrupt() as interrupt, log or contextlib.nullcontext():
         while True:
             last = state.step == steps
             if last or state.step % config.eval_every == 0:
                 _evaluate(task, state, device, config, log)
             due = time.monotonic() - saved_at >= config.save_every_s
-            if last or due or interrupt.asked or state.step == 0:
+            asked = interrupt.agreed()
+            if last or due or asked or state.step == 0:
                 state.save(state_path)
                 saved_at = time.monotonic()
             if last:
                 return state
-            interrupt.raise_if_asked(f"stopped at step {state.step}; run it again to continue")
+            if asked:
+                raise Interrupted(f"stopped at step {state.step}; run it again to continue", asked)
 
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
             loss, ok = take_step(task, state, next(batches), lr, config, device)
@@ -166,7 +169,8 @@ def fit(
                 batches.close()
                 batches, bad = prefetch(task.batch, state.step, steps), 0
                 continue
-            log.step(state.step, loss, lr)
+            if log:
+                log.step(state.step, loss, lr)
             state.step += 1
 
 
@@ -179,6 +183,8 @@ def take_step(
     device: torch.device,
 ) -> tuple[float, bool]:
     """One optimizer step; its loss, and False if it was not finite and so was not taken."""
+    words = (config.seed, state.step, distributed.rank())
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
     loss_sum = torch.zeros((), device=device)
     for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
         moved = tuple(part.to(device, non_blocking=True) for part in parts)
@@ -186,6 +192,8 @@ def take_step(
             loss = task.loss(state.model, moved) / config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    distributed.average([loss_sum, *gradients])
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     ok = math.isfinite(loss_sum.item() + norm.item())
     if ok:
@@ -197,13 +205,15 @@ def take_step(
 
 @torch.no_grad()
 def _evaluate(
-    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log"
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None"
 ) -> None:
-    """Score and show the averaged weights, without touching the random numbers of training."""
-    with torch.random.fork_rng(), devices.autocast(device, config.precision):
-        state.metrics = task.evaluate(state.ema)
-        pictures = task.pictures(state.ema)
-    log.evaluation(state.step, state.metrics, pictures)
+    """Score and show the averaged weights: the first process does, all know the figures."""
+    if log:
+        with devices.autocast(device, config.precision):
+            state.metrics = task.evaluate(state.ema)
+            pictures = task.pictures(state.ema)
+        log.evaluation(state.step, state.metrics, pictures)
+    state.metrics = distributed.once(lambda: state.metrics)
 
 
 def _roll_back(state: State, path: Path, report: Report) -> None:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import optim
+from dallebaby_cli.training import distributed, optim
 from dallebaby_cli.training.loop import State, Task, take_step
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
@@ -43,15 +43,22 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
             batch = task.batch(WARM_STEPS + len(times))
             began = time.perf_counter()
             take_step(task, state, batch, rate, config, device)
-            times.append(time.perf_counter() - began)
+            times.append(_since(began))
         step_s = sorted(times)[len(times) // 2]
         if config.steps is not None:
             return Plan(config.steps, step_s, flops)
         began = time.perf_counter()
-        with torch.no_grad(), devices.autocast(device, config.precision):
-            task.evaluate(state.ema)
-            task.pictures(state.ema)
-        evaluation_s = time.perf_counter() - began
+        if distributed.first():
+            with torch.no_grad(), devices.autocast(device, config.precision):
+                task.evaluate(state.ema)
+                task.pictures(state.ema)
+        evaluation_s = _since(began)
     available = config.minutes * 60 - 2 * evaluation_s  # one at each end
     steps = available / (step_s + evaluation_s / config.eval_every)
     return Plan(max(int(steps), 1), step_s, flops)
+
+
+def _since(began: float) -> float:
+    """Seconds by the clock of the first process, so that all plan the same."""
+    elapsed = time.perf_counter() - began
+    return distributed.once(lambda: elapsed)

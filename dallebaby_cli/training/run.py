@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from dallebaby_cli import files
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.errors import Mismatch, UsageError
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.settings import as_dict
-from dallebaby_cli.training import checkpoint, loop, plan
+from dallebaby_cli.training import checkpoint, distributed, loop, plan
 
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
 
@@ -59,9 +60,13 @@ def finish(
     `describe` writes what the model needs beside its weights and returns what config.json says of
     it. Raises Mismatch if the folder holds a run with other settings or inputs.
     """
-    with files.lock(folder, f"the run {folder.name}"):
-        found = manifest.read(folder)
-        resolved = as_dict(config)
+    resolved = as_dict(config)
+    _check_share(config)
+    identity = json.dumps([folder.name, resolved, parents], sort_keys=True)
+    distributed.require_same("settings or inputs", identity)
+    mine = distributed.first()
+    with files.lock(folder, f"the run {folder.name}") if mine else nullcontext():
+        found = _read(folder)
         if found is not None:
             _check_same(folder, found, resolved, parents)
             if found.complete and _length(found, config) <= found.counts["steps"]:
@@ -75,18 +80,46 @@ def finish(
             parents=dict(parents),
             counts={"steps": steps, "minutes": config.minutes},
         )
-        if found is None or not found.complete:
+        if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
         expected = steps * measured.step_s / 60
         report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
         state = loop.fit(task, config, steps, folder, device, report, measured.flops_per_step)
-        checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
-        identity = checkpoint.write_model(folder, kind, describe())
+
+        def seal() -> str:
+            checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
+            return checkpoint.write_model(folder, kind, describe())
+
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         counts = {**draft.counts, **{k: round(v, 4) for k, v in figures.items()}}
-        done = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
-        manifest.write(folder, done)
+        model_id = distributed.once(seal)
+        done = dataclasses.replace(draft, id=model_id, complete=True, counts=counts)
+        if mine:
+            manifest.write(folder, done)
         return Finished(folder, done, fresh=True)
+
+
+def _read(folder: Path) -> Manifest | None:
+    """The run's manifest as the first process finds it."""
+
+    def read() -> dict[str, Any] | None:
+        found = manifest.read(folder)
+        return dataclasses.asdict(found) if found else None
+
+    content = distributed.once(read)
+    return Manifest(**content) if content else None
+
+
+def _check_share(config: RunConfig) -> None:
+    """Raise UsageError if a batch cannot be shared evenly by the processes."""
+    world, part = distributed.world(), config.batch_size // config.accumulate
+    if part % world:
+        divided = f" / accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        raise UsageError(
+            f"batch_size={config.batch_size}{divided} cannot be shared evenly by {world} "
+            f"processes; take --set batch_size={-(-part // world) * world * config.accumulate}, "
+            "or another number of processes"
+        )
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
