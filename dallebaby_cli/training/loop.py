@@ -25,7 +25,7 @@ from dallebaby_cli.data.pictures import write_png
 from dallebaby_cli.errors import Diverged
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import checkpoint, optim
+from dallebaby_cli.training import album, checkpoint, optim
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.interrupt import Interrupt
 
@@ -53,14 +53,22 @@ class Task(Protocol):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """The step's batch on the CPU, its first dimension the pictures."""
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """The mean loss of a batch, a scalar, when `progress` (0 to 1) of the run is over."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Figures on the hold-out pictures; the first is shown while training."""
 
-    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
-        """Named pictures, uint8 (H, W, 3), that show how far the model is."""
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """What is wrong with such figures, if anything, and what to do."""
+
+    @property
+    def frames(self) -> int:
+        """How often the pictures are to be drawn between evaluations, early on more densely."""
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
+        """Named pictures, uint8 (H, W, 3), that show how far the model is; the first becomes a
+        frame of training.gif. Those that take longer are for the `last` time only."""
 
 
 @dataclass
@@ -111,11 +119,14 @@ class State:
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
-        """Move the averaged weights towards the model's, quickly while they are young."""
+        """Move the averaged weights towards the model's, quickly while they are young; what is
+        no weight (how long a code has been idle) is copied."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
         ours: list[Tensor] = list(self.ema.parameters())
         theirs: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(ours, theirs, weight)
+        for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            copy.copy_(buffer)
 
 
 def fit(
@@ -142,6 +153,7 @@ def fit(
         log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
     batches = prefetch(task.batch, state.step, steps)
+    frames = {round(steps * (i / task.frames) ** 2) for i in range(task.frames)}
     saved_at, bad = time.monotonic(), 0
     state.model.train()
     with Interrupt() as interrupt, log:
@@ -149,6 +161,8 @@ def fit(
             last = state.step == steps
             if last or state.step % config.eval_every == 0:
                 _evaluate(task, state, device, config, log)
+            if last or state.step % config.eval_every == 0 or state.step in frames:
+                _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
             if last or due or interrupt.asked or state.step == 0:
                 state.save(state_path)
@@ -158,7 +172,8 @@ def fit(
             interrupt.raise_if_asked(f"stopped at step {state.step}; run it again to continue")
 
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
-            loss, ok = take_step(task, state, next(batches), lr, config, device)
+            progress = state.step / steps
+            loss, ok = take_step(task, state, next(batches), lr, progress, config, device)
             bad = 0 if ok else bad + 1
             state.skipped += not ok
             if bad == MAX_BAD_STEPS:
@@ -175,6 +190,7 @@ def take_step(
     state: State,
     batch: tuple[Tensor, ...],
     lr: float,
+    progress: float,
     config: RunConfig,
     device: torch.device,
 ) -> tuple[float, bool]:
@@ -183,7 +199,7 @@ def take_step(
     for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
         moved = tuple(part.to(device, non_blocking=True) for part in parts)
         with devices.autocast(device, config.precision):
-            loss = task.loss(state.model, moved) / config.accumulate
+            loss = task.loss(state.model, moved, progress) / config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
@@ -199,11 +215,19 @@ def take_step(
 def _evaluate(
     task: Task, state: State, device: torch.device, config: RunConfig, log: "Log"
 ) -> None:
-    """Score and show the averaged weights, without touching the random numbers of training."""
+    """Score the averaged weights, without touching the random numbers of training."""
     with torch.random.fork_rng(), devices.autocast(device, config.precision):
         state.metrics = task.evaluate(state.ema)
-        pictures = task.pictures(state.ema)
-    log.evaluation(state.step, state.metrics, pictures)
+    log.evaluation(state.step, state.metrics, task.warning(state.metrics) if state.step else None)
+
+
+@torch.no_grad()
+def _show(
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log", last: bool
+) -> None:
+    """Draw what the averaged weights make, without touching the random numbers of training."""
+    with torch.random.fork_rng(), devices.autocast(device, config.precision):
+        log.pictures(state.step, task.pictures(state.ema, last))
 
 
 def _roll_back(state: State, path: Path, report: Report) -> None:
@@ -279,18 +303,24 @@ class Log:
         detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s{share}{self.score}"
         self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
 
-    def evaluation(
-        self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, np.ndarray]
-    ) -> None:
-        """The hold-out figures and pictures of a step."""
+    def evaluation(self, step: int, metrics: Mapping[str, float], warning: str | None) -> None:
+        """The hold-out figures of a step, and what is wrong with them."""
         self.event("evaluation", step=step, **metrics)
         first, value = next(iter(metrics.items()))
         self.score = f", hold-out {first} {value:.3g}"
         for name, value in metrics.items():
             self.board.add_scalar(f"holdout/{name}", value, step)
+        if warning:
+            self.event("warning", step=step, text=warning)
+            self.report(Note(f"step {step}: {warning}", "warning"))
+        self.since, self.counted = time.monotonic(), 0
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """The pictures of a step, the first of them as a frame too."""
         for name, picture in pictures.items():
             write_png(self.folder / f"{name}.png", picture)
             self.board.add_image(name, picture, step, dataformats="HWC")
+        album.keep_frame(self.folder, step, next(iter(pictures.values())))
         self.since, self.counted = time.monotonic(), 0
 
 

@@ -3,6 +3,7 @@
 state.pt             to resume from            model.safetensors   the averaged weights
 log.jsonl            one line an event         config.json         rebuilds the model
 tensorboard/, *.png  to look at                manifest.json       config, parents, figures
+frames/              become training.gif
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.settings import as_dict
-from dallebaby_cli.training import checkpoint, loop, plan
+from dallebaby_cli.training import album, checkpoint, loop, plan
 
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
 
@@ -81,6 +82,7 @@ def finish(
         report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
         state = loop.fit(task, config, steps, folder, device, report, measured.flops_per_step)
         checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
+        album.bind(folder)
         identity = checkpoint.write_model(folder, kind, describe())
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         counts = {**draft.counts, **{k: round(v, 4) for k, v in figures.items()}}
