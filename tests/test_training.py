@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -81,17 +82,6 @@ def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFI
 
 def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def same(a: dict, b: dict) -> bool:
-    """Whether two nested states are equal bit for bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def test_a_run_broken_off_anywhere_ends_as_one_that_was_not(tmp_path: Path) -> None:

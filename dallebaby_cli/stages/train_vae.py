@@ -24,6 +24,7 @@ from dallebaby_cli.training.batches import Order, Pictures
 
 SHOWN = 8  # pictures in reconstructions.png
 AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
+TILE_PX = 12  # least pixels along one side of a code's texture there
 LOW_USAGE = 0.5  # of the codebook, under which an evaluation warns
 LEAST_GAIN_DB = 1.0  # over flat colours, under which it warns, too
 
@@ -109,7 +110,9 @@ class VaeTask:
         rebuilt = model.render(model(shown)[0])
         drawn = {"reconstructions": grid(metrics.stack_rows(shown, rebuilt), len(shown))}
         if last:
-            drawn["codebook"] = grid(metrics.to_numpy(textures(model)))
+            tiles = metrics.to_numpy(textures(model))
+            larger = -(-TILE_PX // tiles.shape[1])
+            drawn["codebook"] = grid(tiles.repeat(larger, 1).repeat(larger, 2))
         return drawn
 
 

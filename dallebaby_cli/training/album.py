@@ -1,7 +1,6 @@
 """What a run leaves behind to look at: the pictures as they came, and the curves of its log."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +48,17 @@ def _draw_curves(log: Path, out: Path) -> None:
     counts once."""
     from matplotlib.figure import Figure  # here, because it takes half a second
 
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {"loss": {}}
     for event in map(json.loads, log.read_text().splitlines()):
-        names: Iterable[str] = ()
         if event["event"] == "step":
-            names = ("loss",)
+            curves["loss"][event["step"]] = event["loss"]
         elif event["event"] == "evaluation":
-            names = event.keys() - {"event", "step", "time"}
-        for name in names:
-            curves.setdefault(name, {})[event["step"]] = event[name]
+            for name in [n for n in event if n not in ("event", "step", "time")]:
+                curves.setdefault(name, {})[event["step"]] = event[name]
     columns = 2
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
-    for place, (name, points) in enumerate(sorted(curves.items()), start=1):
+    for place, (name, points) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.plot(*zip(*sorted(points.items()), strict=True), linewidth=1)
         axes.set_title(name.replace("_", " "), fontsize="medium")
