@@ -111,12 +111,14 @@ class Trained:
 def train(tmp_path: Path) -> Callable[..., Trained]:
     """Prepare a folder of pictures and train on it."""
 
-    def run(pictures: list[np.ndarray] | Path, **changed: object) -> Trained:
+    def run(pictures: list[np.ndarray], **changed: object) -> Trained:
         home, folder = tmp_path / "home", tmp_path / "pictures"
         folder.mkdir()
         for number, picture in enumerate(pictures):
             Image.fromarray(picture).save(folder / f"{number:03}.png")
-        prep(home, str(folder), PrepConfig(image_px=32, workers=1), report=progress.ignore)
+        held_out = 5 if len(pictures) > 1 else 0.001  # a single one is to be trained on
+        how = PrepConfig(image_px=32, workers=1, holdout_percent=held_out)
+        prep(home, str(folder), how, report=progress.ignore)
         notes: list[progress.Event] = []
         config = dataclasses.replace(SMALL, crop=1.0, flip=False, **changed)
         done = train_vae(home, config, [], preset="tiny", device="cpu", report=notes.append)

@@ -99,7 +99,7 @@ class VQ(nn.Module):
         of codes from features held still, and `commitment` times the other way round."""
         z = F.normalize(features.float().movedim(1, -1), dim=-1)  # (B, G, G, D)
         if self.training:
-            self._restart(z.detach().flatten(0, 2))
+            self._restart(z.detach().flatten(1, 2))
         codes = self._similarity(z.detach()).argmax(-1)
         if self.training:
             self._count(codes)
@@ -120,9 +120,9 @@ class VQ(nn.Module):
 
     @torch.no_grad()
     def _restart(self, z: Tensor) -> None:
-        """Move the dead codes to some of z (N, D): the n of them to the features at which the
-        running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole."""
-        z = _of_all_processes(z)
+        """Move the dead codes to some of z (B, G * G, D): the n of them to the features at which
+        the running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole."""
+        z = _of_all_processes(z).flatten(0, 1)  # (N, D)
         dead = self.idle >= self.patience  # (K,)
         error = (1 - self._similarity(z).amax(-1)).nan_to_num().clamp(min=1e-6)  # (N,)
         reached = error.cumsum(0)
@@ -198,9 +198,10 @@ def build(config: DVAEConfig) -> FSQ | VQ | Gumbel:
 
 
 def _of_all_processes(z: Tensor) -> Tensor:
-    """The rows of z (N, D) of every process, so that all move the same codes to the same places."""
+    """Features (B, ...) of every process's share of the pictures, in the order of the whole batch:
+    so all move the same codes to the same places, as one process would."""
     if not (dist.is_available() and dist.is_initialized()):
         return z
     parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, z.contiguous())
-    return torch.cat(parts)
+    return torch.stack(parts, dim=1).flatten(0, 1)

@@ -49,7 +49,9 @@ class VaeTask:
         config = self.config
         order = Order(len(self.train), config.batch_size, config.seed)
         pictures = self.train.read(order.batch(step))
-        return (augment.vary(pictures, (config.seed, 2, step), config.crop, config.flip),)
+        random = np.random.default_rng((config.seed, 2, step))
+        draws = random.random((config.batch_size, augment.DRAWS))
+        return (augment.vary(pictures, draws, config.crop, config.flip),)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         output, quantized = model(batch[0], progress)
