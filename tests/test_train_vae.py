@@ -185,7 +185,9 @@ def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, 
     writer = ShardWriter(folder, "forged", "png", 1e6)
     for number in range(4):
         key = f"{number:032x}"
-        about = Described(captions=[], label=None, source="x", split="train", group=key)
+        about = Described(
+            captions=[], caption_sources=[], label=None, source="x", split="train", group=key
+        )
         writer.add(key, path.read_bytes(), about)
     writer.close()
     about = manifest.read(prepared / "images" / "shapes")
