@@ -1,4 +1,4 @@
-"""Everything a person can set: one frozen dataclass per stage and model.
+"""Everything a person can set: one frozen dataclass per stage; `config_models.py` has the models'.
 
 The string below a field is its help. `settings.py` fills them from presets, files and flags.
 Importing this file does not import torch.
@@ -8,15 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dallebaby_cli.errors import UsageError
+from dallebaby_cli.config_models import DVAEConfig as DVAEConfig
+from dallebaby_cli.config_models import TransformerConfig as TransformerConfig
+from dallebaby_cli.config_models import check
 
 DEFAULT_HOME = Path("dallebaby")
-
-
-def check(ok: bool, name: str, value: object, why: str) -> None:
-    """Refuse a field's value with a sentence that names the field, the value and the reason."""
-    if not ok:
-        raise UsageError(f"{name}={value!r}: {why}")
 
 
 # ---------------------------------------------------------------- fetch and prep
@@ -126,125 +122,6 @@ class CaptionConfig:
         )
 
 
-# ---------------------------------------------------------------- models
-
-
-@dataclass(frozen=True, kw_only=True)
-class DVAEConfig:
-    """A discrete VAE: pictures to a grid of codes and back."""
-
-    image_px: int = 64
-    """side of the pictures in pixels; always taken from the shards"""
-    grid: int = 16
-    """codes along one side; must divide image_px"""
-    width: int = 96
-    """channels at the stem's resolution; doubled at the grid's"""
-    depth: int = 2
-    """residual blocks at each resolution, in the encoder and in the decoder"""
-    quantizer: Literal["fsq"] = "fsq"
-    """how features become codes"""
-    levels: tuple[int, ...] = (8, 5, 5, 5)
-    """fsq: steps along each code dimension; their product is the number of codes"""
-
-    def __post_init__(self) -> None:
-        check(self.grid >= 1, "model.grid", self.grid, "must be 1 or more")
-        check(
-            self.image_px % self.grid == 0,
-            "model.grid",
-            self.grid,
-            f"must divide the pictures' {self.image_px} px; "
-            f"{' '.join(map(str, self._grids()))} do (--set model.grid=N)",
-        )
-        check(
-            self.width >= 8 and self.width % 8 == 0,
-            "model.width",
-            self.width,
-            "must be a multiple of 8",
-        )
-        check(self.depth >= 0, "model.depth", self.depth, "must not be negative")
-        check(
-            len(self.levels) > 0 and min(self.levels) >= 2,
-            "model.levels",
-            self.levels,
-            "needs one or more numbers of at least 2",
-        )
-        check(self.codes <= 65536, "model.levels", self.levels, "gives over 65536 codes")
-
-    def _grids(self) -> list[int]:
-        return [g for g in range(2, self.image_px // 2 + 1) if self.image_px % g == 0]
-
-    @property
-    def codes(self) -> int:
-        """Size of the codebook."""
-        product = 1
-        for level in self.levels:
-            product *= level
-        return product
-
-    @property
-    def patch_px(self) -> int:
-        """Pixels along one side that the space-to-depth stem folds into channels: at most 4 where
-        the rest is a power of two, and less than the whole way down where it is even."""
-        factor = patch = self.image_px // self.grid
-        while patch % 2 == 0 and (patch > 4 or patch == factor):
-            patch //= 2
-        return patch
-
-    @property
-    def halvings(self) -> int:
-        """Strided convolutions between the stem and the grid."""
-        return (self.image_px // self.grid // self.patch_px).bit_length() - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """A decoder-only transformer over caption tokens, then image codes."""
-
-    text_tokens: int = 32
-    """longest caption; longer ones are cut"""
-    vocabulary: int = 4096
-    """most entries of the text tokenizer; fewer if the captions hold fewer"""
-    dim: int = 384
-    """width of the residual stream"""
-    depth: int = 8
-    """blocks"""
-    heads: int = 6
-    """attention heads; must divide dim"""
-    dropout: float = 0.1
-    """on the residual branches"""
-    codes: int = 1000
-    """size of the image codebook; always taken from the dVAE"""
-    grid: int = 16
-    """codes along one side; always taken from the dVAE"""
-
-    def __post_init__(self) -> None:
-        check(self.text_tokens >= 1, "model.text_tokens", self.text_tokens, "must be 1 or more")
-        check(
-            self.vocabulary >= 256,
-            "model.vocabulary",
-            self.vocabulary,
-            "must be 256 or more: every byte is a token, so that no word is unknown",
-        )
-        check(
-            self.heads >= 1 and self.dim % (4 * self.heads) == 0,
-            "model.heads",
-            self.heads,
-            f"must divide dim={self.dim} into heads whose width is a multiple of 4",
-        )
-        check(self.depth >= 1, "model.depth", self.depth, "must be 1 or more")
-        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be from 0 to below 1")
-
-    @property
-    def image_tokens(self) -> int:
-        """Codes of one picture."""
-        return self.grid * self.grid
-
-    @property
-    def sequence_len(self) -> int:
-        """Positions of one training sequence: start, caption, picture (but for its last code)."""
-        return self.text_tokens + self.image_tokens
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -327,6 +204,17 @@ class TrainVaeConfig(RunConfig):
 
     model: DVAEConfig = field(default_factory=DVAEConfig)
     """the dVAE"""
+    edge_weight: float = 0.0
+    """of the error along edges, beside that of pixels"""
+    crop: float = 1.0
+    """smallest share of a picture's area that a random crop keeps; 1 crops nothing"""
+    flip: bool = False
+    """mirror half of the pictures; not where there is writing, or left and right matter"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.edge_weight >= 0, "edge_weight", self.edge_weight, "must not be negative")
+        check(0.05 <= self.crop <= 1, "crop", self.crop, "must be from 0.05 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -12,6 +13,28 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     Equal pictures give 100 dB rather than infinity, so that means stay finite."""
     error = (a.float() - b.float()).square().flatten(1).mean(1)
     return (20 * math.log10(255) - 10 * error.clamp(min=255**2 * 1e-10).log10()).cpu()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of uint8 pictures (B, 3, H, W), one value (B,) each: 1 if equal.
+
+    Wang et al. 2004: Gaussian windows of 11 x 11 pixels (fewer if the picture is smaller) and
+    sigma 1.5 wherever they fit, each channel by itself."""
+    x, y = a.float(), b.float()
+    size = min(11, *(side - 1 + side % 2 for side in x.shape[2:]))
+    bell = torch.exp(-0.5 * ((torch.arange(size, device=x.device) - size // 2) / 1.5).square())
+    window = (bell / bell.sum()).outer(bell / bell.sum()).expand(3, 1, size, size)
+
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(values, window, groups=3)
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    likeness = likeness / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+    return likeness.flatten(1).mean(1).cpu()
 
 
 def code_counts(codes: Tensor | np.ndarray, size: int) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Precedence, strictness, and configs that survive the way to disk and back."""
 
+import ast
 import dataclasses
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dallebaby_cli import config, settings
+from dallebaby_cli import config, config_models, settings
 from dallebaby_cli.config import DVAEConfig, TrainVaeConfig
 from dallebaby_cli.errors import UsageError
 
@@ -109,10 +111,9 @@ def test_a_grid_that_does_not_divide_the_picture_names_those_that_do() -> None:
         DVAEConfig(image_px=40, grid=16)
 
 
-def test_every_field_has_help() -> None:
-    import ast
-
-    tree = ast.parse(Path(config.__file__).read_text())
+@pytest.mark.parametrize("module", [config, config_models])
+def test_every_field_has_help(module: types.ModuleType) -> None:
+    tree = ast.parse(Path(module.__file__ or "").read_text())
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             fields = [i for i, s in enumerate(node.body) if isinstance(s, ast.AnnAssign)]

@@ -1,62 +1,14 @@
-"""The dVAE, its quantizer and the transformer, against their definitions."""
+"""The dVAE and the transformer, against their definitions."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
-from dallebaby_cli.models.dvae import DVAE, denormalise, reconstruction_loss
-from dallebaby_cli.models.quantizers import FSQ
+from dallebaby_cli.models.dvae import DVAE, denormalise
+from dallebaby_cli.models.losses import reconstruction
 from dallebaby_cli.models.transformer import Cache, Transformer, losses
-
-LEVELS = st.lists(st.integers(2, 9), min_size=1, max_size=5).map(tuple)
-
-
-@given(LEVELS)
-@settings(deadline=None, max_examples=30)
-def test_fsq_codes_and_vectors_are_one_to_one(levels: tuple[int, ...]) -> None:
-    fsq = FSQ(levels)
-    codes = torch.arange(fsq.codes).view(1, 1, -1)
-    vectors = fsq.lookup(codes)
-    assert vectors.unique(dim=-1).shape == vectors.shape
-    assert vectors.min() >= -1 and vectors.max() <= 1
-    for channel, level in enumerate(levels):
-        assert len(vectors[:, channel].unique()) == level
-
-
-@given(LEVELS, st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
-def test_fsq_looks_up_what_it_quantized(levels: tuple[int, ...], seed: int) -> None:
-    fsq = FSQ(levels)
-    generator = torch.Generator().manual_seed(seed)
-    features = 4 * torch.randn(2, len(levels), 3, 3, generator=generator)
-    vectors, codes = fsq(features)
-    torch.testing.assert_close(fsq.lookup(codes), vectors, atol=1e-6, rtol=0)
-    assert codes.min() >= 0 and codes.max() < fsq.codes
-
-
-def test_fsq_is_the_papers_equation_for_odd_levels() -> None:
-    features = torch.linspace(-6, 6, 101).view(1, 1, 101, 1)
-    expected = torch.round(torch.tanh(features) * 2 * (1 + 1e-3)) / 2
-    torch.testing.assert_close(FSQ((5,))(features).vectors, expected)
-
-
-def test_fsq_passes_gradients_straight_through() -> None:
-    features = torch.tensor([0.3, -1.2]).view(1, 1, 2, 1).requires_grad_()
-    FSQ((5,))(features).vectors.sum().backward()
-    slope = (1 - torch.tanh(features.detach()) ** 2) * 2 * (1 + 1e-3) / 2
-    torch.testing.assert_close(features.grad, slope)
-
-
-def test_fsq_ignores_the_precision_around_it() -> None:
-    features = torch.randn(4, 4, 8, 8)
-    fsq = FSQ((8, 5, 5, 5))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(fsq(features).codes, FSQ((8, 5, 5, 5))(features).codes)
-        assert fsq(features.bfloat16()).vectors.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
@@ -89,7 +41,7 @@ def test_dvae_learns_a_handful_of_pictures() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     first = last = math.nan
     for step in range(60):
-        loss = reconstruction_loss(model(pictures)[0], pictures)
+        loss = reconstruction(model(pictures)[0], pictures, "l1+l2")
         first, last = (loss.item() if step == 0 else first), loss.item()
         optimizer.zero_grad()
         loss.backward()

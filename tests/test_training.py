@@ -1,6 +1,7 @@
 """The loop resumes exactly, survives bad numbers, and stops when asked."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -48,13 +50,15 @@ class LineTask:
     name: str = "line"
     unit: str = "images"
     units_per_step: int = 8
+    frames: int = 3
+    floor: float = math.inf
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         scale = float("nan") if step in self.poison else 1.0
         return (torch.cat((x * scale, torch.full((8, 1), float(step))), dim=1),)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         x, step = batch[0][:, :4], int(batch[0][0, 4])
         self.seen.append(step)
         if step in self.at_step:
@@ -65,8 +69,11 @@ class LineTask:
         torch.randn(3)  # must not disturb training
         return {"error": float((model.layer.weight - 1).abs().sum())}
 
-    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
-        return {"line": np.zeros((2, 2, 3), np.uint8)}
+    def warning(self, figures: dict[str, float]) -> str | None:
+        return "far off" if figures["error"] > self.floor else None
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
+        return {"line": np.full((2, 2, 3), 255 * last, np.uint8)}
 
 
 def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFIG) -> loop.State:
@@ -75,17 +82,6 @@ def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFI
 
 def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def same(a: dict, b: dict) -> bool:
-    """Whether two nested states are equal bit for bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def test_a_run_broken_off_anywhere_ends_as_one_that_was_not(tmp_path: Path) -> None:
@@ -114,6 +110,14 @@ def test_scores_at_both_ends_and_learns(tmp_path: Path) -> None:
     assert list(scores) == [0, 150, 200]
     assert scores[200] < 0.3 * scores[0]
     assert (tmp_path / "line.png").exists() and list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_every_bad_evaluation_warns_but_the_first(tmp_path: Path) -> None:
+    notes: list[progress.Event] = []
+    loop.fit(LineTask(floor=0), CONFIG, 30, tmp_path, CPU, notes.append)
+    warnings = [e.text for e in notes if isinstance(e, progress.Note) and e.level == "warning"]
+    assert warnings == ["step 10: far off", "step 20: far off", "step 30: far off"]
+    assert [row["step"] for row in log(tmp_path) if row["event"] == "warning"] == [10, 20, 30]
 
 
 def test_accumulating_changes_nothing_but_rounding(tmp_path: Path) -> None:
@@ -246,6 +250,20 @@ def test_the_rate_warms_up_then_falls_to_its_end(steps: int, warmup: float, fina
 def test_averaging_remembers_no_history(tmp_path: Path) -> None:
     state = fit(LineTask(), tmp_path, steps=5)
     assert all(p.grad_fn is None and not p.requires_grad for p in state.ema.parameters())
+
+
+def test_averaging_copies_what_is_no_weight(tmp_path: Path) -> None:
+    model = Line()
+    model.register_buffer("count", torch.tensor(0))
+    state = loop.State.fresh(model, CONFIG, CPU)
+    state.model.count.fill_(7)
+    with torch.no_grad():
+        state.model.layer.weight += 1
+    before = state.ema.layer.weight.clone()
+    state.average(0.999)
+    assert state.ema.count == 7
+    expected = before + 0.9 * (state.model.layer.weight - before)  # young: 1 - 1/10
+    torch.testing.assert_close(state.ema.layer.weight, expected.detach())
 
 
 def test_only_matrices_decay() -> None:

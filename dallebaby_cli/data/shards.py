@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from dallebaby_cli import files
 from dallebaby_cli.data import images, manifest
@@ -169,15 +170,25 @@ class Shards:
         return self._split.take(rows).to_pylist()
 
     def image(self, row: int) -> np.ndarray:
-        """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it is damaged."""
+        """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it cannot be."""
         shard, offset, size, crc = (int(column[row]) for column in self._places)
         content = os.pread(self._descriptor(shard), size, offset)
         if zlib.crc32(content) != crc:
-            raise BadInput(
-                f"{self.folder / self._shards[shard][0]}: picture {self.key(row)} is damaged; "
-                f"remove the shard and {self._redo}"
-            )
-        return images.read_stored(content)
+            raise self._refused(row, "is damaged")
+        try:
+            picture = images.read_stored(content)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise self._refused(row, f"is no PNG, JPEG or WebP ({error})") from error
+        if picture.shape != (self.image_px, self.image_px, 3):
+            height, width, _ = picture.shape
+            raise self._refused(row, f"is {width} x {height} and not {self.image_px} px a side")
+        return picture
+
+    def _refused(self, row: int, why: str) -> BadInput:
+        shard = self.folder / self._shards[int(self._places[0][row])][0]
+        return BadInput(
+            f"{shard}: picture {self.key(row)} {why}; remove the shard and {self._redo}"
+        )
 
     def captions(self, row: int) -> list[str]:
         """Captions of a picture."""

@@ -4,7 +4,7 @@ After the dVAE of DALL-E (Ramesh et al. 2021, arXiv 2102.12092, appendix A). Wha
 space-to-depth stem does the first down-scaling for free, so that convolutions run where they pay;
 residual blocks are normalised; the quantizer is a part that can be exchanged.
 
-Shapes: B pictures, P pixels along a side, G codes along a side, C channels, D quantizer channels.
+Shapes: B pictures, P pixels along a side, G codes along a side, F features, D channels of a code.
 """
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
-from dallebaby_cli.models.quantizers import FSQ, Quantized
+from dallebaby_cli.models import losses, quantizers
+from dallebaby_cli.models.quantizers import Quantized
 
 
 class Residual(nn.Module):
@@ -31,7 +32,7 @@ class Residual(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """(B, 3, P, P) → (B, D, G, G)"""
+    """(B, 3, P, P) → (B, F, G, G)"""
 
     def __init__(self, config: DVAEConfig, channels: int) -> None:
         width = config.width
@@ -49,7 +50,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """(B, D, G, G) → (B, 3, P, P), the encoder's mirror image"""
+    """(B, D, G, G) → (B, 3 or 6, P, P), the encoder's mirror image"""
 
     def __init__(self, config: DVAEConfig, channels: int) -> None:
         width = config.width * (2 if config.halvings else 1)
@@ -64,7 +65,7 @@ class Decoder(nn.Sequential):
             *(Residual(width) for _ in range(config.depth)),
             nn.GroupNorm(8, width),
             nn.SiLU(),
-            nn.Conv2d(width, 3 * config.patch_px**2, 3, padding=1),
+            nn.Conv2d(width, config.output_channels * config.patch_px**2, 3, padding=1),
             nn.PixelShuffle(config.patch_px),
         )
 
@@ -75,8 +76,8 @@ class DVAE(nn.Module):
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.quantizer = FSQ(config.levels)
-        self.encoder = Encoder(config, self.quantizer.channels)
+        self.quantizer = quantizers.build(config)
+        self.encoder = Encoder(config, self.quantizer.features)
         self.decoder = Decoder(config, self.quantizer.channels)
         self.init_weights()
 
@@ -106,18 +107,28 @@ class DVAE(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.1)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Quantized]:
-        """Reconstructions (B, 3, P, P) in about [-1, 1], and what the quantizer made of them."""
-        quantized = self.quantizer(self.encoder(self.normalise(pictures)))
+    def forward(self, pictures: Tensor, progress: float = 1.0) -> tuple[Tensor, Quantized]:
+        """What `losses.reconstruction` and `render` read, (B, 3 or 6, P, P), and what the quantizer
+        made of the pictures when `progress` of the training run is over."""
+        quantized = self._quantize(pictures, progress)
         return self.decoder(quantized.vectors), quantized
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (B, G, G) int64 of uint8 pictures (B, 3, P, P)."""
-        return self.quantizer(self.encoder(self.normalise(pictures))).codes
+        return self._quantize(pictures, 1.0).codes
+
+    def _quantize(self, pictures: Tensor, progress: float) -> Quantized:
+        features = self.encoder(self.normalise(pictures))
+        with torch.autocast(features.device.type, enabled=False):  # neighbouring codes would merge
+            return self.quantizer(features, progress)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Pictures (B, 3, P, P) uint8 of codes (B, G, G)."""
-        return denormalise(self.decoder(self.quantizer.lookup(codes)))
+        return self.render(self.decoder(self.quantizer.lookup(codes)))
+
+    def render(self, output: Tensor) -> Tensor:
+        """Pictures (B, 3, P, P) uint8 of the decoder's output."""
+        return denormalise(losses.in_range(output.float(), self.config.loss))
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8 (B, 3, P, P) → float in [-1, 1]; refuses anything else with a sentence."""
@@ -133,9 +144,3 @@ class DVAE(nn.Module):
 def denormalise(x: Tensor) -> Tensor:
     """Float in [-1, 1] → uint8, clipped and rounded."""
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def reconstruction_loss(output: Tensor, pictures: Tensor) -> Tensor:
-    """Mean of |error| and error² over pixels in [-1, 1]: L1 keeps edges, L2 punishes outliers."""
-    error = output.float() - (pictures.float() / 127.5 - 1)
-    return error.abs().mean() + error.square().mean()

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,7 @@ class DalleTask:
     unigram_bits: float
     name: str = "train"
     unit: str = "tokens"
+    frames: int = 0  # drawing takes seconds
 
     @property
     def units_per_step(self) -> int:
@@ -56,7 +58,7 @@ class DalleTask:
         seed = (config.seed, 1, step)
         return self.train.read(rows, seed, config.caption_drop, distributed.share())
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         text, codes = batch
         text_loss, image_loss = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
         weight = self.config.text_weight
@@ -80,7 +82,17 @@ class DalleTask:
             "bits_per_caption_token": float(text_bits),
         }
 
-    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """If it knows less than how often each code occurs."""
+        if figures["bits_per_code"] < figures["unigram_bits"]:
+            return None
+        return (
+            f"{figures['bits_per_code']:.2f} bits per code is no better than knowing how often "
+            f"each occurs ({figures['unigram_bits']:.2f}); train longer, or with a lower rate, "
+            f"such as --set optim.lr={self.config.optim.lr / 10:g}"
+        )
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
         """The same hold-out captions drawn from the same seeds each time."""
         assert isinstance(model, Transformer)
         sampler = Sampler(model, self.vae, self.tokenizer)

@@ -1,5 +1,7 @@
 """images/NAME → vae/RUN: train the discrete VAE."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +15,17 @@ from dallebaby_cli.data import manifest
 from dallebaby_cli.data.pictures import grid
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models.dvae import DVAE, denormalise, reconstruction_loss
+from dallebaby_cli.models import losses
+from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import checkpoint, distributed, run
+from dallebaby_cli.training import augment, checkpoint, distributed, run
 from dallebaby_cli.training.batches import Order, Pictures
 
 SHOWN = 8  # pictures in reconstructions.png
+AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
+TILE_PX = 12  # least pixels along one side of a code's texture there
 LOW_USAGE = 0.5  # of the codebook, under which an evaluation warns
+LEAST_GAIN_DB = 1.0  # over flat colours, under which it warns, too
 
 
 @dataclass(frozen=True)
@@ -32,41 +38,97 @@ class VaeTask:
     config: TrainVaeConfig
     name: str = "train-vae"
     unit: str = "images"
+    frames: int = 40
 
     @property
     def units_per_step(self) -> int:
         return self.config.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        order = Order(len(self.train), self.config.batch_size, self.config.seed)
-        return (self.train.read(order.batch(step)[distributed.share()]),)
+        config, mine = self.config, distributed.share()
+        order = Order(len(self.train), config.batch_size, config.seed)
+        pictures = self.train.read(order.batch(step)[mine])
+        random = np.random.default_rng((config.seed, 2, step))
+        draws = random.random((config.batch_size, augment.DRAWS))[mine]
+        return (augment.vary(pictures, draws, config.crop, config.flip),)
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        output, _ = model(batch[0])
-        return reconstruction_loss(output, batch[0])
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        output, quantized = model(batch[0], progress)
+        kind = self.config.model.loss
+        return (
+            losses.reconstruction(output, batch[0], kind, self.config.edge_weight) + quantized.loss
+        )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Hold-out PSNR in dB, and how the codebook is used."""
+        """Hold-out PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
+        how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
+        assert isinstance(model, DVAE)
         device = next(model.parameters()).device
         count = min(len(self.holdout), self.config.eval_images)
-        psnrs, counts = [], np.zeros(self.model.config.codes, np.int64)
+        scores, counts = [], np.zeros(model.config.codes, np.int64)
         for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
             pictures = self.holdout.read(indices).to(device)
             output, quantized = model(pictures)
-            psnrs.append(metrics.psnr(denormalise(output), pictures))
+            rebuilt = model.render(output)
+            flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
+            judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
+            scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
             counts += metrics.code_counts(quantized.codes.cpu(), len(counts))
+        psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
+        perplexity = metrics.perplexity(counts)
         return {
-            "psnr": float(torch.cat(psnrs).mean()),
+            "psnr": psnr,
+            "flat_psnr": flat_psnr,
+            "ssim": ssim,
             "codes_used": float((counts > 0).mean()),
-            "perplexity": metrics.perplexity(counts),
+            "dead_codes": int((counts == 0).sum()),
+            "perplexity": perplexity,
+            "bits_per_image": model.config.grid**2 * math.log2(perplexity),
         }
 
-    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
-        """Hold-out pictures over what is left of them."""
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """If the pictures are lost, or most of the codebook is not used."""
+        lower = f"a lower rate, such as --set optim.lr={self.config.optim.lr / 10:g}"
+        if figures["psnr"] < figures["flat_psnr"] + LEAST_GAIN_DB:
+            return (
+                f"reconstructions ({figures['psnr']:.1f} dB) are hardly better than one flat "
+                f"colour each ({figures['flat_psnr']:.1f} dB); train longer, or with {lower}"
+            )
+        if figures["codes_used"] < LOW_USAGE:
+            fewer = "levels='[8,6,5]'" if self.config.model.quantizer == "fsq" else "codebook=256"
+            return (
+                f"only {figures['codes_used']:.0%} of the codebook is used on the hold-out "
+                f"pictures; train longer, on more pictures, with fewer codes, such as "
+                f"--set model.{fewer}, or with {lower}"
+            )
+        return None
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
+        """Hold-out pictures over what is left of them; at last also what each code paints."""
+        assert isinstance(model, DVAE)
         device = next(model.parameters()).device
         shown = self.holdout.read(np.arange(min(SHOWN, len(self.holdout)))).to(device)
-        rebuilt = denormalise(model(shown)[0])
-        return {"reconstructions": grid(metrics.stack_rows(shown, rebuilt), len(shown))}
+        rebuilt = model.render(model(shown)[0])
+        drawn = {"reconstructions": grid(metrics.stack_rows(shown, rebuilt), len(shown))}
+        if last:
+            tiles = metrics.to_numpy(textures(model))
+            larger = -(-TILE_PX // tiles.shape[1])
+            drawn["codebook"] = grid(tiles.repeat(larger, 1).repeat(larger, 2))
+        return drawn
+
+
+def textures(model: DVAE) -> Tensor:
+    """What each code paints where all its neighbours are the same: uint8 (K, 3, p, p), p being the
+    pixels along one side of a code."""
+    device = next(model.parameters()).device
+    side = model.config.image_px // model.config.grid
+    middle = slice(side * (AROUND // 2), side * (AROUND // 2 + 1))
+    codes = torch.arange(model.config.codes, device=device)
+    parts = [
+        model.decode(part[:, None, None].expand(-1, AROUND, AROUND))[:, :, middle, middle]
+        for part in torch.split(codes, 256)
+    ]
+    return torch.cat(parts)
 
 
 def train_vae(
@@ -107,16 +169,21 @@ def train_vae(
     inputs = [m.name for _, m in found]
     folder = manifest.artefact(home, "vae", run_name or run.name(inputs, preset, config, parents))
     task = VaeTask(model, train, holdout, config)
+    if odd := _check_range(task.batch(0)[0]):
+        report(Note(odd, "warning"))
     shape = {"model": settings.as_dict(config.model)}
     target = distributed.device(device)
-    finished = run.finish(folder, "vae", task, config, parents, lambda: shape, target, report)
-    if finished.manifest.counts["codes_used"] < LOW_USAGE:
-        report(Note(_low_usage(finished.manifest.counts["codes_used"]), "warning"))
-    return finished
+    return run.finish(folder, "vae", task, config, parents, lambda: shape, target, report)
 
 
-def _low_usage(share: float) -> str:
-    return (
-        f"only {share:.0%} of the codebook is used on the hold-out pictures; train longer, on more "
-        "pictures, or with fewer codes, such as --set model.levels='[8,6,5]'"
-    )
+def _check_range(pictures: Tensor) -> str | None:
+    """What is odd about the values of the first batch, uint8 (B, 3, P, P)."""
+    low, high = int(pictures.min()), int(pictures.max())
+    advice = "look at the pictures that `dallebaby prep` was given"
+    if (pictures == pictures[:, :, :1, :1]).all():
+        return f"the pictures of the first batch are flat, one colour each; {advice}"
+    if len(pictures) > 1 and (pictures == pictures[:1]).all():
+        return f"all pictures of the first batch are the same; {advice}"
+    if high - low < 32:
+        return f"the first batch has values from {low} to {high} of 0 to 255 only; {advice}"
+    return None

@@ -29,7 +29,7 @@ from dallebaby_cli.data.pictures import write_png
 from dallebaby_cli.errors import Diverged, Interrupted
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import checkpoint, distributed, optim
+from dallebaby_cli.training import album, checkpoint, distributed, optim
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.interrupt import Interrupt
 
@@ -57,14 +57,22 @@ class Task(Protocol):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """This process's share of the step's batch, on the CPU, pictures first."""
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """The mean loss of a batch, a scalar, when `progress` (0 to 1) of the run is over."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Figures on the hold-out pictures; the first is shown while training."""
 
-    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
-        """Named pictures, uint8 (H, W, 3), that show how far the model is."""
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """What is wrong with such figures, if anything, and what to do."""
+
+    @property
+    def frames(self) -> int:
+        """How often the pictures are to be drawn between evaluations, early on more densely."""
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
+        """Named pictures, uint8 (H, W, 3), that show how far the model is; the first becomes a
+        frame of training.gif. Those that take longer are for the `last` time only."""
 
 
 @dataclass
@@ -110,11 +118,14 @@ class State:
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
-        """Move the averaged weights towards the model's, quickly while they are young."""
+        """Move the averaged weights towards the model's, quickly while they are young; what is
+        no weight (how long a code has been idle) is copied."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
         ours: list[Tensor] = list(self.ema.parameters())
         theirs: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(ours, theirs, weight)
+        for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            copy.copy_(buffer)
 
 
 def fit(
@@ -143,6 +154,7 @@ def fit(
             log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
     batches = prefetch(task.batch, state.step, steps)
+    frames = {round(steps * (i / task.frames) ** 2) for i in range(task.frames)}
     saved_at, bad = time.monotonic(), 0
     state.model.train()
     with Interrupt() as interrupt, log or contextlib.nullcontext():
@@ -150,6 +162,8 @@ def fit(
             last = state.step == steps
             if last or state.step % config.eval_every == 0:
                 _evaluate(task, state, device, config, log)
+            if last or state.step % config.eval_every == 0 or state.step in frames:
+                _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
             asked = interrupt.agreed()
             if last or due or asked or state.step == 0:
@@ -161,7 +175,8 @@ def fit(
                 raise Interrupted(f"stopped at step {state.step}; run it again to continue", asked)
 
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
-            loss, ok = take_step(task, state, next(batches), lr, config, device)
+            progress = state.step / steps
+            loss, ok = take_step(task, state, next(batches), lr, progress, config, device)
             bad = 0 if ok else bad + 1
             state.skipped += not ok
             if bad == MAX_BAD_STEPS:
@@ -179,6 +194,7 @@ def take_step(
     state: State,
     batch: tuple[Tensor, ...],
     lr: float,
+    progress: float,
     config: RunConfig,
     device: torch.device,
 ) -> tuple[float, bool]:
@@ -189,7 +205,7 @@ def take_step(
     for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
         moved = tuple(part.to(device, non_blocking=True) for part in parts)
         with devices.autocast(device, config.precision):
-            loss = task.loss(state.model, moved) / config.accumulate
+            loss = task.loss(state.model, moved, progress) / config.accumulate
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
@@ -207,13 +223,23 @@ def take_step(
 def _evaluate(
     task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None"
 ) -> None:
-    """Score and show the averaged weights: the first process does, all know the figures."""
+    """Score the averaged weights: the first process does, all know the figures."""
     if log:
         with devices.autocast(device, config.precision):
             state.metrics = task.evaluate(state.ema)
-            pictures = task.pictures(state.ema)
-        log.evaluation(state.step, state.metrics, pictures)
+        warning = task.warning(state.metrics) if state.step else None
+        log.evaluation(state.step, state.metrics, warning)
     state.metrics = distributed.once(lambda: state.metrics)
+
+
+@torch.no_grad()
+def _show(
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None", last: bool
+) -> None:
+    """Draw what the averaged weights make."""
+    if log:
+        with devices.autocast(device, config.precision):
+            log.pictures(state.step, task.pictures(state.ema, last))
 
 
 def _roll_back(state: State, path: Path, report: Report) -> None:
@@ -289,18 +315,24 @@ class Log:
         detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s{share}{self.score}"
         self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
 
-    def evaluation(
-        self, step: int, metrics: Mapping[str, float], pictures: Mapping[str, np.ndarray]
-    ) -> None:
-        """The hold-out figures and pictures of a step."""
+    def evaluation(self, step: int, metrics: Mapping[str, float], warning: str | None) -> None:
+        """The hold-out figures of a step, and what is wrong with them."""
         self.event("evaluation", step=step, **metrics)
         first, value = next(iter(metrics.items()))
         self.score = f", hold-out {first} {value:.3g}"
         for name, value in metrics.items():
             self.board.add_scalar(f"holdout/{name}", value, step)
+        if warning:
+            self.event("warning", step=step, text=warning)
+            self.report(Note(f"step {step}: {warning}", "warning"))
+        self.since, self.counted = time.monotonic(), 0
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """The pictures of a step, the first of them as a frame too."""
         for name, picture in pictures.items():
             write_png(self.folder / f"{name}.png", picture)
             self.board.add_image(name, picture, step, dataformats="HWC")
+        album.keep_frame(self.folder, step, next(iter(pictures.values())))
         self.since, self.counted = time.monotonic(), 0
 
 

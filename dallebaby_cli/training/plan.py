@@ -34,15 +34,15 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
         state.model.train()
         batch = task.batch(0)
         with FlopCounterMode(display=False) as counter:
-            take_step(task, state, batch, rate, config, device)
+            take_step(task, state, batch, rate, 0.0, config, device)
         flops = float(counter.get_total_flops())
         for number in range(1, WARM_STEPS):
-            take_step(task, state, task.batch(number), rate, config, device)
+            take_step(task, state, task.batch(number), rate, 0.0, config, device)
         times: list[float] = []
         while sum(times) < TIMED_S and len(times) < MAX_TIMED:
             batch = task.batch(WARM_STEPS + len(times))
             began = time.perf_counter()
-            take_step(task, state, batch, rate, config, device)
+            take_step(task, state, batch, rate, 0.0, config, device)
             times.append(_since(began))
         step_s = sorted(times)[len(times) // 2]
         if config.steps is not None:
@@ -51,7 +51,7 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
         if distributed.first():
             with torch.no_grad(), devices.autocast(device, config.precision):
                 task.evaluate(state.ema)
-                task.pictures(state.ema)
+                task.pictures(state.ema, last=False)
         evaluation_s = _since(began)
     available = config.minutes * 60 - 2 * evaluation_s  # one at each end
     steps = available / (step_s + evaluation_s / config.eval_every)

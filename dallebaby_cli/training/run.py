@@ -3,6 +3,7 @@
 state.pt             to resume from            model.safetensors   the averaged weights
 log.jsonl            one line an event         config.json         rebuilds the model
 tensorboard/, *.png  to look at                manifest.json       config, parents, figures
+frames/              become training.gif
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.errors import Mismatch, UsageError
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.settings import as_dict
-from dallebaby_cli.training import checkpoint, distributed, loop, plan
+from dallebaby_cli.training import album, checkpoint, distributed, loop, plan
 
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
 
@@ -88,6 +89,7 @@ def finish(
 
         def seal() -> str:
             checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
+            album.bind(folder)
             return checkpoint.write_model(folder, kind, describe())
 
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}

@@ -1,0 +1,50 @@
+"""Crops and mirrored pictures: what the numbers drawn say, and nothing that was not there."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dallebaby_cli.training.augment import DRAWS, vary
+
+SLOPE = torch.arange(16, dtype=torch.uint8).mul(8).expand(32, 3, 16, 16)  # dark left, light right
+
+
+def draw(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((len(SLOPE), DRAWS))
+
+
+@given(st.integers(0, 100), st.floats(0.05, 1), st.booleans())
+@settings(deadline=None, max_examples=25)
+def test_a_picture_is_varied_in_the_same_way_alone_and_among_others(
+    seed: int, crop: float, flip: bool
+) -> None:
+    draws = draw(seed)
+    varied = vary(SLOPE, draws, crop, flip)
+    assert varied.dtype == torch.uint8 and varied.shape == SLOPE.shape
+    assert torch.equal(varied[1::3], vary(SLOPE[1::3], draws[1::3], crop, flip))
+    assert varied.max() <= SLOPE.max()
+
+
+def test_nothing_asked_for_changes_nothing() -> None:
+    assert vary(SLOPE, draw(0), 1.0, False) is SLOPE
+
+
+def test_half_are_mirrored_and_exactly() -> None:
+    varied = vary(SLOPE, draw(0), 1.0, True)
+    mirrored = (varied == SLOPE.flip(-1)).flatten(1).all(1)
+    assert 8 < mirrored.sum() < 24
+    assert torch.equal(varied[~mirrored], SLOPE[~mirrored])
+
+
+def test_crops_keep_at_least_so_much_and_differ() -> None:
+    varied = vary(SLOPE, draw(0), 0.25, False).float()
+    widths = (varied[:, 0, 0, -1] - varied[:, 0, 0, 0]) / 8 + 1  # columns that are seen
+    assert widths.min() >= 7 and widths.max() <= 16 and len(widths.unique()) > 4
+    assert (varied.diff(dim=-1) >= 0).all(), "left stays left"
+    assert len(varied[:, 0, 0, 0].unique()) > 3, "from different places"
+
+
+def test_the_extremes_of_what_is_drawn_stay_inside() -> None:
+    for value in (0.0, np.nextafter(1.0, 0.0)):
+        assert vary(SLOPE, np.full((len(SLOPE), DRAWS), value), 0.05, True).shape == SLOPE.shape
