@@ -8,6 +8,7 @@ too large, too small, too narrow.
 
 import io
 import logging
+import struct
 import warnings
 import zlib
 from typing import Literal
@@ -84,15 +85,35 @@ def square(pixels: np.ndarray, px: int, fit: Fit = "crop") -> np.ndarray:
 
 def encode(pixels: np.ndarray, config: PrepConfig) -> bytes:
     """Pixels uint8 RGB (H, W, 3) → the bytes that are stored."""
+    if config.encoding == "png":
+        return _png(pixels)
     out = io.BytesIO()
     image = Image.fromarray(pixels)
-    if config.encoding == "png":
-        image.save(out, "PNG", compress_type=zlib.Z_RLE)  # photos: smaller and faster than others
-    elif config.encoding == "jpeg":
+    if config.encoding == "jpeg":
         image.save(out, "JPEG", quality=config.quality, subsampling=0)
     else:
         image.save(out, "WEBP", quality=config.quality)
     return out.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Each row as what differs from the one above. Pillow tries five filters a row instead, which
+    saves 6 % of the bytes of photos and takes over twice as long, to read as well."""
+    height, width, _ = pixels.shape
+    rows, flat = np.empty((height, 1 + 3 * width), np.uint8), pixels.reshape(height, -1)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # faster and smaller than others for photos
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of RGB
+    packed = packer.compress(rows) + packer.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))
 
 
 def read_stored(content: bytes) -> np.ndarray:
