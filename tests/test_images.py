@@ -161,6 +161,21 @@ def test_fast_jpeg_shrinking_is_close_to_the_exact_one() -> None:
     assert np.abs(error).mean() < 1.5
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_fast_jpeg_decoder_gives_what_pillow_gives(
+    monkeypatch: pytest.MonkeyPatch, subsampling: int, progressive: bool
+) -> None:
+    photo = Image.effect_mandelbrot((333, 251), (-2, -1.2, 1, 1.2), 50).convert("RGB")
+    options = {"subsampling": subsampling, "progressive": progressive}
+    contents = [save(image, "JPEG", **options) for image in (photo, corners(97, 64))]
+    sizes = (16, 32, 64, 128, 256)
+    fast = [images.decode(content, px) for content in contents for px in sizes]
+    monkeypatch.setattr(images, "_plain_jpeg", lambda image: None)
+    exact = [images.decode(content, px) for content in contents for px in sizes]
+    assert all(map(np.array_equal, fast, exact))
+
+
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     return (
         struct.pack(">I", len(content))

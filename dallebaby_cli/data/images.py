@@ -8,11 +8,13 @@ too large, too small, too narrow.
 
 import io
 import logging
+import struct
 import warnings
 import zlib
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from dallebaby_cli.config import PrepConfig
@@ -26,7 +28,7 @@ Fit = Literal["crop", "pad"]
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
-GAP = 1.5  # fast coarse reduction ends above so many times the final size; the rest is Lanczos
+GAP = 1.5  # fast coarse reduction ends above so many times the final size; a filter does the rest
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,15 +86,35 @@ def square(pixels: np.ndarray, px: int, fit: Fit = "crop") -> np.ndarray:
 
 def encode(pixels: np.ndarray, config: PrepConfig) -> bytes:
     """Pixels uint8 RGB (H, W, 3) → the bytes that are stored."""
+    if config.encoding == "png":
+        return _png(pixels)
     out = io.BytesIO()
     image = Image.fromarray(pixels)
-    if config.encoding == "png":
-        image.save(out, "PNG", compress_type=zlib.Z_RLE)  # photos: smaller and faster than others
-    elif config.encoding == "jpeg":
+    if config.encoding == "jpeg":
         image.save(out, "JPEG", quality=config.quality, subsampling=0)
     else:
         image.save(out, "WEBP", quality=config.quality)
     return out.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Each row as what differs from the one above. Pillow tries five filters a row instead, which
+    saves 6 % of the bytes of photos and takes over twice as long, to read as well."""
+    height, width, _ = pixels.shape
+    rows, flat = np.empty((height, 1 + 3 * width), np.uint8), pixels.reshape(height, -1)
+    rows[:, 0] = 2  # the filter "up"
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # faster and smaller than others for photos
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of RGB
+    packed = packer.compress(rows.data) + packer.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))
 
 
 def read_stored(content: bytes) -> np.ndarray:
@@ -122,26 +144,48 @@ def _square(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
     fitted = min(image.size) if fit == "crop" else max(image.size)
     scaled = tuple(int(GAP * px * side / fitted) for side in image.size)
     image.draft(None, (scaled[0], scaled[1]))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
-    image.load()
+    plain = _plain_jpeg(image)
+    if plain is None:
+        image.load()
     turn = _turn(image)  # asked after loading, which turns a TIFF upright by itself
-    image = _to_rgb(image)
+    image = plain or _to_rgb(image)
     if fit == "pad":
         image = _padded(image, px)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     if box != (0, 0, px, px):
-        image = image.resize((px, px), Image.Resampling.LANCZOS, box, reducing_gap=GAP)
+        image = image.resize((px, px), _filter(side, px), box, reducing_gap=GAP)
     if turn is not None:
         image = image.transpose(turn)
     return np.asarray(image)
+
+
+def _plain_jpeg(image: Image.Image) -> Image.Image | None:
+    """What loading an RGB JPEG gives, to the last bit, only faster. None if it is anything else, or
+    damaged: then Pillow names what is wrong."""
+    file = getattr(image, "fp", None)
+    if (image.format, image.mode) != ("JPEG", "RGB") or not isinstance(file, io.BytesIO):
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            file.getvalue(), min_height=image.height, min_width=image.width, min_factor=1
+        )
+    except ValueError:
+        return None
+    return Image.fromarray(pixels)
+
+
+def _filter(side: int, px: int) -> Image.Resampling:
+    """Hamming shrinks as sharply as bicubic with half the work; to enlarge, Lanczos is better."""
+    return Image.Resampling.HAMMING if side > px else Image.Resampling.LANCZOS
 
 
 def _padded(image: Image.Image, px: int) -> Image.Image:
     scale = px / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new("RGB", (px, px), "white")
-    small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=GAP)
+    small = image.resize(size, _filter(max(image.size), px), reducing_gap=GAP)
     canvas.paste(small, ((px - size[0]) // 2, (px - size[1]) // 2))
     return canvas
 

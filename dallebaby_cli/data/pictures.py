@@ -32,4 +32,4 @@ def write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str] | Non
     for key, value in (metadata or {}).items():
         info.add_itxt(key, value)
     with files.atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=1, pnginfo=info)
