@@ -16,11 +16,12 @@ from conftest import same
 from PIL import Image
 from torch import Tensor, nn
 
-from dallebaby_cli import progress, settings
+from dallebaby_cli import progress
 from dallebaby_cli.config import DVAEConfig, OptimConfig, PrepConfig, TrainVaeConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.shards import Described, Shards, ShardWriter
 from dallebaby_cli.errors import BadInput, Interrupted
+from dallebaby_cli.metrics import psnr
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.quantizers import VQ
 from dallebaby_cli.stages.prep import prep
@@ -200,13 +201,22 @@ def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, 
     assert not list((home / "vae").glob("*/model.safetensors"))
 
 
-def test_a_broken_off_run_keeps_its_pictures(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantizer", ["fsq", "vq", "gumbel"])
+def test_a_run_leaves_pictures_curves_and_a_model(
+    prepared: Path, tmp_path: Path, quantizer: str
+) -> None:
     home = shutil.copytree(prepared, tmp_path / "home")
-    done = train_vae(home, SMALL, [], preset="tiny", device="cpu", report=progress.ignore)
+    config = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, quantizer=quantizer))
+    done = train_vae(home, config, [], preset="tiny", device="cpu", report=progress.ignore)
     assert {path.name for path in done.folder.iterdir()} >= KEPT
-    shape = settings.as_dict(SMALL.model)
-    assert done.manifest.config["model"] == shape
     with Image.open(done.folder / "training.gif") as animation:
         assert animation.n_frames == len(frames(done.folder)) > 5
     with Image.open(done.folder / "curves.png") as curves:
         assert min(curves.size) > 300
+    figures = done.manifest.counts
+    assert figures["dead_codes"] == round(40 * (1 - figures["codes_used"]))
+    model = checkpoint.load_dvae(done.folder, CPU)
+    source = Shards(home / "images" / "shapes")
+    pictures = Pictures([source], "holdout").read(np.arange(config.eval_images))
+    found = psnr(model.decode(model.encode(pictures)), pictures).mean()
+    assert float(found) == pytest.approx(figures["psnr"], abs=0.01)

@@ -160,9 +160,10 @@ def fit(
     with Interrupt() as interrupt, log or contextlib.nullcontext():
         while True:
             last = state.step == steps
-            if last or state.step % config.eval_every == 0:
+            scored = last or state.step % config.eval_every == 0
+            if scored:
                 _evaluate(task, state, device, config, log)
-            if last or state.step % config.eval_every == 0 or state.step in frames:
+            if scored or state.step in frames:
                 _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
             asked = interrupt.agreed()
