@@ -30,7 +30,7 @@ class DVAEConfig:
     """channels at the stem's resolution; doubled at the grid's"""
     depth: int = 2
     """residual blocks at each resolution, in the encoder and in the decoder"""
-    loss: PixelLoss = "l1+l2"
+    loss: PixelLoss = "l2"
     """of pixels; laplace (the DALL-E paper's) makes the decoder say how sure it is, too"""
     quantizer: Literal["fsq", "vq", "gumbel"] = "fsq"
     """how features become codes"""

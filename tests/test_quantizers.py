@@ -2,13 +2,16 @@
 `vector-quantize-pytorch`; codes and vectors there and back; what keeps a codebook alive."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import vector_quantize_pytorch as library
+from conftest import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, multiprocessing
 from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
@@ -224,6 +227,36 @@ def test_vq_survives_features_that_are_no_numbers() -> None:
     for _ in range(5):
         vq(torch.full((1, 4, 2, 2), math.nan))
     assert vq.codebook.isfinite().all()
+
+
+PROCESSES = 2
+
+
+def pass_shares(rank: int, folder: Path, batches: list[Tensor]) -> None:
+    """One of several processes: pass its share of some batches, keep what becomes of the codes."""
+    meet = f"file://{folder / 'meet'}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=PROCESSES)
+    torch.save(after(batches, slice(rank, None, PROCESSES)), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def after(batches: list[Tensor], share: slice = slice(None)) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    vq = VQ(codes=16, dim=4, commitment=0.25, patience=2)
+    for features in batches:
+        vq(features[share])
+    return vq.state_dict()
+
+
+@pytest.mark.slow
+def test_vq_on_several_processes_moves_the_codes_that_one_would(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(4, 4, 2, 2, generator=generator) for _ in range(8)]
+    multiprocessing.spawn(pass_shares, (tmp_path, batches), nprocs=PROCESSES)
+    alone = after(batches)
+    assert not torch.equal(alone["codebook"], after(batches[:1])["codebook"]), "some moved"
+    for rank in range(PROCESSES):
+        assert same(torch.load(tmp_path / f"{rank}.pt"), alone)
 
 
 # ---------------------------------------------------------------- Gumbel-softmax
