@@ -2,7 +2,8 @@
 
 All of them read the same files, keep the centre, shrink it to PX x PX and make PNGs, in one process
 a core; each is timed as a whole, from the start of its program to its end, in turns, several
-rounds, and medians count. The bare loops decode, shrink and encode, but write nothing.
+rounds, and medians count; the ratios leave out what starting takes (a run of 64 pictures). The bare
+loops decode, shrink and encode, but write nothing.
 
     python benchmarks/prep.py PICTURES [--count 10240] [--px 64] [--rounds 5]
     python benchmarks/prep.py PICTURES --memory 100000
@@ -14,6 +15,7 @@ virtual environment of their own (uv). `--memory` prints how much memory ours ta
 
 import argparse
 import io
+import itertools
 import os
 import platform
 import shutil
@@ -32,6 +34,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PEERS = ["img2dataset", "webdataset", "torchvision", "simplejpeg", "pyvips", "pyvips-binary"]
 SIZE = (640, 480)
 CORES = os.cpu_count() or 1
+CACHE = Path(tempfile.gettempdir()) / "bench-prep"
+HERE = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+START = 64  # pictures in the run that shows what starting alone takes
 
 Shrink = Callable[[bytes], bytes]  # a JPEG → a square PNG
 
@@ -203,6 +208,7 @@ def compete(name: str, folder: Path, out: Path, px: int) -> None:
 
 OURS = "**dallebaby prep**"
 OURS_PLAIN = "**dallebaby prep**, near duplicates not looked for"
+RACERS = (OURS_PLAIN, OURS, *BARE, "torchvision + webdataset", "img2dataset")
 
 
 def ours(folder: Path, out: Path, px: int, near: bool) -> list[str]:
@@ -222,36 +228,49 @@ def seconds(command: list[str], log: Path) -> float:
     os.sync()
     began = time.perf_counter()
     with log.open("wb") as out:
-        ran = subprocess.run(command, stdout=out, stderr=out, cwd=REPOSITORY)
+        ran = subprocess.run(command, stdout=out, stderr=out, env=HERE)
     if ran.returncode:
         raise SystemExit(f"{command} failed, see {log}")
     return time.perf_counter() - began
 
 
-def race(folder: Path, cache: Path, count: int, px: int, rounds: int) -> dict[str, float]:
-    """Name → images a second, the median of all rounds."""
+def race(
+    folder: Path, few: Path, cache: Path, px: int, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Name → images a second of the whole program, and without its start: medians of all rounds.
+    What the start takes is the time for the `few` pictures."""
     python, out = str(others_python(cache)), cache / "out"
-    script = [python, str(Path(__file__).resolve()), str(folder), "--px", str(px), "--compete"]
-    commands = {OURS_PLAIN: ours(folder, out, px, False), OURS: ours(folder, out, px, True)}
-    for name in (*BARE, "torchvision + webdataset", "img2dataset"):
-        commands[name] = [*script, name, "--out", str(out)]
-    rates: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, command in commands.items():
+    counts = {data: sum(1 for _ in data.rglob("*.jpg")) for data in (folder, few)}
+
+    def command(name: str, data: Path) -> list[str]:
+        if name in (OURS, OURS_PLAIN):
+            return ours(data, out, px, name == OURS)
+        script = [python, str(Path(__file__).resolve()), str(data), "--px", str(px)]
+        return [*script, "--compete", name, "--out", str(out)]
+
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in RACERS}
+    for _, name in itertools.product(range(rounds), RACERS):
+        times = []
+        for data in (few, folder):
             shutil.rmtree(out, ignore_errors=True)
-            rates[name].append(count / seconds(command, cache / "log"))
+            times.append(seconds(command(name, data), cache / "log"))
+        more = counts[folder] - counts[few]
+        took[name].append((counts[folder] / times[1], more / (times[1] - times[0])))
     shutil.rmtree(out, ignore_errors=True)
-    return {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        name: tuple(map(statistics.median, zip(*found, strict=True)))
+        for name, found in took.items()
+    }
 
 
-def table(rates: dict[str, float]) -> Iterator[str]:
-    fastest = max(BARE, key=lambda name: rates[name])
-    yield "| | images/s | of the fastest bare loop | of img2dataset |"
-    yield "|---|---|---|---|"
-    for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
+def table(rates: dict[str, tuple[float, float]]) -> Iterator[str]:
+    fastest = max(BARE, key=lambda name: rates[name][1])
+    yield "| | images/s, whole | images/s, no start | of the fastest bare loop | of img2dataset |"
+    yield "|---|---|---|---|---|"
+    for name, (whole, steady) in sorted(rates.items(), key=lambda item: -item[1][1]):
         label = f"bare loop, {name}" if name in BARE else name
-        share, times = rate / rates[fastest], rate / rates["img2dataset"]
-        yield f"| {label} | {rate:,.0f} | {share:.2f} | {times:.2f} × |"
+        share, times = steady / rates[fastest][1], steady / rates["img2dataset"][1]
+        yield f"| {label} | {whole:,.0f} | {steady:,.0f} | {share:.2f} | {times:.2f} × |"
 
 
 def memory(folder: Path, cache: Path, count: int, px: int) -> Iterator[str]:
@@ -264,7 +283,7 @@ def memory(folder: Path, cache: Path, count: int, px: int) -> Iterator[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = originals[number % len(originals)].read_bytes()
             path.write_bytes(content + number.to_bytes(4))
-        process = subprocess.Popen(ours(many, Path(temporary) / "home", px, True), cwd=REPOSITORY)
+        process = subprocess.Popen(ours(many, Path(temporary) / "home", px, True), env=HERE)
         began, seen = time.perf_counter(), []
         while process.poll() is None:
             seen.append((time.perf_counter() - began, own_megabytes(process.pid)))
@@ -295,7 +314,7 @@ def main() -> None:
     parser.add_argument("--px", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", type=int, metavar="COUNT")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "bench-prep")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--compete", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -309,7 +328,9 @@ def main() -> None:
     if asked.memory:
         lines = memory(folder, asked.cache, asked.memory, asked.px)
     else:
-        lines = table(race(folder, asked.cache, asked.count, asked.px, asked.rounds))
+        few = asked.cache / f"jpegs-{START}"
+        make_data(asked.pictures, few, START)
+        lines = table(race(folder, few, asked.cache, asked.px, asked.rounds))
     for line in lines:
         print(line, flush=True)
 

@@ -248,6 +248,21 @@ def test_what_is_stored_is_read_back(encoding: str) -> None:
         assert np.array_equal(back, pixels)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
+def test_our_png_is_anybodys_png(width: int, height: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    stored = images.encode(pixels, PrepConfig())
+    assert np.array_equal(images.read_stored(stored), pixels)
+    with Image.open(io.BytesIO(stored)) as opened:
+        opened.verify()
+    with Image.open(io.BytesIO(stored)) as opened:
+        assert opened.mode == "RGB" and np.array_equal(np.asarray(opened), pixels)
+    assert np.array_equal(images.read_stored(save(Image.fromarray(pixels))), pixels)
+    with pytest.raises((OSError, SyntaxError)):
+        images.read_stored(stored[: len(stored) // 2])
+
+
 def test_pixels_of_other_sizes_are_fitted() -> None:
     assert colours(images.square(np.asarray(corners(96, 64)), 32)) == UPRIGHT
     with pytest.raises(Rejected):

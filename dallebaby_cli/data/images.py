@@ -30,6 +30,9 @@ MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
 GAP = 1.5  # fast coarse reduction ends above so many times the final size; a filter does the rest
 
+PNG = b"\x89PNG\r\n\x1a\n"
+UP = 2  # the filter that keeps of each row what differs from the one above
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,14 +105,14 @@ def _png(pixels: np.ndarray) -> bytes:
     saves 6 % of the bytes of photos and takes over twice as long, to read as well."""
     height, width, _ = pixels.shape
     rows, flat = np.empty((height, 1 + 3 * width), np.uint8), pixels.reshape(height, -1)
-    rows[:, 0] = 2  # the filter "up"
+    rows[:, 0] = UP
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     packer = zlib.compressobj(strategy=zlib.Z_RLE)  # faster and smaller than others for photos
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of RGB
     packed = packer.compress(rows.data) + packer.flush()
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
+    return PNG + b"".join(_chunk(*chunk) for chunk in chunks)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -119,8 +122,28 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 def read_stored(content: bytes) -> np.ndarray:
     """Bytes that `encode` made → uint8 RGB (H, W, 3). Raises OSError or SyntaxError if damaged."""
+    try:
+        if content.startswith(PNG):
+            return _read_png(content)
+        if simplejpeg.is_jpeg(content):
+            return simplejpeg.decode_jpeg(content)
+    except (ValueError, zlib.error, struct.error):
+        pass  # Pillow knows what is wrong, or other ways to write it
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def _read_png(content: bytes) -> np.ndarray:
+    """What `_png` wrote, in a third of Pillow's time. Raises ValueError, zlib.error or
+    struct.error for anything else."""
+    width, height, *kind, packed_bytes, name = struct.unpack(">II5B4xI4s", content[16:41])
+    if (kind, name) != ([8, 2, 0, 0, 0], b"IDAT"):
+        raise ValueError("written by others")
+    rows = np.frombuffer(zlib.decompress(content[41 : 41 + packed_bytes]), np.uint8)
+    rows = rows.reshape(height, 1 + 3 * width)
+    if (rows[:, 0] != UP).any():
+        raise ValueError("written with other filters")
+    return np.add.accumulate(rows[:, 1:], axis=0, dtype=np.uint8).reshape(height, width, 3)
 
 
 def _check_size(width: int, height: int) -> None:
