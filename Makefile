@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: help setup demo test test-fast lint format bench soak sizes
 
@@ -22,10 +23,10 @@ demo: setup ## from nothing to pictures on the embedded dataset, about 13 minute
 	$(BIN)/dallebaby demo
 
 test: setup ## every test that needs no GPU, slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: setup ## the tests that end in under 2 minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

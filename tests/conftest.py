@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+# models of tests are tiny: threads would only wait for one another, and every core has its tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
