@@ -9,8 +9,8 @@ loops decode, shrink and encode, but write nothing.
     python benchmarks/prep.py [PICTURES] --memory 100000
 
 PICTURES is a folder of PNGs with transparency (Debian's tuxpaint stamps, if none is named): five of
-them on a blurred, noisy background make a JPEG of 640 x 480 pixels and about 80 kB. The others get a
-virtual environment of their own (uv). `--memory` prints how much memory ours takes as it goes on.
+them on a blurred, noisy background make a JPEG of 640 x 480 pixels and about 80 kB. The others get
+a virtual environment of their own (uv). `--memory` prints how much memory ours takes on the way.
 """
 
 import argparse
