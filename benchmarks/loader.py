@@ -5,7 +5,7 @@ threads (ours, the bare loop) or processes (webdataset with Pillow) as ours has,
 rounds; medians count. The bare loops decode the same stored bytes from memory and make
 no batches. Time runs from the first batch that is ready to the last, so that no start counts.
 
-    python benchmarks/loader.py PICTURES [--count 10240] [--px 64] [--rounds 5] [--encoding png]
+    python benchmarks/loader.py [PICTURES] [--count 5120] [--px 64] [--rounds 3] [--encoding png]
 """
 
 import argparse
@@ -101,10 +101,10 @@ LOADERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("--count", type=int, default=10240)
+    parser.add_argument("pictures", type=Path, nargs="?", default=prep.STAMPS)
+    parser.add_argument("--count", type=int, default=5120)
     parser.add_argument("--px", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--encoding", default="png")
     parser.add_argument("--cache", type=Path, default=prep.CACHE)
     parser.add_argument("--compete", choices=LOADERS, help=argparse.SUPPRESS)

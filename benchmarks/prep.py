@@ -5,12 +5,12 @@ a core; each is timed as a whole, from the start of its program to its end, in t
 rounds, and medians count; the ratios leave out what starting takes (a run of 64 pictures). The bare
 loops decode, shrink and encode, but write nothing.
 
-    python benchmarks/prep.py PICTURES [--count 10240] [--px 64] [--rounds 5]
-    python benchmarks/prep.py PICTURES --memory 100000
+    python benchmarks/prep.py [PICTURES] [--count 5120] [--px 64] [--rounds 3]
+    python benchmarks/prep.py [PICTURES] --memory 100000
 
-PICTURES is a folder of PNGs with transparency, such as /usr/share/tuxpaint/stamps: five of them on
-a blurred, noisy background make a JPEG of 640 x 480 pixels and about 80 kB. The others get a
-virtual environment of their own (uv). `--memory` prints how much memory ours takes as it goes on.
+PICTURES is a folder of PNGs with transparency (Debian's tuxpaint stamps, if none is named): five of
+them on a blurred, noisy background make a JPEG of 640 x 480 pixels and about 80 kB. The others get
+a virtual environment of their own (uv). `--memory` prints how much memory ours takes on the way.
 """
 
 import argparse
@@ -36,6 +36,7 @@ SIZE = (640, 480)
 CORES = os.cpu_count() or 1
 CACHE = Path(tempfile.gettempdir()) / "bench-prep"
 HERE = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+STAMPS = Path("/usr/share/tuxpaint/stamps")  # of Debian's tuxpaint-stamps-default
 START = 64  # pictures in the run that shows what starting alone takes
 
 Shrink = Callable[[bytes], bytes]  # a JPEG → a square PNG
@@ -71,7 +72,10 @@ def make_data(pictures: Path, folder: Path, count: int) -> None:
     """The JPEGs that are not there yet."""
     stamps = sorted(pictures.rglob("*.png"))
     if not stamps:
-        raise SystemExit(f"{pictures} holds no PNGs")
+        raise SystemExit(
+            f"{pictures} holds no PNGs; name a folder that does, or install the Debian package "
+            "tuxpaint-stamps-default"
+        )
     paths = [folder / f"{n // 1000:03}" / f"{n:06}.jpg" for n in range(count)]
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +260,7 @@ def race(
             times.append(seconds(command(name, data), cache / "log"))
         more = counts[folder] - counts[few]
         took[name].append((counts[folder] / times[1], more / (times[1] - times[0])))
+        print(name, *(f"{rate:,.0f}" for rate in took[name][-1]), file=sys.stderr, flush=True)
     shutil.rmtree(out, ignore_errors=True)
     return {
         name: tuple(map(statistics.median, zip(*found, strict=True)))
@@ -309,10 +314,10 @@ def own_megabytes(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("pictures", type=Path)
-    parser.add_argument("--count", type=int, default=10240)
+    parser.add_argument("pictures", type=Path, nargs="?", default=STAMPS)
+    parser.add_argument("--count", type=int, default=5120)
     parser.add_argument("--px", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, metavar="COUNT")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--compete", help=argparse.SUPPRESS)
