@@ -18,7 +18,9 @@ TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # room → the rooms of this package it may import from; everyone may import from EVERYWHERE
-EVERYWHERE = {"", "config", "config_models", "settings", "errors", "progress", "files"}
+EVERYWHERE = {
+    *("", "config", "config_models", "settings", "errors", "progress", "files", "interrupt")
+}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
@@ -35,6 +37,7 @@ MAY_IMPORT = {
     "config_models": set(),
     "settings": set(),
     "errors": set(),
+    "interrupt": set(),
     "progress": set(),
     "files": set(),
 }
@@ -187,6 +190,13 @@ def test_quick_commands_load_nothing_heavy(arguments: list[str], tmp_path: Path)
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.rstrip().endswith("set()"), ran.stdout[-200:]
+
+
+@pytest.mark.parametrize("stage", ["fetch", "prep"])
+def test_stages_before_training_do_not_load_torch(stage: str) -> None:
+    code = f"import sys, dallebaby_cli.stages.{stage}; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_importing_the_package_loads_neither_torch_nor_libtorrent() -> None:

@@ -19,9 +19,9 @@ from dallebaby_cli.data import cluster, drafts, extra_captions, manifest
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.settings import as_dict
-from dallebaby_cli.training.interrupt import Interrupt
 
 SPEED_ONLY = ("batch_size", "unit_pictures", "on")  # settings that do not change the captions
 

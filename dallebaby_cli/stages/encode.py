@@ -15,12 +15,12 @@ from dallebaby_cli.data import manifest, tokens
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.training import checkpoint, distributed
 from dallebaby_cli.training.batches import prefetch
-from dallebaby_cli.training.interrupt import Interrupt
 
 
 @dataclass(frozen=True)

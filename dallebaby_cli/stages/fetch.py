@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,9 @@ from dallebaby_cli.data.catalog import Dataset, File, matches
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.transfer import Brought, Job, Stalled
 from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.settings import as_dict, nearest
-from dallebaby_cli.training.interrupt import Interrupt
 
 
 @dataclass(frozen=True)
@@ -288,15 +289,19 @@ def _by_torrent(job: Job) -> Brought:
     mirrored = [f for f in job.dataset.files if f.in_torrent and _asked(job, f)]
     if not mirrored or not all(f.urls for f in mirrored):
         return bittorrent.download(job)
-    patience_s = min(job.config.mirror_after_s, job.timeout_s / 2)
+    patience_s, began = min(job.config.mirror_after_s, job.timeout_s / 2), time.monotonic()
     try:
         return bittorrent.download(replace(job, timeout_s=patience_s))
     except Stalled as stalled:
         job.report(Note(f"{stalled}; going over to the mirrors over HTTP", "warning"))
         try:
-            return http.download(replace(job, timeout_s=job.timeout_s - patience_s), mirrored)
+            left_s = max(job.timeout_s - (time.monotonic() - began), 1.0)
+            return http.download(replace(job, timeout_s=left_s), mirrored)
         except FetchFailed as failed:
-            raise FetchFailed(f"BitTorrent: {stalled}; HTTP: {failed}") from failed
+            why = str(stalled).removesuffix(f"; {job.how_to_continue}")
+            raise FetchFailed(
+                f"BitTorrent: {why}; HTTP: {failed}; is this machine connected to the internet?"
+            ) from failed
 
 
 def _forget_nothing(folder: Path) -> None:

@@ -27,11 +27,11 @@ from torch.utils.tensorboard import SummaryWriter
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.data.pictures import write_png
 from dallebaby_cli.errors import Diverged, Interrupted
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.training import album, checkpoint, distributed, optim
 from dallebaby_cli.training.batches import prefetch
-from dallebaby_cli.training.interrupt import Interrupt
 
 MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
 MAX_ROLLBACKS = 3
@@ -166,7 +166,7 @@ def fit(
             if scored or state.step in frames:
                 _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
-            asked = interrupt.agreed()
+            asked = distributed.highest(interrupt.asked)  # in any process, at the same step
             if last or due or asked or state.step == 0:
                 state.save(state_path)
                 saved_at = time.monotonic()

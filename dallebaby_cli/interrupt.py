@@ -6,7 +6,6 @@ from types import FrameType
 from typing import Any
 
 from dallebaby_cli.errors import Interrupted
-from dallebaby_cli.training import distributed
 
 
 class Interrupt:
@@ -25,10 +24,6 @@ class Interrupt:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def agreed(self) -> int:
-        """The signal that came to any process of the run, or 0: all learn it at the same moment."""
-        return distributed.highest(self.asked)
 
     def raise_if_asked(self, message: str) -> None:
         """Raise Interrupted with `message` if a signal came."""
