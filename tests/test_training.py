@@ -112,6 +112,26 @@ def test_scores_at_both_ends_and_learns(tmp_path: Path) -> None:
     assert (tmp_path / "line.png").exists() and list(tmp_path.glob("tensorboard/events*"))
 
 
+def test_steps_are_told_however_often_it_evaluates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+
+    class Slow(LineTask):
+        def loss(self, *arguments: object) -> Tensor:
+            now[0] += 0.4
+            return super().loss(*arguments)
+
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            now[0] += 10
+            return super().evaluate(model)
+
+    fit(Slow(), tmp_path, 10, RunConfig(batch_size=8, eval_every=1))
+    told = {row["step"]: row["images_per_s"] for row in log(tmp_path) if row["event"] == "step"}
+    assert told == dict.fromkeys((2, 5, 8, 9), 8 / 0.4), "and only training's time counts"
+
+
 def test_every_bad_evaluation_warns_but_the_first(tmp_path: Path) -> None:
     notes: list[progress.Event] = []
     loop.fit(LineTask(floor=0), CONFIG, 30, tmp_path, CPU, notes.append)

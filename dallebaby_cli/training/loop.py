@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,10 +226,10 @@ def _evaluate(
 ) -> None:
     """Score the averaged weights: the first process does, all know the figures."""
     if log:
-        with devices.autocast(device, config.precision):
+        with log.aside(), devices.autocast(device, config.precision):
             state.metrics = task.evaluate(state.ema)
-        warning = task.warning(state.metrics) if state.step else None
-        log.evaluation(state.step, state.metrics, warning)
+            warning = task.warning(state.metrics) if state.step else None
+            log.evaluation(state.step, state.metrics, warning)
     state.metrics = distributed.once(lambda: state.metrics)
 
 
@@ -239,7 +239,7 @@ def _show(
 ) -> None:
     """Draw what the averaged weights make."""
     if log:
-        with devices.autocast(device, config.precision):
+        with log.aside(), devices.autocast(device, config.precision):
             log.pictures(state.step, task.pictures(state.ema, last))
 
 
@@ -299,8 +299,15 @@ class Log:
         self.file.write(json.dumps({"event": event, **facts, "time": round(time.time(), 3)}) + "\n")
         self.file.flush()
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work that is not training: its time does not count."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
     def step(self, step: int, loss: float, lr: float) -> None:
-        """One step was taken; told to people about once a second."""
+        """One step was taken; told after about each second of training."""
         self.counted += 1
         elapsed = time.monotonic() - self.since
         if elapsed < 1 and step + 1 < self.steps:
@@ -326,7 +333,6 @@ class Log:
         if warning:
             self.event("warning", step=step, text=warning)
             self.report(Note(f"step {step}: {warning}", "warning"))
-        self.since, self.counted = time.monotonic(), 0
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """The pictures of a step, the first of them as a frame too."""
@@ -334,7 +340,6 @@ class Log:
             write_png(self.folder / f"{name}.png", picture)
             self.board.add_image(name, picture, step, dataformats="HWC")
         album.keep_frame(self.folder, step, next(iter(pictures.values())))
-        self.since, self.counted = time.monotonic(), 0
 
 
 def _whole_lines(path: Path) -> Path:
