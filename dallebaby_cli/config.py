@@ -132,7 +132,7 @@ class OptimConfig:
     lr: float = 3e-4
     """peak learning rate, exactly as typed: nothing scales it"""
     muon: bool = True
-    """Muon instead of AdamW for the matrices inside a transformer's blocks"""
+    """Muon instead of AdamW for convolutions and the matrices inside a transformer's blocks"""
     betas: tuple[float, ...] = (0.9, 0.99)
     """AdamW's averaging factors"""
     weight_decay: float = 0.05

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dallebaby_cli import progress
-from dallebaby_cli.config import OptimConfig, RunConfig, TransformerConfig
+from dallebaby_cli.config import DVAEConfig, OptimConfig, RunConfig, TransformerConfig
 from dallebaby_cli.errors import BadInput, Diverged, Interrupted, Mismatch
+from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.training import checkpoint, loop, muon, optim, plan
 from dallebaby_cli.training.batches import Order, prefetch
@@ -288,11 +289,31 @@ def test_averaging_copies_what_is_no_weight(tmp_path: Path) -> None:
 
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3))
-    [adamw] = optim.build(model, OptimConfig()).parts
+    [adamw] = optim.build(model, OptimConfig(muon=False)).parts
     decayed, others = adamw.param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(4, 4), (1, 1, 3, 3)]
     assert decayed["weight_decay"] > 0 and others["weight_decay"] == 0
     assert len(others["params"]) == 5
+
+
+def test_muon_takes_every_kernel_of_a_dvae_and_leaves_its_codebook() -> None:
+    model = DVAE(DVAEConfig(image_px=16, grid=4, width=8, depth=1, quantizer="vq", codebook=8))
+    adamw, hidden = optim.build(model, OptimConfig()).parts
+    taken = {id(p) for group in hidden.param_groups for p in group["params"]}
+    assert taken == {id(p) for p in model.parameters() if p.ndim == 4}
+    assert id(model.quantizer.codebook) in {
+        id(p) for group in adamw.param_groups for p in group["params"]
+    }
+
+
+def test_muon_treats_a_kernel_as_the_matrix_of_its_outputs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3, generator=generator))
+    matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
+    for weight in (kernel, matrix):
+        weight.grad = torch.randn(288, generator=torch.Generator().manual_seed(1)).view_as(weight)
+        muon.Muon([weight], lr=0.1, weight_decay=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
 
 
 def test_muon_takes_the_matrices_inside_the_blocks_and_nothing_else() -> None:

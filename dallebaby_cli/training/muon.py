@@ -3,7 +3,8 @@
 After Jordan et al. 2024 (kellerjordan.github.io/posts/muon), scaled so that AdamW's learning rate
 fits (Liu et al. 2025, arXiv 2502.16982). torch.optim.Muon computes in bf16, which takes a hundred
 times longer on a processor that has it not; this one computes in the parameters' own precision, and
-matrices of one shape at once.
+matrices of one shape at once. A convolution's kernel counts as the matrix of its first dimension
+by all others.
 """
 
 from collections import defaultdict
@@ -20,19 +21,27 @@ RMS = 0.2  # of an update's entries, like AdamW's
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (n, r, c) with their singular values drawn to about 1: Newton-Schulz iteration."""
+    """Matrices (n, r, c) with their singular values drawn to about 1: Newton-Schulz iteration.
+
+    The polynomials are gathered as products of small Gram matrices and multiply the large ones
+    once, at the end: the same result in a fraction of the work where r and c differ.
+    """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
     a, b, c = COEFFICIENTS
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor = whole = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
+        whole = factor @ whole
+    return whole @ x
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for matrices only."""
+    """Muon with Nesterov momentum and decoupled weight decay, for matrices and kernels."""
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -46,10 +55,11 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
-                updates = orthogonal(torch.stack([self._momentum(w) for w in weights]))
-                size = group["lr"] * RMS * max(shape) ** 0.5
+                momenta = torch.stack([self._momentum(w).flatten(1) for w in weights])
+                updates = [update.view(shape) for update in orthogonal(momenta)]
+                size = group["lr"] * RMS * max(momenta.shape[1:]) ** 0.5
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, list(updates.unbind()), alpha=-size)
+                torch._foreach_add_(weights, updates, alpha=-size)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         assert weight.grad is not None

@@ -36,12 +36,12 @@ class Optimizers:
 
 def build(model: nn.Module, config: OptimConfig) -> Optimizers:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on the weights of matrix products
-    and convolutions; embeddings, norms and biases are left alone. With `muon`, the matrices inside
-    the model's blocks get Muon instead."""
+    and convolutions; embeddings, norms and biases are left alone. With `muon`, the kernels of
+    convolutions and the matrices inside a transformer's blocks get Muon instead."""
     hidden = {
         id(weight): weight
         for name, weight in model.named_parameters()
-        if config.muon and weight.ndim == 2 and name.startswith("blocks.")
+        if config.muon and (weight.ndim == 4 or (weight.ndim == 2 and name.startswith("blocks.")))
     }
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
