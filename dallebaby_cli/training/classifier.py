@@ -111,7 +111,7 @@ def read(model: Classifier, pictures: np.ndarray, batch_size: int = 128) -> list
     """Read pictures, uint8 (B, P, P, 3)."""
     device = next(model.parameters()).device
     found: list[Reading] = []
-    for part in to_tensor(pictures).split(batch_size):
+    for part in torch.split(to_tensor(pictures), batch_size):
         said = model(part.to(device))
         parts = (said.present, said.things.argmax(-1), said.centres, said.background.argmax(-1))
         found += scene_agreement.readings(*(p.cpu().numpy() for p in parts))
