@@ -287,7 +287,7 @@ class TrainClassifierConfig(RunConfig):
     """the classifier"""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3))
     """the optimizer and its schedule"""
-    steps: int | None = 1500
+    steps: int | None = 1000
     """optimizer steps of the whole run"""
     batch_size: int = 64
     """pictures a step"""

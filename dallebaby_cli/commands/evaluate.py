@@ -57,7 +57,7 @@ def _figures(title: str, figures: Mapping[str, float]) -> Table:
 
 def _agreement(rows: list["Row"]) -> Table:
     """A line for each kind: what was drawn, then what the classifier reads off real pictures."""
-    questions = list(dict.fromkeys(q for row in rows for q in row.right))
+    questions = max((list(row.right) for row in rows), key=len)
     title = "what the classifier reads as asked for; of real and rebuilt renders: its own accuracy"
     table = Table("asked", "pictures", "of", *questions, title=title, box=None)
     table.title_justify = "left"

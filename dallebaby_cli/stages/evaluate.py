@@ -17,7 +17,7 @@ from dallebaby_cli.data.scene_agreement import Asked, Reading
 from dallebaby_cli.data.scenes import Pairs
 from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.data.tokens import Tokens
-from dallebaby_cli.errors import Mismatch, MissingInput
+from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
@@ -91,9 +91,10 @@ def evaluate(
     done = Evaluated(folder)
     try:
         data = _data(home, about, done.missing)
-        _judge_holdout(done, sampler, data, config, report)
-    except (MissingInput, Mismatch) as error:
+    except (BadInput, MissingInput, Mismatch) as error:
         done.missing.append(f"no hold-out figures: {error}")
+    else:
+        _judge_holdout(done, sampler, data, config, report)
     if all(_is_scenes(home, name) for name in about.parents if name.startswith("tokens/")):
         _judge_agreement(done, home, sampler, config, report)
     else:
@@ -106,7 +107,7 @@ def evaluate(
 
 def _data(home: Path, about: Manifest, missing: list[str]) -> Data:
     """The tokens of a model, and the pictures that they were made from, if those are still there.
-    Raises MissingInput or Mismatch."""
+    Raises BadInput, MissingInput or Mismatch."""
     tokens, images = [], []
     for name, identity in about.parents.items():
         if not name.startswith("tokens/"):
@@ -116,15 +117,15 @@ def _data(home: Path, about: Manifest, missing: list[str]) -> Data:
         tokens.append(Tokens(folder, extra_captions.read(home / source).by_key))
         try:
             images.append(Shards(_same(home, source, source_id)[0]))
-        except (MissingInput, Mismatch) as error:
-            missing.append(f"no figures of the dVAE: {error}")
+        except (BadInput, MissingInput, Mismatch) as error:
+            missing.append(f"no PSNR, FID or CLIP score: {error}")
     if not sum(len(t.rows("holdout")) for t in tokens):
         raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
     return Data(tokens, images if len(images) == len(tokens) else [])
 
 
 def _same(home: Path, name: str, identity: str) -> tuple[Path, Manifest]:
-    """The artefact "KIND/NAME", as it was. Raises MissingInput or Mismatch."""
+    """The artefact "KIND/NAME", as it was. Raises BadInput, MissingInput or Mismatch."""
     folder, found = manifest.find(home, *name.split("/", 1))
     if found.id != identity:
         raise Mismatch(f"{name} has changed since, so what it holds out may have been trained on")
@@ -176,7 +177,7 @@ def _judge_distance(done: Evaluated, codes: Tensor, tokens: list[Tokens], report
         done.distance[f"{name}_median"] = float(np.median(part))
         done.distance[f"{name}_least"] = float(part.min())
         done.distance[f"{name}_copies"] = int((part == 0).sum())
-        done.distance[f"{name}_pictures"] = len(part)
+        done.distance[f"{name}_compared"] = len(part)
 
 
 # ---------------------------------------------------------------- against what was asked
