@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dallebaby_cli import metrics
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(1, 6), st.integers(1, 9), st.integers(1, 5), st.integers(1, 10))
 def test_nearest_is_the_least_share_of_differing_codes(
     data: st.DataObject, count: int, known_count: int, places: int, chunk: int

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dallebaby_cli.data import scenes
@@ -76,6 +76,7 @@ def perfect(drawn: list[Scene]) -> list[Reading]:
     return readings(np.where(things >= 0, 1.0, -1.0), things, centres, background)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["seen", "held-out", "any"]))
 def test_a_perfect_reader_finds_what_was_drawn(index: int, pairs: scenes.Pairs) -> None:
     drawn = scenes.scene(5, index, pairs)

@@ -95,7 +95,7 @@ def evaluate(
         done.missing.append(f"no hold-out figures: {error}")
     else:
         _judge_holdout(done, sampler, data, config, report)
-    if all(_is_scenes(home, name) for name in about.parents if name.startswith("tokens/")):
+    if _is_scenes(home, about):
         _judge_agreement(done, home, sampler, config, report)
     else:
         done.missing.append("prompt agreement is read off drawn scenes only, so not here")
@@ -183,13 +183,15 @@ def _judge_distance(done: Evaluated, codes: Tensor, tokens: list[Tokens], report
 # ---------------------------------------------------------------- against what was asked
 
 
-def _is_scenes(home: Path, tokens: str) -> bool:
-    """Whether tokens/NAME@RUN are of drawn scenes, by the pictures' manifest if it is there."""
-    name = tokens.removeprefix("tokens/").partition("@")[0]
-    found = manifest.read(manifest.artefact(home, "images", name))
-    if found is None:
-        return name == "scenes"
-    return found.config.get("source", {}).get("layout") == "scenes"
+def _is_scenes(home: Path, about: Manifest) -> bool:
+    """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
+    there, else by their names."""
+    layouts = []
+    for tokens in (name for name in about.parents if name.startswith("tokens/")):
+        name = tokens.removeprefix("tokens/").partition("@")[0]
+        found = manifest.read(manifest.artefact(home, "images", name))
+        layouts.append(found.config.get("source", {}).get("layout") if found else name)
+    return set(layouts) == {"scenes"}
 
 
 def _judge_agreement(
