@@ -38,6 +38,16 @@ def test_reads_pictures_of_any_size(px: int) -> None:
     assert said.background.shape == (3, len(scenes.BACKGROUNDS))
 
 
+def test_answers_are_in_full_precision_whatever_it_computes_in() -> None:
+    model = Classifier(ClassifierConfig(image_px=32, width=8), classifier.VOCABULARY)
+    pictures = classifier.render([scenes.scene(0, 0)], 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        (reading,) = classifier.read(model, pictures)
+        said = model(classifier.to_tensor(pictures))
+    assert {t.dtype for t in vars(said).values()} == {torch.float32}
+    assert reading.background in scenes.BACKGROUNDS
+
+
 @pytest.mark.parametrize(
     "pictures",
     [torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 16, 32).byte(), torch.zeros(3, 32, 32).byte()],

@@ -19,6 +19,7 @@ from dallebaby_cli.config import ClassifierConfig
 from dallebaby_cli.models.dvae import Residual
 
 GRID = 16  # about so many places along a side at the finer resolution
+PLACE_WEIGHT = 4  # nats for being off by the picture's whole side
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,17 @@ class Classifier(nn.Module):
             )
         x = pictures.to(memory_format=torch.channels_last).float() / 127.5 - 1
         features = self.body(x)  # (B, F, g, g)
-        maps = self.maps(features).flatten(2).float()  # (B, C, N)
-        weights = maps.softmax(-1)
-        gathered = weights @ features.flatten(2).transpose(1, 2).float()  # (B, C, F)
-        return Read(
-            present=(weights * maps).sum(-1),
-            things=self.thing(gathered),
-            centres=weights @ _centres(*features.shape[2:]).to(weights),
-            background=self.background(features.mean((2, 3))),
-        )
+        maps = self.maps(features).flatten(2)  # (B, C, N)
+        places = _centres(*features.shape[2:]).to(x.device)
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would make the places coarse
+            maps, features = maps.float(), features.flatten(2).float()
+            weights = maps.softmax(-1)
+            return Read(
+                present=(weights * maps).sum(-1),
+                things=self.thing(weights @ features.mT),
+                centres=weights @ places,
+                background=self.background(features.mean(-1)),
+            )
 
 
 def _centres(height: int, width: int) -> Tensor:
@@ -115,10 +118,8 @@ def loss(read: Read, things: Tensor, centres: Tensor, background: Tensor) -> Ten
     the thing of each colour (B, C), -1 where there is none, its centre (B, C, 2), and the
     background (B,)."""
     there = things >= 0
-    present = F.binary_cross_entropy_with_logits(
-        read.present.float(), there.float(), reduction="sum"
-    )
-    which = F.cross_entropy(read.things.float()[there], things[there], reduction="sum")
+    present = F.binary_cross_entropy_with_logits(read.present, there.float(), reduction="sum")
+    which = F.cross_entropy(read.things[there], things[there], reduction="sum")
     off = (read.centres[there] - centres[there]).abs().sum()
-    behind = F.cross_entropy(read.background.float(), background, reduction="sum")
-    return (present + which + 4 * off + behind) / len(things)
+    behind = F.cross_entropy(read.background, background, reduction="sum")
+    return (present + which + PLACE_WEIGHT * off + behind) / len(things)
