@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 SHORT = TrainClassifierConfig(
     model=ClassifierConfig(width=24),
     optim=OptimConfig(lr=4e-3),
-    steps=60,
+    steps=120,
     batch_size=32,
     eval_images=50,
     ema_decay=0.9,

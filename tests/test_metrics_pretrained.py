@@ -58,7 +58,7 @@ def test_without_weights_each_figure_has_a_sentence() -> None:
 
 
 def test_without_the_extra_each_figure_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torchmetrics", "torch_fidelity"):
+    for name in ("torchmetrics", "torch_fidelity", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     part = pictures(4)
     found = metrics_pretrained.scores(part, part, part, ["a"] * 4, CPU)
@@ -127,6 +127,13 @@ def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
     CLIPModel(config).save_pretrained(tmp_path / "clip")
     CLIPProcessor(looks, tokenizer).save_pretrained(tmp_path / "clip")
     part = pictures(3, 32)
-    found = metrics_pretrained.scores(part, part, part, ["a red car", "cup", "a"], CPU)
+    prompts = ["a red car", "cup", "a"]
+    found = metrics_pretrained.scores(part, part, part, prompts, CPU)
     assert found.figures["clip_score_n"] == 3
-    assert 0 <= found.figures["clip_score"] <= 100
+    model, processor = metrics_pretrained.load_clip()
+    inputs = processor(text=prompts, images=list(part), return_tensors="pt", padding=True)
+    with torch.no_grad():
+        cosines = model(**inputs).logits_per_image.diagonal() / model.logit_scale.exp()
+    assert cosines.max() > 0, "else there is nothing to compare"
+    expected = 100 * cosines.clamp(min=0).mean().item()
+    assert found.figures["clip_score"] == pytest.approx(expected, rel=1e-4)
