@@ -99,8 +99,8 @@ def load_clip() -> tuple[Any, Any]:
 def clip_score(
     model: Any, processor: Any, pictures: Tensor, prompts: list[str], device: torch.device
 ) -> float:
-    """100 times the mean cosine, at least 0 each, of pictures and their prompts (Hessel et al. 2021,
-    arXiv 2104.08718)."""
+    """100 times the mean cosine, at least 0 each, of pictures with their prompts (Hessel et al.
+    2021, arXiv 2104.08718)."""
     # torchmetrics' own (1.9) cannot read what transformers 5 returns
     model, cosines = model.to(device).eval(), []
     for start in range(0, len(prompts), BATCH):
