@@ -16,6 +16,7 @@ from dallebaby_cli.commands import (
     datasets,
     demo,
     encode,
+    evaluate,
     fetch,
     generate,
     prep,
@@ -50,6 +51,7 @@ app.command("train", epilog="Example: dallebaby train scenes --minutes 30")(trai
 app.command("generate", epilog='Example: dallebaby generate "a red car" -n 8 --out car.png')(
     generate.generate
 )
+app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)
 app.command("status", epilog="Example: dallebaby status --home other-folder")(status.status)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dallebaby_cli.config_models import ClassifierConfig as ClassifierConfig
 from dallebaby_cli.config_models import DVAEConfig as DVAEConfig
 from dallebaby_cli.config_models import TransformerConfig as TransformerConfig
 from dallebaby_cli.config_models import check
@@ -274,6 +275,46 @@ class SampleConfig:
         check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
 
 
+# ---------------------------------------------------------------- evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifierConfig(RunConfig):
+    """How `evaluate` trains the classifier that reads drawn scenes. Its length is in steps, so
+    that the judge is the same on a slow machine."""
+
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    """the classifier"""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3))
+    """the optimizer and its schedule"""
+    steps: int | None = 1000
+    """optimizer steps of the whole run"""
+    batch_size: int = 64
+    """pictures a step"""
+    ema_decay: float = 0.99
+    """of the averaged weights, which are the ones that are kept"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a finished transformer is judged."""
+
+    pictures: int = 500
+    """drawn for each row of a table: hold-out captions, seen pairs, held-out pairs, two things"""
+    holdout_pictures: int = 2000
+    """most hold-out pictures that are read"""
+    seed: int = 0
+    """of the pictures that are drawn, and of what is asked for"""
+    sampling: SampleConfig = field(default_factory=SampleConfig)
+    """how they are drawn"""
+    classifier: TrainClassifierConfig = field(default_factory=TrainClassifierConfig)
+    """how the classifier that reads drawn scenes is trained"""
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "holdout_pictures"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+
+
 SECTIONS: dict[str, type] = {
     "fetch": FetchConfig,
     "prep": PrepConfig,
@@ -282,5 +323,6 @@ SECTIONS: dict[str, type] = {
     "encode": EncodeConfig,
     "train": TrainConfig,
     "generate": SampleConfig,
+    "evaluate": EvaluateConfig,
 }
 """The section of a YAML file that each command reads."""

@@ -168,3 +168,24 @@ class TransformerConfig:
     def sequence_len(self) -> int:
         """Positions of one training sequence: start, caption, picture (but for its last code)."""
         return self.text_tokens + self.image_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """A classifier that reads drawn scenes."""
+
+    image_px: int = 64
+    """side of the pictures in pixels; always taken from the dVAE"""
+    width: int = 64
+    """channels of the finer feature maps; doubled in the coarser ones"""
+    depth: int = 1
+    """residual blocks at each of the two resolutions"""
+
+    def __post_init__(self) -> None:
+        check(
+            self.width >= 8 and self.width % 8 == 0,
+            "classifier.model.width",
+            self.width,
+            "must be a multiple of 8",
+        )
+        check(self.depth >= 0, "classifier.model.depth", self.depth, "must not be negative")

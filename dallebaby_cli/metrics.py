@@ -1,6 +1,7 @@
 """Figures that say how good a model is, each from its textbook definition."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -53,6 +54,23 @@ def unigram_bits(train: np.ndarray, holdout: np.ndarray) -> float:
     counts (K,) each, add-one smoothed: a model that is not below this has learned nothing."""
     share = (train + 1) / (train.sum() + len(train))
     return float(-(holdout * np.log2(share)).sum() / holdout.sum())
+
+
+def nearest(
+    codes: Tensor,
+    known: np.ndarray,
+    progress: Callable[[int], None] = lambda done: None,
+    chunk: int = 16384,
+) -> np.ndarray:
+    """For each grid of codes (A, N), the smallest share of places in which it differs from any of
+    the known ones (B, N): 0 is a copy. float32 (A,); `progress` is told how many are compared."""
+    wanted = codes.float()  # exact: there are at most 65,536 codes
+    least = torch.full((len(codes),), float(codes.shape[1]), device=codes.device)
+    for start in range(0, len(known), chunk):
+        part = torch.from_numpy(known[start : start + chunk].astype(np.float32)).to(codes.device)
+        least = torch.minimum(least, torch.cdist(wanted, part, p=0).amin(1))
+        progress(start + len(part))
+    return (least / codes.shape[1]).cpu().numpy()
 
 
 def to_numpy(pictures: Tensor) -> np.ndarray:

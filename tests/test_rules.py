@@ -21,16 +21,26 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 EVERYWHERE = {
     *("", "config", "config_models", "settings", "errors", "progress", "files", "interrupt")
 }
+METRICS = {"metrics", "metrics_pretrained"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
     "app": {"commands", "training"},  # training.distributed alone: what torchrun starts
     "commands": {"commands", "stages", "models", "data"},
-    "stages": {"training", "sampler", "captioner", "metrics", "models", "data"},
-    "training": {"training", "models", "data"},
+    "stages": {
+        "training",
+        "sampler",
+        "captioner",
+        "metrics",
+        "metrics_pretrained",
+        "models",
+        "data",
+    },
+    "training": {"training", "metrics", "models", "data"},
     "sampler": {"models", "data", "metrics", "training"},
     "captioner": {"models"},
     "metrics": set(),
+    "metrics_pretrained": set(),
     "models": {"models"},
     "data": {"data"},
     "config": set(),
@@ -156,6 +166,7 @@ FLAGS = {
     "encode": "help vae",
     "train": "from help minutes preset run seed steps",
     "generate": "guidance help model n out seed temperature top-k top-p",
+    "evaluate": "help model pictures seed",
     "demo": "help minutes",
     "status": "help",
 }

@@ -24,6 +24,7 @@ MADE_BY = {
     "vae": "dallebaby train-vae",
     "tokens": "dallebaby encode",
     "dalle": "dallebaby train",
+    "classifier": "dallebaby evaluate",
 }
 """Kind of artefact (also its folder below HOME) → the command that makes one, in this order."""
 

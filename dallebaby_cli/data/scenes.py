@@ -9,6 +9,7 @@ the frame, one alone or two with a relation.
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,6 +18,7 @@ from dallebaby_cli.data import scene_captions
 from dallebaby_cli.data.scene_shapes import SHAPES
 
 RGB = tuple[int, int, int]
+Pairs = Literal["seen", "held-out", "any"]
 
 COLOURS: dict[str, RGB] = {
     "red": (220, 35, 40),
@@ -88,19 +90,19 @@ class Scene:
     """of the first thing to the second: "left of", "right of", "above", "below" """
 
 
-def scene(seed: int, index: int) -> Scene:
-    """The spec of picture number `index`; never holds a held-out pair."""
+def scene(seed: int, index: int, pairs: Pairs = "seen") -> Scene:
+    """The spec of picture number `index`; those of the dataset never hold a held-out pair."""
     random = Random(f"{seed}/{index}")
     background = random.choice(list(BACKGROUNDS))
-    first = _pair(random, background)
+    first = _pair(random, background, pairs)
     if random.random() < ALONE:
         size = random.uniform(0.25, 0.8)
         margin = size / 2
         x, y = random.uniform(margin, 1 - margin), random.uniform(margin, 1 - margin)
         return Scene(background, (Placed(*first, x, y, size),))
-    second = _pair(random, background)
+    second = _pair(random, background, pairs)
     while second[1] == first[1]:  # two colours, so that each caption can only mean one picture
-        second = _pair(random, background)
+        second = _pair(random, background, pairs)
     relation = random.choice(list(OPPOSITE))
     placed = []
     for pair, low in zip((first, second), (0.0, 0.5), strict=True):
@@ -114,11 +116,11 @@ def scene(seed: int, index: int) -> Scene:
     return Scene(background, tuple(placed), relation)
 
 
-def _pair(random: Random, background: str) -> tuple[str, str]:
-    """A thing and a colour that may be seen and that stand out from the background."""
+def _pair(random: Random, background: str, pairs: Pairs) -> tuple[str, str]:
+    """A thing and a colour of the pairs wanted that stand out from the background."""
     while True:
         pair = random.choice(THINGS), random.choice(visible_colours(background))
-        if pair not in HELD_OUT_PAIRS:
+        if pairs == "any" or (pair in HELD_OUT_PAIRS) == (pairs == "held-out"):
             return pair
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli import files, metrics, settings
+from dallebaby_cli import files, settings
 from dallebaby_cli.config import SampleConfig, TrainConfig
 from dallebaby_cli.data import extra_captions, manifest
 from dallebaby_cli.data.extra_captions import ExtraCaptions
@@ -25,12 +25,11 @@ from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.sampler import Sampler
-from dallebaby_cli.training import checkpoint, distributed, run
+from dallebaby_cli.training import checkpoint, distributed, run, scores
 from dallebaby_cli.training.batches import Captioned, Order
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
 TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
-BITS = 1 / np.log(2)
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,14 @@ class DalleTask:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Hold-out bits per code beside what knowing nothing and knowing only the codes'
         frequencies would cost, and bits per caption token."""
-        device = next(model.parameters()).device
-        count = min(len(self.holdout), self.config.eval_images)
-        sums = np.zeros(2)
-        for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
-            text, codes = (t.to(device) for t in self.holdout.read(indices, (0,), drop=0))
-            parts = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
-            sums += np.array([part.item() for part in parts]) * len(indices)
-        text_bits, code_bits = sums / count * BITS
+        assert isinstance(model, Transformer)
+        config = self.config
+        found = scores.transformer(model, self.holdout, config.eval_images, config.batch_size)
         return {
-            "bits_per_code": float(code_bits),
+            "bits_per_code": found["bits_per_code"],
             "unigram_bits": self.unigram_bits,
-            "uniform_bits": float(np.log2(self.config.model.codes)),
-            "bits_per_caption_token": float(text_bits),
+            "uniform_bits": float(np.log2(config.model.codes)),
+            "bits_per_caption_token": found["bits_per_caption_token"],
         }
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
@@ -151,7 +145,7 @@ def train(
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
         return {"model": settings.as_dict(config.model), "vae": settings.as_dict(vae.config)}
 
-    bits = _unigram(sources, shape.codes)
+    bits = scores.unigram(sources, shape.codes)
     task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
     return run.finish(folder, "dalle", task, config, parents, describe, target, report)
 
@@ -216,11 +210,3 @@ def _captions(sources: list[Tokens], parents: dict[str, str]) -> list[str]:
             "a model write some: `dallebaby caption --with MODEL`"
         )
     return captions
-
-
-def _unigram(sources: list[Tokens], size: int) -> float:
-    """Hold-out bits per code of knowing only how often each code occurs in training."""
-    train = sum(metrics.code_counts(s.codes("train"), size) for s in sources)
-    holdout = sum(metrics.code_counts(s.codes("holdout"), size) for s in sources)
-    assert isinstance(train, np.ndarray) and isinstance(holdout, np.ndarray)
-    return metrics.unigram_bits(train, holdout if holdout.sum() else train)

@@ -1,6 +1,5 @@
 """images/NAME → vae/RUN: train the discrete VAE."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from dallebaby_cli.errors import Mismatch, MissingInput
 from dallebaby_cli.models import losses
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import augment, checkpoint, distributed, run
+from dallebaby_cli.training import augment, checkpoint, distributed, run, scores
 from dallebaby_cli.training.batches import Order, Pictures
 
 SHOWN = 8  # pictures in reconstructions.png
@@ -63,28 +62,7 @@ class VaeTask:
         """Hold-out PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
         how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
         assert isinstance(model, DVAE)
-        device = next(model.parameters()).device
-        count = min(len(self.holdout), self.config.eval_images)
-        scores, counts = [], np.zeros(model.config.codes, np.int64)
-        for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
-            pictures = self.holdout.read(indices).to(device)
-            output, quantized = model(pictures)
-            rebuilt = model.render(output)
-            flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
-            judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
-            scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
-            counts += metrics.code_counts(quantized.codes.cpu(), len(counts))
-        psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
-        perplexity = metrics.perplexity(counts)
-        return {
-            "psnr": psnr,
-            "flat_psnr": flat_psnr,
-            "ssim": ssim,
-            "codes_used": float((counts > 0).mean()),
-            "dead_codes": int((counts == 0).sum()),
-            "perplexity": perplexity,
-            "bits_per_image": model.config.grid**2 * math.log2(perplexity),
-        }
+        return scores.dvae(model, self.holdout, self.config.eval_images, self.config.batch_size)
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If the pictures are lost, or most of the codebook is not used."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 DRAWS = 4  # random numbers that one picture needs
+SOFTENING = 12  # standard deviation of the strongest noise, of 255
 
 
 def vary(pictures: Tensor, draws: np.ndarray, crop: float, flip: bool) -> Tensor:
@@ -28,3 +29,26 @@ def vary(pictures: Tensor, draws: np.ndarray, crop: float, flip: bool) -> Tensor
         mirrored = torch.from_numpy(mirror < 0.5)[:, None, None, None]
         pictures = torch.where(mirrored, pictures.flip(-1), pictures)
     return pictures
+
+
+def soften(pictures: Tensor, seed: tuple[int, ...]) -> Tensor:
+    """uint8 (B, 3, P, P), each blurred and made noisy by a random amount, fine and coarse, as
+    pictures are that a dVAE rebuilt; what is done follows from the seed."""
+    random = np.random.default_rng(seed)
+    count, _, side, _ = pictures.shape
+
+    def uniform() -> Tensor:
+        return torch.from_numpy(random.random((count, 1, 1, 1), np.float32))
+
+    def noise(size: int) -> Tensor:
+        return torch.from_numpy(random.standard_normal((count, 3, size, size), np.float32))
+
+    def resized(x: Tensor, size: int) -> Tensor:
+        return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+    x = pictures.float()
+    for smaller in (side // 2, side // 3):
+        x = torch.lerp(x, resized(resized(x, smaller), side), uniform())
+    coarse = resized(noise(side // 4), side)
+    x = x + SOFTENING * (uniform() * noise(side) + uniform() * coarse)
+    return x.round().clamp(0, 255).to(torch.uint8)

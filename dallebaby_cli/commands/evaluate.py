@@ -1,0 +1,67 @@
+"""`dallebaby evaluate`: every figure of a trained model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from dallebaby_cli.commands import options
+from dallebaby_cli.commands.output import Settings
+
+if TYPE_CHECKING:
+    from dallebaby_cli.stages.evaluate import Row
+
+
+def evaluate(
+    ctx: typer.Context,
+    pictures: Annotated[
+        int | None, typer.Option(help="Drawn of each kind: captions, pairs, two things.")
+    ] = None,
+    seed: options.Seed = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A run's folder; the newest if absent.")
+    ] = None,
+) -> None:
+    """Judge a trained model: hold-out figures, copying, and whether it draws what it is asked."""
+    from dallebaby_cli.stages.evaluate import evaluate as stage
+
+    settings: Settings = ctx.obj
+    config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
+    with settings.reporter() as report:
+        done = stage(settings.home, config, model=model, device=settings.device, report=report)
+    tables = [
+        _figures(title, figures)
+        for title, figures in (
+            ("hold-out", done.holdout),
+            ("reconstruction", done.reconstruction),
+            ("codes that differ from the nearest training picture", done.distance),
+            ("pretrained networks", done.pretrained),
+        )
+        if figures
+    ]
+    if done.agreement:
+        tables.append(_agreement(done.agreement))
+    pages = [f"pictures: {path}" for path in done.samples]
+    settings.result(asdict(done), str(done.model), *tables, *done.missing, *pages)
+
+
+def _figures(title: str, figures: Mapping[str, float]) -> Table:
+    table = Table("", "", title=title, title_justify="left", show_header=False, box=None)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), f"{value:,.4g}")
+    return table
+
+
+def _agreement(rows: list["Row"]) -> Table:
+    """A line for each kind: what was drawn, then what the classifier reads off real pictures."""
+    questions = max((list(row.right) for row in rows), key=len)
+    title = "what the classifier reads as asked for; of real and rebuilt renders: its own accuracy"
+    table = Table("asked", "pictures", "of", *questions, title=title, box=None)
+    table.title_justify = "left"
+    for row in rows:
+        right = (f"{row.right[q]:.1%}" if q in row.right else "" for q in questions)
+        table.add_row(row.kind, row.pictures, f"{row.count:,}", *right)
+    return table

@@ -1,0 +1,260 @@
+"""dalle/RUN → figures: how good a finished model is, and whether it draws what it is asked for."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dallebaby_cli import metrics, metrics_pretrained
+from dallebaby_cli.config import EvaluateConfig
+from dallebaby_cli.data import contact, extra_captions, manifest, scene_agreement
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.scene_agreement import Asked, Reading
+from dallebaby_cli.data.scenes import Pairs
+from dallebaby_cli.data.shards import Shards
+from dallebaby_cli.data.tokens import Tokens
+from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.sampler import Sampler, from_pretrained
+from dallebaby_cli.training import classifier, scores
+from dallebaby_cli.training.batches import Captioned, Pictures
+
+BATCH = 64  # of the hold-out figures
+SHOWN = (4, 6)  # rows and columns of the pictures that are kept of each kind
+SAMPLES = "samples/evaluate"
+KINDS: dict[str, tuple[Pairs, int]] = {
+    "seen pairs": ("seen", 1),
+    "held-out pairs": ("held-out", 1),
+    "two things": ("seen", 2),
+}
+"""What is asked for: the row's name → which pairs, how many things."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """How often pictures of one kind answer what was asked."""
+
+    kind: str
+    pictures: str
+    """"drawn"; or, for what the classifier itself can do, "real" renders of the same scenes, or
+    "rebuilt" ones, which the dVAE encoded and decoded: the most that drawn ones can reach"""
+    count: int
+    right: dict[str, float]
+    """share of each of scene_agreement.QUESTIONS"""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """All figures of one model; what could not be measured is missing, with a sentence."""
+
+    model: Path
+    holdout: dict[str, float] = field(default_factory=dict)
+    reconstruction: dict[str, float] = field(default_factory=dict)
+    distance: dict[str, float] = field(default_factory=dict)
+    """shares of codes that differ from the nearest training picture's"""
+    agreement: list[Row] = field(default_factory=list)
+    pretrained: dict[str, float] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    samples: list[Path] = field(default_factory=list)
+    """drawn pictures with what was asked and what was read"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a model was trained on, unchanged since."""
+
+    tokens: list[Tokens]
+    images: list[Shards]
+
+
+def evaluate(
+    home: Path,
+    config: EvaluateConfig,
+    *,
+    model: Path | None = None,
+    device: str = "auto",
+    report: Report,
+) -> Evaluated:
+    """Judge a trained transformer (the newest if none is named) with all that is at hand."""
+    folder = model or manifest.newest(home, "dalle")[0]
+    sampler = from_pretrained(folder, device)
+    about = manifest.read(folder)
+    if about is None:
+        raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
+    report(Note(f"evaluate: {folder}, {config.pictures} pictures of each kind"))
+    done = Evaluated(folder)
+    try:
+        data = _data(home, about, done.missing)
+    except (BadInput, MissingInput, Mismatch) as error:
+        done.missing.append(f"no hold-out figures: {error}")
+    else:
+        _judge_holdout(done, sampler, data, config, report)
+    if _is_scenes(home, about):
+        _judge_agreement(done, home, sampler, config, report)
+    else:
+        done.missing.append("prompt agreement is read off drawn scenes only, so not here")
+    return done
+
+
+# ---------------------------------------------------------------- against the hold-out pictures
+
+
+def _data(home: Path, about: Manifest, missing: list[str]) -> Data:
+    """The tokens of a model, and the pictures that they were made from, if those are still there.
+    Raises BadInput, MissingInput or Mismatch."""
+    tokens, images = [], []
+    for name, identity in about.parents.items():
+        if not name.startswith("tokens/"):
+            continue
+        folder, found = _same(home, name, identity)
+        ((source, source_id),) = (p for p in found.parents.items() if p[0].startswith("images/"))
+        tokens.append(Tokens(folder, extra_captions.read(home / source).by_key))
+        try:
+            images.append(Shards(_same(home, source, source_id)[0]))
+        except (BadInput, MissingInput, Mismatch) as error:
+            missing.append(f"no PSNR, FID or CLIP score: {error}")
+    if not sum(len(t.rows("holdout")) for t in tokens):
+        raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
+    return Data(tokens, images if len(images) == len(tokens) else [])
+
+
+def _same(home: Path, name: str, identity: str) -> tuple[Path, Manifest]:
+    """The artefact "KIND/NAME", as it was. Raises BadInput, MissingInput or Mismatch."""
+    folder, found = manifest.find(home, *name.split("/", 1))
+    if found.id != identity:
+        raise Mismatch(f"{name} has changed since, so what it holds out may have been trained on")
+    return folder, found
+
+
+@torch.no_grad()
+def _judge_holdout(
+    done: Evaluated, sampler: Sampler, data: Data, config: EvaluateConfig, report: Report
+) -> None:
+    """Fill in what needs the model's own data."""
+    shape, device = sampler.model.config, next(sampler.model.parameters()).device
+    captioned = Captioned(data.tokens, "holdout", sampler.tokenizer, shape.text_tokens)
+    count = min(config.holdout_pictures, len(captioned))
+    report(Progress("hold-out", 0, count, "images"))
+    with devices.autocast(device, "auto"):
+        found = scores.transformer(sampler.model, captioned, count, BATCH)
+        unigram = scores.unigram(data.tokens, shape.codes)
+        baselines = {"unigram_bits": unigram, "uniform_bits": float(np.log2(shape.codes))}
+        done.holdout.update(found | baselines | {"pictures": count})
+        pictures = Pictures(data.images, "holdout") if data.images else None
+        if pictures:
+            done.reconstruction.update(scores.dvae(sampler.vae, pictures, count, BATCH))
+    report(Progress("hold-out", count, count, "images"))
+    captions = captioned.first_captions(config.pictures)
+    codes, drawn = _draw(sampler, captions, "hold-out captions", config, report)
+    _judge_distance(done, codes, data.tokens, report)
+    if pictures:
+        real = pictures.read(np.arange(min(len(pictures), config.pictures)))
+        rebuilt = _rebuild(sampler.vae, real)
+        judged = metrics_pretrained.scores(
+            real, rebuilt, classifier.to_tensor(drawn), captions, device
+        )
+        done.pretrained.update(judged.figures)
+        done.missing.extend(judged.missing)
+
+
+def _judge_distance(done: Evaluated, codes: Tensor, tokens: list[Tokens], report: Report) -> None:
+    """How near the training pictures the drawn ones are, beside as many held-out ones, which no
+    model drew: much nearer is copying."""
+    known = np.concatenate([source.codes("train") for source in tokens])
+    others = np.concatenate([source.codes("holdout") for source in tokens])[: len(codes)]
+    both = torch.cat((codes, torch.from_numpy(others.astype(np.int64)).to(codes.device)))
+    total = len(known)
+    nearest = metrics.nearest(
+        both, known, lambda done: report(Progress("distance", done, total, "images"))
+    )
+    for name, part in (("drawn", nearest[: len(codes)]), ("holdout", nearest[len(codes) :])):
+        done.distance[f"{name}_median"] = float(np.median(part))
+        done.distance[f"{name}_least"] = float(part.min())
+        done.distance[f"{name}_copies"] = int((part == 0).sum())
+        done.distance[f"{name}_compared"] = len(part)
+
+
+# ---------------------------------------------------------------- against what was asked
+
+
+def _is_scenes(home: Path, about: Manifest) -> bool:
+    """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
+    there, else by their names."""
+    layouts = []
+    for tokens in (name for name in about.parents if name.startswith("tokens/")):
+        name = tokens.removeprefix("tokens/").partition("@")[0]
+        found = manifest.read(manifest.artefact(home, "images", name))
+        layouts.append(found.config.get("source", {}).get("layout") if found else name)
+    return set(layouts) == {"scenes"}
+
+
+def _judge_agreement(
+    done: Evaluated, home: Path, sampler: Sampler, config: EvaluateConfig, report: Report
+) -> None:
+    """Draw what is asked and read it; read real renders of the same scenes, too."""
+    side = sampler.vae.config.image_px
+    device = next(sampler.model.parameters()).device
+    judge = classifier.train(home, config.classifier, side, device, report)
+    for kind, (pairs, things) in KINDS.items():
+        asked = scene_agreement.ask(config.seed, config.pictures, pairs, things)
+        _, drawn = _draw(sampler, [a.prompt for a in asked], kind, config, report)
+        real = classifier.render([a.scene for a in asked], side)
+        rebuilt = metrics.to_numpy(_rebuild(sampler.vae, classifier.to_tensor(real)))
+        for name, pictures in (("drawn", drawn), ("real", real), ("rebuilt", rebuilt)):
+            read = classifier.read(judge, pictures)
+            answers = map(scene_agreement.agreement, asked, read)
+            done.agreement.append(Row(kind, name, len(read), scene_agreement.shares(answers)))
+            if name == "drawn":
+                path = home / f"{SAMPLES}-{kind.replace(' ', '-')}.png"
+                _keep(path, drawn, asked, read)
+                done.samples.append(path)
+
+
+def _keep(path: Path, drawn: np.ndarray, asked: list[Asked], read: list[Reading]) -> None:
+    """The first drawn pictures, each with what was asked and what was read."""
+    rows, columns = SHOWN
+    cells = [
+        (_png(picture), f"{a.prompt} → {r}")
+        for picture, a, r in zip(drawn[: rows * columns], asked, read, strict=False)
+    ]
+    contact.write(path, [cells[i : i + columns] for i in range(0, len(cells), columns)])
+
+
+def _png(picture: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _draw(
+    sampler: Sampler, prompts: list[str], kind: str, config: EvaluateConfig, report: Report
+) -> tuple[Tensor, np.ndarray]:
+    """Codes (B, N) and pictures (B, P, P, 3) uint8 of B prompts, one each, none chosen."""
+    size, total = config.sampling.batch_size, len(prompts)
+    codes, pictures = [], []
+    for start in range(0, total, size):
+        part = prompts[start : start + size]
+        seeds = range(config.seed + start, config.seed + start + len(part))
+        drawn = sampler.draw(part, seeds, config.sampling)
+        codes.append(drawn.flatten(1))
+        with torch.no_grad():
+            pictures.append(metrics.to_numpy(sampler.vae.decode(drawn)))
+        report(Progress(f"draw {kind}", start + len(part), total, "images"))
+    return torch.cat(codes), np.concatenate(pictures)
+
+
+@torch.no_grad()
+def _rebuild(vae: DVAE, pictures: Tensor) -> Tensor:
+    """What the dVAE makes of pictures, uint8 (B, 3, P, P) both."""
+    device = next(vae.parameters()).device
+    parts = (part.to(device) for part in torch.split(pictures, BATCH))
+    return torch.cat([vae.decode(vae.encode(part)).cpu() for part in parts])
