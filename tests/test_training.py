@@ -53,6 +53,8 @@ class LineTask:
     units_per_step: int = 8
     frames: int = 3
     floor: float = math.inf
+    train: range = range(30)
+    holdout: range = range(70)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
@@ -66,9 +68,12 @@ class LineTask:
             self.at_step[step]()
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, pictures: range, count: int) -> dict[str, float]:
         torch.randn(3)  # must not disturb training
-        return {"error": float((model.layer.weight - 1).abs().sum())}
+        return {"error": float((model.layer.weight - 1).abs().sum()), "seen": count}
+
+    def learned(self, figures: dict[str, float]) -> bool:
+        return figures["error"] < self.floor
 
     def warning(self, figures: dict[str, float]) -> str | None:
         return "far off" if figures["error"] > self.floor else None
@@ -124,13 +129,19 @@ def test_steps_are_told_however_often_it_evaluates(
             now[0] += 0.4
             return super().loss(*arguments)
 
-        def evaluate(self, model: nn.Module) -> dict[str, float]:
+        def evaluate(self, *arguments: object) -> dict[str, float]:
             now[0] += 10
-            return super().evaluate(model)
+            return super().evaluate(*arguments)
 
     fit(Slow(), tmp_path, 10, RunConfig(batch_size=8, eval_every=1))
     told = {row["step"]: row["images_per_s"] for row in log(tmp_path) if row["event"] == "step"}
     assert told == dict.fromkeys((2, 5, 8, 9), 8 / 0.4), "and only training's time counts"
+
+
+def test_the_last_evaluation_reads_every_picture(tmp_path: Path) -> None:
+    state = fit(LineTask(), tmp_path, 20, RunConfig(batch_size=8, eval_every=10, eval_images=50))
+    seen = {row["step"]: row["seen"] for row in log(tmp_path) if row["event"] == "evaluation"}
+    assert seen == {0: 50, 10: 50, 20: 70} and state.metrics["seen"] == 70
 
 
 def test_every_bad_evaluation_warns_but_the_first(tmp_path: Path) -> None:

@@ -64,14 +64,13 @@ class DalleTask:
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Hold-out bits per code beside what knowing nothing and knowing only the codes'
+    def evaluate(self, model: nn.Module, pictures: Captioned, count: int) -> dict[str, float]:
+        """Bits per code beside what knowing nothing and knowing only the codes'
         frequencies would cost, and bits per caption token."""
         device = next(model.parameters()).device
-        count = min(len(self.holdout), self.config.eval_images)
         sums = np.zeros(2)
         for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
-            text, codes = (t.to(device) for t in self.holdout.read(indices, (0,), drop=0))
+            text, codes = (t.to(device) for t in pictures.read(indices, (0,), drop=0))
             parts = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
             sums += np.array([part.item() for part in parts]) * len(indices)
         text_bits, code_bits = sums / count * BITS
@@ -82,9 +81,13 @@ class DalleTask:
             "bits_per_caption_token": float(text_bits),
         }
 
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether it knows more than how often each code occurs."""
+        return figures["bits_per_code"] < figures["unigram_bits"]
+
     def warning(self, figures: Mapping[str, float]) -> str | None:
-        """If it knows less than how often each code occurs."""
-        if figures["bits_per_code"] < figures["unigram_bits"]:
+        """If it has learned nothing."""
+        if self.learned(figures):
             return None
         return (
             f"{figures['bits_per_code']:.2f} bits per code is no better than knowing how often "

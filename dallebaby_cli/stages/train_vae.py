@@ -59,20 +59,19 @@ class VaeTask:
             losses.reconstruction(output, batch[0], kind, self.config.edge_weight) + quantized.loss
         )
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Hold-out PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
+    def evaluate(self, model: nn.Module, pictures: Pictures, count: int) -> dict[str, float]:
+        """PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
         how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
         assert isinstance(model, DVAE)
         device = next(model.parameters()).device
-        count = min(len(self.holdout), self.config.eval_images)
         scores, counts = [], np.zeros(model.config.codes, np.int64)
         for indices in np.array_split(np.arange(count), -(-count // self.config.batch_size)):
-            pictures = self.holdout.read(indices).to(device)
-            output, quantized = model(pictures)
+            batch = pictures.read(indices).to(device)
+            output, quantized = model(batch)
             rebuilt = model.render(output)
-            flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
-            judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
-            scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
+            flat = batch.float().mean((2, 3), keepdim=True).expand(batch.shape)
+            judged = [metrics.psnr(rebuilt, batch), metrics.ssim(rebuilt, batch)]
+            scores.append(torch.stack([*judged, metrics.psnr(flat, batch)]))
             counts += metrics.code_counts(quantized.codes.cpu(), len(counts))
         psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
         perplexity = metrics.perplexity(counts)
@@ -86,10 +85,14 @@ class VaeTask:
             "bits_per_image": model.config.grid**2 * math.log2(perplexity),
         }
 
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether reconstructions are nearer than one flat colour each."""
+        return figures["psnr"] > figures["flat_psnr"]
+
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If the pictures are lost, or most of the codebook is not used."""
         lower = f"a lower rate, such as --set optim.lr={self.config.optim.lr / 10:g}"
-        if figures["psnr"] < figures["flat_psnr"] + LEAST_GAIN_DB:
+        if not figures["psnr"] >= figures["flat_psnr"] + LEAST_GAIN_DB:  # NaN, too
             return (
                 f"reconstructions ({figures['psnr']:.1f} dB) are hardly better than one flat "
                 f"colour each ({figures['flat_psnr']:.1f} dB); train longer, or with {lower}"
