@@ -155,15 +155,20 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
     return int(found)
 
 
+def saved_at(state: Path) -> int:
+    return state.stat().st_mtime_ns if state.exists() else 0
+
+
 def signal_one(home: Path, rank: int, number: signal.Signals) -> Ran:
     """Start or continue a run, send one process a signal in its midst, and wait for the end."""
-    folder = home / "vae" / "broken"
-    before = len(events(folder, "step"))
+    state = home / "vae" / "broken" / "state.pt"
+    saves = {saved_at(state)}
     process = start(home, *LONG, "--run", "broken")
     end = time.monotonic() + SECONDS
-    while len(events(folder, "step")) <= before:
+    while len(saves) < 3:  # twice anew
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.01)
+        saves.add(saved_at(state))
     os.kill(process_of(rank, process), number)
     return finish(process)
 

@@ -16,14 +16,9 @@ from dallebaby_cli.errors import ProcessLost
 Op = dist.ReduceOp
 
 
-def joined() -> bool:
-    """Whether this process works with others."""
-    return dist.is_available() and dist.is_initialized()
-
-
 def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:
     """Reduce a tensor over all processes, in place. Raises ProcessLost."""
-    if joined():
+    if dist.is_initialized():
         with told_plainly():
             dist.all_reduce(tensor, op)
     return tensor
@@ -32,7 +27,7 @@ def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:
 def gather(tensor: Tensor) -> Tensor:
     """The tensors (B, ...) of all processes, which are every W-th of a batch, in the order of the
     whole batch (B * W, ...). Raises ProcessLost."""
-    if not joined():
+    if not dist.is_initialized():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     with told_plainly():

@@ -55,7 +55,7 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
                 task.pictures(state.ema, last=False)
         evaluation_s = _since(began)
     ends_s = evaluation_s * (1 + len(task.holdout) / seen)  # the last one reads all
-    available = config.minutes * 60 - ends_s
+    available = max(config.minutes * 60 - ends_s, config.minutes * 60 / 2)  # or it takes longer
     steps = available / (step_s + evaluation_s / config.eval_every)
     return Plan(max(int(steps), 1), step_s, flops)
 
