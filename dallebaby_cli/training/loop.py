@@ -171,8 +171,7 @@ def fit(
             last = state.step == steps
             scored = last or state.step % config.eval_every == 0
             if scored:
-                count = len(task.holdout) if last else glance(task.holdout, config)
-                _evaluate(task, state, device, config, log, count)
+                _evaluate(task, state, device, config, log, last)
             if scored or state.step in frames:
                 _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
@@ -237,15 +236,11 @@ def glance(pictures: Sized, config: RunConfig) -> int:
 
 @torch.no_grad()
 def _evaluate(
-    task: Task,
-    state: State,
-    device: torch.device,
-    config: RunConfig,
-    log: "Log | None",
-    count: int,
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None", last: bool
 ) -> None:
     """Score the averaged weights: the first process does, all know the figures."""
     if log:
+        count = len(task.holdout) if last else glance(task.holdout, config)
         with log.aside(), devices.autocast(device, config.precision):
             state.metrics = task.evaluate(state.ema, task.holdout, count)
             warning = task.warning(state.metrics) if state.step else None
