@@ -183,7 +183,7 @@ def test_a_run_that_came_to_nothing_is_not_taken_for_a_model(
         assert "with a lower rate, such as --set optim.lr=0.1" in str(caught.value)
     with pytest.raises(MissingInput, match="nothing complete"):
         manifest.newest(home, "vae")
-    done = train(lr=5e-3, steps=80)
+    done = train(lr=5e-3, steps=120)
     assert manifest.newest(home, "vae") == (done.folder, manifest.read(done.folder))
 
 
