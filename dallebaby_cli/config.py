@@ -175,7 +175,7 @@ class RunConfig:
     eval_every: int = 500
     """steps between evaluations on the hold-out pictures"""
     eval_images: int = 2000
-    """most hold-out pictures an evaluation reads"""
+    """most hold-out pictures that an evaluation reads; the last one of a run reads all"""
     save_every_s: float = 15
     """seconds of training between checkpoints"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -246,10 +246,25 @@ class EncodeConfig:
     """pictures at a time; does not change the codes"""
     shard_pictures: int = 8192
     """pictures in a token shard: as many as a killed run does again at most"""
+    views: int = 1
+    """of each picture: as it is, then random crops of it; `train` draws one each time"""
+    crop: float = 0.7
+    """smallest share of a picture's area that a further view keeps; 1 crops nothing"""
+    flip: bool = False
+    """mirror half of the further views; not where there is writing, or left and right matter"""
+    seed: int = 0
+    """of the further views; each picture has its own from it"""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_pictures"):
+        for name in ("batch_size", "shard_pictures", "views"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
+        check(0.05 <= self.crop <= 1, "crop", self.crop, "must be from 0.05 to 1")
+        check(
+            self.views == 1 or self.crop < 1 or self.flip,
+            "views",
+            self.views,
+            "would all be the same; take crop below 1, or flip=true",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,7 @@ def test_more_steps_train_a_finished_run_further(cli: Cli, home: Path) -> None:
     before = manifest.find(home, "vae", "v")[1]
     ran = cli("--home", home, "train-vae", "--preset", "tiny", "--steps", 7, "--run", "v")
     assert ran.code == 0 and "going on from step 4 of 7" in ran.err
+    assert "warning: reconstructions (" in ran.out, "the summary says what its figures mean"
     after = manifest.find(home, "vae", "v")[1]
     assert after.counts["steps"] == 7 and after.id != before.id
 

@@ -28,7 +28,17 @@ SHORT = (
     *("--preset", "tiny", "--steps", "30", "--set", "eval_every=10"),
     *("--set", "optim.muon=false", "--set", "accumulate=2"),
 )
-LONG = ("train-vae", "--preset", "tiny", "--steps", "400", "--set", "save_every_s=0.2")
+SIZES = ("--set", "shard_pictures=64", "--set", "batch_size=16")
+ENCODE = ("encode", *SIZES, "--set", "views=2")
+LONG = (
+    *("train-vae", "--preset", "tiny", "--steps", "400"),
+    *(
+        "--set",
+        "save_every_s=0.2",
+        "--set",
+        "model.quantizer=vq",
+    ),  # which talks in its forward pass
+)
 
 
 def start(home: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -52,6 +62,24 @@ def together(home: Path, *arguments: object) -> Ran:
     ran = finish(start(home, *arguments))
     assert ran.code == 0, f"{arguments}\n{ran.out}\n{ran.err}"
     return ran
+
+
+def by_hand(*arguments: object, own: Callable[[int], tuple] = lambda rank: ()) -> list[Ran]:
+    """Run two processes without torchrun, each with arguments of its own, too."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    company = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, (*arguments, *own(rank)))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **company, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    return [finish(process) for process in processes]
 
 
 def errors(ran: Ran) -> list[str]:
@@ -79,7 +107,7 @@ def one(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which one process has trained both models."""
     home = shutil.copytree(prepared, tmp_path_factory.mktemp("one") / "home")
     run(home, "train-vae", *SHORT)
-    run(home, "encode", "--set", "shard_pictures=64", "--set", "batch_size=16")
+    run(home, *ENCODE)
     run(home, "train", *SHORT)
     return home
 
@@ -109,15 +137,14 @@ def test_two_processes_train_what_one_does(
 def test_two_processes_encode_what_one_does(one: Path, tmp_path: Path) -> None:
     home = shutil.copytree(one, tmp_path / "home")
     shutil.rmtree(home / "tokens")
-    arguments = ("encode", "--set", "shard_pictures=64", "--set", "batch_size=16")
-    together(home, *arguments)
+    together(home, *ENCODE)
     whole, shared = only(one / "tokens"), only(home / "tokens")
     shards = {path.name: path.read_bytes() for path in whole.glob("*.arrow")}
     assert len(shards) > 2
     assert {path.name: path.read_bytes() for path in shared.glob("*.arrow")} == shards
     ours, theirs = manifest.read(whole), manifest.read(shared)
     assert ours and theirs and (ours.id, ours.counts) == (theirs.id, theirs.counts)
-    assert "already complete" in together(home, *arguments).out
+    assert "already complete" in together(home, *ENCODE).out
 
 
 def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
@@ -128,15 +155,20 @@ def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
     return int(found)
 
 
+def saved_at(state: Path) -> int:
+    return state.stat().st_mtime_ns if state.exists() else 0
+
+
 def signal_one(home: Path, rank: int, number: signal.Signals) -> Ran:
     """Start or continue a run, send one process a signal in its midst, and wait for the end."""
-    folder = home / "vae" / "broken"
-    before = len(events(folder, "step"))
+    state = home / "vae" / "broken" / "state.pt"
+    saves = {saved_at(state)}
     process = start(home, *LONG, "--run", "broken")
     end = time.monotonic() + SECONDS
-    while len(events(folder, "step")) <= before:
+    while len(saves) < 3:  # twice anew
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.01)
+        saves.add(saved_at(state))
     os.kill(process_of(rank, process), number)
     return finish(process)
 
@@ -159,6 +191,31 @@ def test_a_signal_to_one_ends_all_and_the_run_goes_on(prepared: Path, tmp_path: 
     assert broken.read_bytes() == whole.read_bytes(), "bit for bit"
 
 
+VQ_ALONE = """
+import os, torch
+from dallebaby_cli.errors import ProcessLost
+from dallebaby_cli.models.quantizers import VQ
+from dallebaby_cli.training import distributed
+with distributed.session():
+    quantizer, features = VQ(8, 4, 0.25).train(), torch.randn(2, 4, 3, 3)
+    quantizer(features)
+    if distributed.rank() == 1:
+        os._exit(9)
+    try:
+        quantizer(features)
+    except ProcessLost as error:
+        print(error, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_quantizer_that_waits_for_a_dead_process_says_so() -> None:
+    first, _ = by_hand("-c", VQ_ALONE)
+    assert first.code == 0, first.err
+    assert "another process of this run has ended" in first.out
+
+
 @pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_one_sentence(prepared: Path) -> None:
     ran = finish(start(prepared, "train-vae", "--preset", "tiny", "--set", "batch_size=15"))
@@ -171,23 +228,10 @@ def test_a_batch_that_cannot_be_shared_is_one_sentence(prepared: Path) -> None:
 
 @pytest.mark.slow
 def test_the_one_that_fails_alone_says_why(prepared: Path, tmp_path: Path) -> None:
-    """Started by hand, as on two machines with different command lines."""
+    """As on two machines with different command lines."""
     home = shutil.copytree(prepared, tmp_path / "home")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "dallebaby_cli", "--home", str(home), *LONG]
-    company = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [*command, "--seed", str(rank)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **company, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in (0, 1)
-    ]
-    first, second = (finish(process) for process in processes)
+    command = ("-m", "dallebaby_cli", "--home", home, *LONG)
+    first, second = by_hand(*command, own=lambda rank: ("--seed", rank))
     assert errors(first) == [], "it fails because of the other, which says why"
     (sentence,) = errors(second)
     assert "process 1 has other settings or inputs than process 0" in sentence

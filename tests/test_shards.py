@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +134,22 @@ def test_damaged_index(folder: Path) -> None:
     index = folder / "index.arrow"
     index.write_bytes(index.read_bytes()[:-100])
     with pytest.raises(BadInput, match=r"index\.arrow is damaged"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("shard", 99), ("offset", 2**63), ("size", 2**31), ("offset", 10**6)]
+)
+def test_an_index_that_points_elsewhere(folder: Path, column: str, value: int) -> None:
+    index = folder / "index.arrow"
+    reader = pa.ipc.open_file(pa.BufferReader(index.read_bytes()))
+    batches = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
+    place, kind = reader.schema.get_field_index(column), reader.schema.field(column).type
+    with pa.ipc.new_file(str(index), reader.schema) as writer:
+        for batch, metadata in batches:
+            forged = batch.set_column(place, column, pa.array([value] * len(batch), kind))
+            writer.write_batch(forged, custom_metadata=metadata)
+    with pytest.raises(BadInput, match=r"index\.arrow names places outside the shards; run"):
         Shards(folder)
 
 

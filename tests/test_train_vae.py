@@ -20,13 +20,14 @@ from dallebaby_cli import progress
 from dallebaby_cli.config import DVAEConfig, OptimConfig, PrepConfig, TrainVaeConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.shards import Described, Shards, ShardWriter
-from dallebaby_cli.errors import BadInput, Interrupted
+from dallebaby_cli.errors import BadInput, Diverged, Interrupted, MissingInput
 from dallebaby_cli.metrics import psnr
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.quantizers import VQ
 from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.stages.train_vae import VaeTask, textures, train_vae
 from dallebaby_cli.training import checkpoint, loop
+from dallebaby_cli.training import run as runs
 from dallebaby_cli.training.batches import Pictures
 
 CPU = torch.device("cpu")
@@ -164,18 +165,44 @@ def test_a_rate_that_is_far_too_high_is_not_silent(train: Callable[..., Trained]
     assert any("lower rate, such as --set optim.lr=0.02" in w for w in done.warnings)
 
 
+def test_a_run_that_came_to_nothing_is_not_taken_for_a_model(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "TRIAL_STEPS", STEPS)
+    home = shutil.copytree(prepared, tmp_path / "home")
+
+    def train(lr: float, steps: int = STEPS) -> runs.Finished:
+        optim = OptimConfig(lr=lr, muon=False)
+        config = dataclasses.replace(SMALL, optim=optim, steps=steps)
+        return train_vae(home, config, [], preset="tiny", device="cpu", report=progress.ignore)
+
+    for _ in range(2):  # a rerun says so again
+        with pytest.raises(Diverged) as caught:
+            train(lr=1.0)
+        assert "has come to nothing and stays unfinished: reconstructions (" in str(caught.value)
+        assert "with a lower rate, such as --set optim.lr=0.1" in str(caught.value)
+    with pytest.raises(MissingInput, match="nothing complete"):
+        manifest.newest(home, "vae")
+    done = train(lr=5e-3, steps=120)
+    assert manifest.newest(home, "vae") == (done.folder, manifest.read(done.folder))
+
+
 @pytest.mark.parametrize(
     ("forged", "words"),
     [
         ("TIFF", "is no PNG, JPEG or WebP"),
         ("garbage", "is no PNG, JPEG or WebP"),
         ("large", "is 40 x 40 and not 32 px a side"),
+        ("cut", "is no PNG, JPEG or WebP"),
     ],
 )
 def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, words: str) -> None:
     path = tmp_path / "forged.png"
     if forged == "TIFF":
         Image.fromarray(np.full((32, 32), np.nan, np.float32)).save(path, format="TIFF")
+    elif forged == "cut":
+        Image.fromarray(noise(1)[0]).save(path)
+        path.write_bytes(path.read_bytes()[:-500])
     elif forged == "garbage":
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     else:
@@ -217,6 +244,8 @@ def test_a_run_leaves_pictures_curves_and_a_model(
     assert figures["dead_codes"] == round(40 * (1 - figures["codes_used"]))
     model = checkpoint.load_dvae(done.folder, CPU)
     source = Shards(home / "images" / "shapes")
-    pictures = Pictures([source], "holdout").read(np.arange(config.eval_images))
+    holdout = Pictures([source], "holdout")
+    assert len(holdout) > config.eval_images, "the last evaluation reads more than others"
+    pictures = holdout.read(np.arange(len(holdout)))
     found = psnr(model.decode(model.encode(pictures)), pictures).mean()
     assert float(found) == pytest.approx(figures["psnr"], abs=0.01)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from dallebaby_cli import progress
 from dallebaby_cli.config import DVAEConfig, OptimConfig, RunConfig, TransformerConfig
+from dallebaby_cli.data import manifest
 from dallebaby_cli.errors import BadInput, Diverged, Interrupted, Mismatch
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
-from dallebaby_cli.training import checkpoint, loop, muon, optim, plan
+from dallebaby_cli.training import checkpoint, loop, muon, optim, plan, run
 from dallebaby_cli.training.batches import Order, prefetch
 
 CPU = torch.device("cpu")
@@ -53,6 +54,8 @@ class LineTask:
     units_per_step: int = 8
     frames: int = 3
     floor: float = math.inf
+    train: range = range(30)
+    holdout: range = range(70)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
@@ -66,9 +69,12 @@ class LineTask:
             self.at_step[step]()
         return (model(x) - x.sum(1, keepdim=True)).square().mean()
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, pictures: range, count: int) -> dict[str, float]:
         torch.randn(3)  # must not disturb training
-        return {"error": float((model.layer.weight - 1).abs().sum())}
+        return {"error": float((model.layer.weight - 1).abs().sum()), "seen": count}
+
+    def learned(self, figures: dict[str, float]) -> bool:
+        return figures["error"] < self.floor
 
     def warning(self, figures: dict[str, float]) -> str | None:
         return "far off" if figures["error"] > self.floor else None
@@ -124,13 +130,19 @@ def test_steps_are_told_however_often_it_evaluates(
             now[0] += 0.4
             return super().loss(*arguments)
 
-        def evaluate(self, model: nn.Module) -> dict[str, float]:
+        def evaluate(self, *arguments: object) -> dict[str, float]:
             now[0] += 10
-            return super().evaluate(model)
+            return super().evaluate(*arguments)
 
     fit(Slow(), tmp_path, 10, RunConfig(batch_size=8, eval_every=1))
     told = {row["step"]: row["images_per_s"] for row in log(tmp_path) if row["event"] == "step"}
     assert told == dict.fromkeys((2, 5, 8, 9), 8 / 0.4), "and only training's time counts"
+
+
+def test_the_last_evaluation_reads_every_picture(tmp_path: Path) -> None:
+    state = fit(LineTask(), tmp_path, 20, RunConfig(batch_size=8, eval_every=10, eval_images=50))
+    seen = {row["step"]: row["seen"] for row in log(tmp_path) if row["event"] == "evaluation"}
+    assert seen == {0: 50, 10: 50, 20: 70} and state.metrics["seen"] == 70
 
 
 def test_every_bad_evaluation_warns_but_the_first(tmp_path: Path) -> None:
@@ -218,6 +230,43 @@ def test_weights_and_their_description_belong_together(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
     with pytest.raises(BadInput, match="has format 99 and this version reads 1"):
         checkpoint.read_model(tmp_path, "vae")
+
+
+@dataclass
+class Ending(LineTask):
+    """A task that ends with given errors on pictures of training and on others."""
+
+    ends: tuple[float, float] = (0, 0)
+    floor: float = 1
+
+    def evaluate(self, model: nn.Module, pictures: range, count: int) -> dict[str, float]:
+        return {"error": self.ends[pictures is self.holdout]}
+
+
+def finish(folder: Path, task: Ending, steps: int) -> tuple[run.Finished, list[str]]:
+    """The end of a run and the warnings on the way there."""
+    notes: list[progress.Event] = []
+    config = RunConfig(batch_size=8, steps=steps)
+    done = run.finish(folder, "vae", task, config, {}, dict, CPU, notes.append)
+    return done, [n.text for n in notes if isinstance(n, progress.Note) and n.level == "warning"]
+
+
+def test_a_model_of_no_use_is_left_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "TRIAL_STEPS", 5)
+    for _ in range(2):
+        with pytest.raises(Diverged, match="a has come to nothing and stays unfinished: far off"):
+            finish(tmp_path / "a", Ending(ends=(9, 9)), 5)
+        assert not manifest.read(tmp_path / "a").complete
+        assert not (tmp_path / "a" / "model.safetensors").exists()
+    done, warnings = finish(tmp_path / "a", Ending(ends=(0, 0)), 8)  # longer helped
+    assert done.manifest.complete and not warnings and done.warning is None
+    done, warnings = finish(tmp_path / "trial", Ending(ends=(9, 9)), 4)
+    assert done.manifest.complete and warnings == ["step 4: far off"]
+    assert done.warning == finish(tmp_path / "trial", Ending(), 4)[0].warning == "far off"
+    done, warnings = finish(tmp_path / "heart", Ending(ends=(0, 9)), 5)
+    assert done.manifest.complete and "by heart" in warnings[-1]
 
 
 def test_planning_leaves_no_trace() -> None:

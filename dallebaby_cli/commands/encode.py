@@ -22,14 +22,13 @@ def encode(
         done = stage(
             settings.home, config, names or [], vae=vae, device=settings.device, report=report
         )
-    facts = [
-        {"folder": d.folder, "id": d.manifest.id, "fresh": d.fresh, **d.manifest.counts}
-        for d in done
-    ]
-    lines = [
-        f"{d.folder}: {d.manifest.counts['pictures']:,} pictures encoded"
-        + ("" if d.fresh else ", already complete")
-        for d in done
-    ]
+    facts, lines = [], []
+    for d in done:
+        counts = d.manifest.counts
+        views = f", {counts['views']} views each" if counts["views"] > 1 else ""
+        pace = f", {d.images_per_s:,.0f} images/s" if d.fresh else ", already complete"
+        lines.append(f"{d.folder}: {counts['pictures']:,} pictures encoded{views}{pace}")
+        speed = {"images_per_s": round(d.images_per_s)} if d.fresh else {}
+        facts.append({"folder": d.folder, "id": d.manifest.id, "fresh": d.fresh, **counts, **speed})
     settings.result({"tokens": facts}, *lines)
     settings.hint("dallebaby train")

@@ -74,7 +74,11 @@ class Settings:
             table.add_row(name.replace("_", " "), f"{value:,.4g}")
         state = "trained" if done.fresh else "already trained"
         facts = {"folder": done.folder, "id": done.manifest.id, "fresh": done.fresh}
-        self.result({**facts, **done.manifest.counts}, f"{done.folder}: {state}", table)
+        lines: list[RenderableType] = [f"{done.folder}: {state}", table]
+        if done.warning:
+            facts["warning"] = done.warning
+            lines.append(f"warning: {done.warning}")
+        self.result({**facts, **done.manifest.counts}, *lines)
 
     def result(self, facts: dict[str, Any], *human: RenderableType) -> None:
         """Print a command's result: `facts` as one JSON line with --json, else the human lines."""

@@ -19,11 +19,11 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config_models import DVAEConfig
+from dallebaby_cli.models import peers
 
 
 class Quantized(NamedTuple):
@@ -122,7 +122,7 @@ class VQ(nn.Module):
     def _restart(self, z: Tensor) -> None:
         """Move the dead codes to some of z (B, G * G, D): the n of them to the features at which
         the running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole."""
-        z = _of_all_processes(z).flatten(0, 1)  # (N, D)
+        z = peers.gather(z).flatten(0, 1)  # (N, D), so that all processes move codes alike
         dead = self.idle >= self.patience  # (K,)
         error = (1 - self._similarity(z).amax(-1)).nan_to_num().clamp(min=1e-6)  # (N,)
         reached = error.cumsum(0)
@@ -135,8 +135,7 @@ class VQ(nn.Module):
     @torch.no_grad()
     def _count(self, codes: Tensor) -> None:
         chosen = torch.zeros_like(self.idle).index_fill_(0, codes.flatten(), 1)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(chosen, dist.ReduceOp.MAX)
+        peers.reduce(chosen, peers.Op.MAX)
         self.idle.add_(1).masked_fill_(chosen.bool(), 0)
 
 
@@ -195,13 +194,3 @@ def build(config: DVAEConfig) -> FSQ | VQ | Gumbel:
         annealing = config.temperatures, config.anneal_fraction
         return Gumbel(config.codebook, config.code_dim, *annealing, config.kl_weight)
     return FSQ(config.levels)
-
-
-def _of_all_processes(z: Tensor) -> Tensor:
-    """Features (B, ...) of every process's share of the pictures, in the order of the whole batch:
-    so all move the same codes to the same places, as one process would."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return z
-    parts = [torch.empty_like(z) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, z.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 1)

@@ -1,6 +1,7 @@
 """images/NAME + vae/RUN → tokens/NAME@RUN: pictures as grids of codes."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import checkpoint, distributed
+from dallebaby_cli.training import augment, checkpoint, distributed
 from dallebaby_cli.training.batches import prefetch
 
 
@@ -31,6 +32,8 @@ class Encoded:
     manifest: Manifest
     fresh: bool
     """False if there was nothing left to do"""
+    images_per_s: float = 0.0
+    """views that all processes together encoded in a second"""
 
 
 def encode(
@@ -82,6 +85,7 @@ def _encode_one(
             found = manifest.read(folder)
             assert found is not None, "it was found complete"
             return Encoded(folder, found, fresh=False)
+        began = time.perf_counter()
         with Interrupt() as interrupt:
 
             def tell(done: int) -> None:
@@ -90,14 +94,16 @@ def _encode_one(
 
             for number in missing[distributed.share()]:
                 rows = np.arange(len(source))[starts[number] :][: config.shard_pictures]
-                _encode_shard(paths[number], source, rows, model, config.batch_size, tell)
+                _encode_shard(paths[number], source, rows, model, config, tell)
             distributed.wait()
+        encoded = sum(min(config.shard_pictures, len(source) - starts[n]) for n in missing)
+        rate = encoded * config.views / (time.perf_counter() - began)
         identity = distributed.once(lambda: files.hash_of(map(files.sha256_file, paths)))
-        counts = {"pictures": len(source), "shards": len(paths), "views": 1}
+        counts = {"pictures": len(source), "shards": len(paths), "views": config.views}
         whole = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
         if first:
             manifest.write(folder, whole)
-    return Encoded(folder, whole, fresh=True)
+    return Encoded(folder, whole, fresh=True, images_per_s=rate)
 
 
 def _missing(folder: Path, draft: Manifest, paths: list[Path]) -> list[int] | None:
@@ -118,26 +124,40 @@ def _encode_shard(
     source: Shards,
     rows: np.ndarray,
     model: DVAE,
-    batch_size: int,
+    config: EncodeConfig,
     tell: Callable[[int], None],
 ) -> None:
     """Encode some rows into one shard, telling after each batch how far this has come."""
     device = next(model.parameters()).device
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    each = max(config.batch_size // config.views, 1)  # pictures, with all their views
+    batches = [rows[i : i + each] for i in range(0, len(rows), each)]
 
     def read(number: int) -> torch.Tensor:
-        stacked = np.stack([source.image(int(row)) for row in batches[number]])
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+        return _views(source, batches[number], config)
 
     codes = []
-    for pictures in prefetch(read, 0, len(batches)):
+    for views in prefetch(read, 0, len(batches)):
         with torch.no_grad(), devices.autocast(device, "fp32"):  # codes must not depend on luck
-            codes.append(model.encode(pictures.to(device)).cpu().numpy().astype(np.uint16))
+            found = model.encode(views.flatten(0, 1).to(device)).cpu().numpy()
+        codes.append(found.astype(np.uint16).reshape(-1, config.views, *found.shape[1:]))
         tell(int(rows[0]) + sum(map(len, codes)))
     tokens.write_shard(
         path,
         [source.key(int(row)) for row in rows],
         source.splits(rows),
         [source.captions(int(row)) for row in rows],
-        np.concatenate(codes)[:, None],
+        np.concatenate(codes),
     )
+
+
+def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tensor:
+    """uint8 (B, V, 3, P, P): each picture as it is, then variations that follow from the seed, its
+    key and the view's number, and from nothing else."""
+    pictures = torch.from_numpy(np.stack([source.image(int(row)) for row in rows]))
+    pictures = pictures.permute(0, 3, 1, 2)
+    views = [pictures]
+    for view in range(1, config.views):
+        seeds = ((config.seed, view, *source.key(int(row)).encode()) for row in rows)
+        draws = np.stack([np.random.default_rng(seed).random(augment.DRAWS) for seed in seeds])
+        views.append(augment.vary(pictures, draws, config.crop, config.flip))
+    return torch.stack(views, dim=1)

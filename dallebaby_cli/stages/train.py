@@ -63,22 +63,25 @@ class DalleTask:
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Hold-out bits per code beside what knowing nothing and knowing only the codes'
+    def evaluate(self, model: nn.Module, pictures: Captioned, count: int) -> dict[str, float]:
+        """Bits per code beside what knowing nothing and knowing only the codes'
         frequencies would cost, and bits per caption token."""
         assert isinstance(model, Transformer)
-        config = self.config
-        found = scores.transformer(model, self.holdout, config.eval_images, config.batch_size)
+        found = scores.transformer(model, pictures, count, self.config.batch_size)
         return {
             "bits_per_code": found["bits_per_code"],
             "unigram_bits": self.unigram_bits,
-            "uniform_bits": float(np.log2(config.model.codes)),
+            "uniform_bits": float(np.log2(self.config.model.codes)),
             "bits_per_caption_token": found["bits_per_caption_token"],
         }
 
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether it knows more than how often each code occurs."""
+        return figures["bits_per_code"] < figures["unigram_bits"]
+
     def warning(self, figures: Mapping[str, float]) -> str | None:
-        """If it knows less than how often each code occurs."""
-        if figures["bits_per_code"] < figures["unigram_bits"]:
+        """If it has learned nothing."""
+        if self.learned(figures):
             return None
         return (
             f"{figures['bits_per_code']:.2f} bits per code is no better than knowing how often "

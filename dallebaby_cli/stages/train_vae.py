@@ -58,16 +58,20 @@ class VaeTask:
             losses.reconstruction(output, batch[0], kind, self.config.edge_weight) + quantized.loss
         )
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Hold-out PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
+    def evaluate(self, model: nn.Module, pictures: Pictures, count: int) -> dict[str, float]:
+        """PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
         how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
         assert isinstance(model, DVAE)
-        return scores.dvae(model, self.holdout, self.config.eval_images, self.config.batch_size)
+        return scores.dvae(model, pictures, count, self.config.batch_size)
+
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether reconstructions are nearer than one flat colour each."""
+        return figures["psnr"] > figures["flat_psnr"]
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If the pictures are lost, or most of the codebook is not used."""
         lower = f"a lower rate, such as --set optim.lr={self.config.optim.lr / 10:g}"
-        if figures["psnr"] < figures["flat_psnr"] + LEAST_GAIN_DB:
+        if not figures["psnr"] >= figures["flat_psnr"] + LEAST_GAIN_DB:  # NaN, too
             return (
                 f"reconstructions ({figures['psnr']:.1f} dB) are hardly better than one flat "
                 f"colour each ({figures['flat_psnr']:.1f} dB); train longer, or with {lower}"

@@ -76,6 +76,7 @@ class Captioned:
         self, sources: list[Tokens], split: str, tokenizer: TextTokenizer, text_tokens: int
     ) -> None:
         self.sources, self.tokenizer, self.text_tokens = sources, tokenizer, text_tokens
+        self.vary = split == "train"  # hold-out pictures are scored as they are
         self.places = _places([s.rows(split) for s in sources])
 
     def __len__(self) -> int:
@@ -84,15 +85,15 @@ class Captioned:
     def read(
         self, indices: np.ndarray, seed: tuple[int, ...], drop: float, share: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Caption ids (B, T) and codes (B, N), both int64: one of each picture's captions and
-        views drawn at random, a share `drop` of the captions left out. Of a `share` of the
-        indices, exactly as it would be among all of them."""
+        """Caption ids (B, T) and codes (B, N), both int64: one of each picture's captions and (in
+        training) views drawn at random, a share `drop` of the captions left out. Of a `share` of
+        the indices, exactly as it would be among all of them."""
         draws = np.random.default_rng(seed).random((len(indices), 3))[share].tolist()
         captions, codes = [], []
         places = self.places[indices[share]].tolist()
         for (source, row), (view, caption, keep) in zip(places, draws, strict=True):
             views, texts = self.sources[source].views(row), self.sources[source].captions(row)
-            codes.append(views[int(view * len(views))])
+            codes.append(views[int(view * len(views)) if self.vary else 0])
             text = texts[int(caption * len(texts))] if texts else ""
             captions.append("" if keep < drop else text)
         text_ids = self.tokenizer.encode(captions, self.text_tokens)

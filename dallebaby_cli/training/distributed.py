@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from dallebaby_cli.errors import Mismatch, ProcessLost, UsageError
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models import peers
 
 T = TypeVar("T")
 
@@ -113,10 +114,7 @@ def device(name: str) -> torch.device:
 
 def sum(tensor: Tensor) -> Tensor:
     """Add up a tensor over all processes, in place."""
-    if dist.is_initialized():
-        with _told_plainly():
-            dist.all_reduce(tensor)
-    return tensor
+    return peers.reduce(tensor)
 
 
 def average(tensors: Sequence[Tensor]) -> None:
@@ -131,11 +129,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 def highest(number: int) -> int:
     """The highest of all processes' numbers."""
-    value = torch.tensor(number)
-    if dist.is_initialized():
-        with _told_plainly():
-            dist.all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+    return int(peers.reduce(torch.tensor(number), peers.Op.MAX))
 
 
 def wait() -> None:
@@ -151,7 +145,7 @@ def broadcast(content: bytes) -> bytes:
     buffer = torch.empty(size, dtype=torch.uint8)
     if first():
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    with _told_plainly():
+    with peers.told_plainly():
         dist.broadcast(buffer, src=0)
     return buffer.numpy().tobytes()
 
@@ -171,14 +165,3 @@ def require_same(what: str, ours: str) -> None:
             f"process {rank()} has other {what} than process 0; start all with one command line, "
             "one version of dallebaby and the same --home, on a disk that they share"
         )
-
-
-@contextlib.contextmanager
-def _told_plainly() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessLost(
-            "another process of this run has ended or cannot be reached; "
-            "run the same command again to continue"
-        ) from error

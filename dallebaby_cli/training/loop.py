@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +60,17 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """The mean loss of a batch, a scalar, when `progress` (0 to 1) of the run is over."""
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Figures on the hold-out pictures; the first is shown while training."""
+    @property
+    def train(self) -> Sized: ...
+
+    @property
+    def holdout(self) -> Sized: ...
+
+    def evaluate(self, model: nn.Module, pictures: Any, count: int) -> dict[str, float]:
+        """Figures on the first `count` of such pictures; the first is shown while training."""
+
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether such figures are better than those of knowing next to nothing."""
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """What is wrong with such figures, if anything, and what to do."""
@@ -162,7 +171,7 @@ def fit(
             last = state.step == steps
             scored = last or state.step % config.eval_every == 0
             if scored:
-                _evaluate(task, state, device, config, log)
+                _evaluate(task, state, device, config, log, last)
             if scored or state.step in frames:
                 _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
@@ -220,14 +229,20 @@ def take_step(
     return loss_sum.item(), ok
 
 
+def glance(pictures: Sized, config: RunConfig) -> int:
+    """How many of the pictures every evaluation but the last reads."""
+    return min(config.eval_images, len(pictures))
+
+
 @torch.no_grad()
 def _evaluate(
-    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None"
+    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None", last: bool
 ) -> None:
     """Score the averaged weights: the first process does, all know the figures."""
     if log:
+        count = len(task.holdout) if last else glance(task.holdout, config)
         with log.aside(), devices.autocast(device, config.precision):
-            state.metrics = task.evaluate(state.ema)
+            state.metrics = task.evaluate(state.ema, task.holdout, count)
             warning = task.warning(state.metrics) if state.step else None
             log.evaluation(state.step, state.metrics, warning)
     state.metrics = distributed.once(lambda: state.metrics)

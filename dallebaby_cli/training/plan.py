@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import distributed, optim
-from dallebaby_cli.training.loop import State, Task, take_step
+from dallebaby_cli.training.loop import State, Task, glance, take_step
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
 
@@ -47,13 +47,15 @@ def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
         step_s = sorted(times)[len(times) // 2]
         if config.steps is not None:
             return Plan(config.steps, step_s, flops)
+        seen = glance(task.holdout, config)
         began = time.perf_counter()
         if distributed.first():
             with torch.no_grad(), devices.autocast(device, config.precision):
-                task.evaluate(state.ema)
+                task.evaluate(state.ema, task.holdout, seen)
                 task.pictures(state.ema, last=False)
         evaluation_s = _since(began)
-    available = config.minutes * 60 - 2 * evaluation_s  # one at each end
+    ends_s = evaluation_s * (1 + len(task.holdout) / seen)  # the last one reads all
+    available = max(config.minutes * 60 - ends_s, config.minutes * 60 / 2)  # or it takes longer
     steps = available / (step_s + evaluation_s / config.eval_every)
     return Plan(max(int(steps), 1), step_s, flops)
 

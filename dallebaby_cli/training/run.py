@@ -21,11 +21,13 @@ from dallebaby_cli import files
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.data import manifest
 from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.errors import Mismatch, UsageError
+from dallebaby_cli.errors import Diverged, Mismatch, UsageError
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.settings import as_dict
 from dallebaby_cli.training import album, checkpoint, distributed, loop, plan
 
+TRIAL_STEPS = 200  # a shorter run may end without having learned anything
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
 
 
@@ -37,6 +39,8 @@ class Finished:
     manifest: Manifest
     fresh: bool
     """False if there was nothing left to do"""
+    warning: str | None
+    """what is wrong with its figures, if anything, and what to do"""
 
 
 def name(inputs: list[str], preset: str, config: RunConfig, parents: Mapping[str, str]) -> str:
@@ -59,7 +63,8 @@ def finish(
     """Start, continue or extend the run in `folder` until it is as long as `config` asks.
 
     `describe` writes what the model needs beside its weights and returns what config.json says of
-    it. Raises Mismatch if the folder holds a run with other settings or inputs.
+    it. Raises Mismatch if the folder holds a run with other settings or inputs, Diverged if the
+    model came to nothing.
     """
     resolved = as_dict(config)
     _check_share(config)
@@ -71,7 +76,7 @@ def finish(
         if found is not None:
             _check_same(folder, found, resolved, parents)
             if found.complete and _length(found, config) <= found.counts["steps"]:
-                return Finished(folder, found, fresh=False)
+                return Finished(folder, found, False, task.warning(found.counts))
         measured = plan.measure(task, config, device)
         steps = _length(found, config) if found is not None else measured.steps
         draft = Manifest(
@@ -86,6 +91,7 @@ def finish(
         expected = steps * measured.step_s / 60
         report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
         state = loop.fit(task, config, steps, folder, device, report, measured.flops_per_step)
+        _require_use(task, state, config, folder, device, report)
 
         def seal() -> str:
             checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
@@ -98,7 +104,37 @@ def finish(
         done = dataclasses.replace(draft, id=model_id, complete=True, counts=counts)
         if mine:
             manifest.write(folder, done)
-        return Finished(folder, done, fresh=True)
+        return Finished(folder, done, True, task.warning(done.counts))
+
+
+def _require_use(
+    task: loop.Task,
+    state: loop.State,
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    report: Report,
+) -> None:
+    """Raise Diverged if a run that was no trial has learned nothing, not even its own pictures."""
+    if task.learned(state.metrics) or state.step < TRIAL_STEPS:
+        return
+
+    @torch.no_grad()
+    def by_heart() -> bool:
+        count = loop.glance(task.train, config)
+        with devices.autocast(device, config.precision):
+            return task.learned(task.evaluate(state.ema, task.train, count))
+
+    if not distributed.once(by_heart):
+        why = task.warning(state.metrics)
+        raise Diverged(f"{folder} has come to nothing and stays unfinished: {why}")
+    report(
+        Note(
+            "it has learned its training pictures by heart and nothing that holds for others; "
+            "prepare more pictures, or train for less time",
+            "warning",
+        )
+    )
 
 
 def _read(folder: Path) -> Manifest | None:
