@@ -149,7 +149,8 @@ class Shards:
         self._key, self._captions = table["key"], table["captions"]
         self._split, self._label = table["split"], table["label"]
         self._caption_sources = table["caption_sources"]
-        self._places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
+        places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
+        self._places = np.stack(places, axis=1).astype(np.int64)
         self._open: dict[int, int] = {}  # shard → descriptor
         weakref.finalize(self, _close_all, self._open)
 
@@ -176,7 +177,7 @@ class Shards:
 
     def image(self, row: int) -> np.ndarray:
         """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it cannot be."""
-        shard, offset, size, crc = (int(column[row]) for column in self._places)
+        shard, offset, size, crc = self._places[row].tolist()
         content = os.pread(self._descriptor(shard), size, offset)
         if deflate.crc32(content) != crc:
             raise self._refused(row, "is damaged")
@@ -190,7 +191,7 @@ class Shards:
         return picture
 
     def _refused(self, row: int, why: str) -> BadInput:
-        shard = self.folder / self._shards[int(self._places[0][row])][0]
+        shard = self.folder / self._shards[self._places[row, 0]][0]
         return BadInput(
             f"{shard}: picture {self.key(row)} {why}; remove the shard and {self._redo}"
         )
