@@ -2,8 +2,8 @@
 
 All of them read the same files, keep the centre, shrink it to PX x PX and make PNGs, in one process
 a core; each is timed as a whole, from the start of its program to its end, in turns, several
-rounds, and medians count; the ratios leave out what starting takes (a run of 64 pictures). The bare
-loops decode, shrink and encode, but write nothing.
+rounds, and medians count; the ratios leave out what starting takes (a run of a few pictures). The
+bare loops decode, shrink and encode, but write nothing.
 
     python benchmarks/prep.py [PICTURES] [--count 5120] [--px 64] [--rounds 3]
     python benchmarks/prep.py [PICTURES] --memory 100000
@@ -35,9 +35,10 @@ PEERS = ["img2dataset", "webdataset", "torchvision", "simplejpeg", "pyvips", "py
 SIZE = (640, 480)
 CORES = os.cpu_count() or 1
 CACHE = Path(tempfile.gettempdir()) / "bench-prep"
-HERE = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(CACHE / "bytecode")}
+HERE = {**os.environ, "PYTHONPATH": str(REPOSITORY), **BYTECODE}  # compiled once, as installed
 STAMPS = Path("/usr/share/tuxpaint/stamps")  # of Debian's tuxpaint-stamps-default
-START = 64  # pictures in the run that shows what starting alone takes
+START = 256 * CORES  # in the run that shows what starting takes: each process has work
 
 Shrink = Callable[[bytes], bytes]  # a JPEG → a square PNG
 

@@ -157,18 +157,17 @@ def walk(folder: Path) -> Iterator[str]:
 
     for where, folders, names in os.walk(folder, onerror=cannot_read):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        below = os.path.relpath(where, folder)
-        if below != "." and "images" in folders and manifest.every(Path(where), "images"):
+        below = "" if where == str(folder) else os.path.relpath(where, folder) + "/"
+        if below and "images" in folders and manifest.every(Path(where), "images"):
             folders.clear()
             continue
-        yield from (os.path.normpath(os.path.join(below, n)) for n in names if n[0] != ".")
+        yield from (below + name for name in names if name[0] != ".")
     yield from unread
 
 
 def is_litter(path: str) -> bool:
     """Whether some system left the file there: hidden, or in macOS's own folder."""
-    parts = PurePosixPath(path).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
 def is_picture(path: str) -> bool:

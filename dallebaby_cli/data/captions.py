@@ -1,15 +1,30 @@
 """Captions: cleaned as they come, or written from labels by templates."""
 
-import random
+import itertools
+import os
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterable, Sequence
 
 MAX_LETTERS = 1000  # longer captions are cut at a blank
 VOWEL_SOUND = re.compile(
     r"(?!eu|one\b|uni[^mn]|u[bks][aeiru]|ut[ei])[aeiou8]|hour|honest|heir", re.IGNORECASE
 )
-PLURAL = re.compile(r"[^aious]s$|\b(people|children|men|women|trousers|scissors)$", re.IGNORECASE)
+PLURAL = re.compile(
+    r"s$|\b(people|children|(fire|police|snow|wo)?men|cattle|police|feet|teeth|geese|mice)$", re.I
+)
+SINGULAR = re.compile(r"[ius]s$|\b(atlas|canvas|christmas|gas|lens|rhinoceros|thermos)$", re.I)
+MASS = re.compile(
+    r"(ware|wear)$|\b(agriculture|architecture|art|beer|bread|butter|cheese|chess|clothing|coffee|"
+    r"education|entertainment|equipment|fog|food|fruit|furniture|grass|hair|hockey|honey|ice|"
+    r"jewell?e?ry|juice|lingerie|luggage|machinery|makeup|meat|medicine|milk|money|music|nature|"
+    r"pasta|popcorn|rain|recreation|rice|sand|scenery|science|seafood|snow|sugar|sushi|tea|"
+    r"technology|tennis|traffic|transport|transportation|travel|water|weather|wildlife|wine|wood)$"
+    r"|^space$",
+    re.I,
+)
+DETERMINED = re.compile(r"(an?|the|my|our|some|two|three|four|five)\b|[\W\d]*$", re.I)
 
 FIRST = "a photo of {}"  # the plain one that people type
 OTHERS = (
@@ -24,15 +39,17 @@ OTHERS = (
     "a small photo of {}",
     "a snapshot of {}",
 )
-EACH = 3  # captions a picture
+CHOICES = list(itertools.permutations(OTHERS, 2))
 
 
 def clean(texts: Iterable[str]) -> tuple[str, ...]:
     """Captions without odd blanks, control characters, empty ones and repeats, in their order."""
     kept: dict[str, None] = {}
     for text in texts:
-        visible = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
-        words = " ".join(unicodedata.normalize("NFC", visible).split())
+        if not text.isascii() or not text.isprintable():
+            text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
+            text = unicodedata.normalize("NFC", text)
+        words = " ".join(text.split())
         if len(words) > MAX_LETTERS:
             words = words[:MAX_LETTERS].rpartition(" ")[0] or words[:MAX_LETTERS]
         if words:
@@ -51,7 +68,7 @@ def from_labels(labels: Sequence[str], file: str, *, article: bool = True) -> tu
     if not labels:
         return ()
     things = listed([with_article(label) if article else label for label in labels])
-    chosen = random.Random(file).sample(OTHERS, EACH - 1)
+    chosen = CHOICES[zlib.crc32(os.fsencode(file)) % len(CHOICES)]
     return clean(template.format(things) for template in (FIRST, *chosen))
 
 
@@ -61,7 +78,10 @@ def listed(words: Sequence[str]) -> str:
 
 
 def with_article(label: str) -> str:
-    """The label with "a" or "an", or as it is if it looks like a plural."""
-    if PLURAL.search(label):
+    """The label with "a" or "an", or as it is if it looks like a plural, is no thing that is
+    counted ("furniture"), or says by itself which or how many ("the beach")."""
+    head = re.split(r" (?:of|with|in|on|at|for|from) ", label)[0]  # "cup" of a "cup of coffee"
+    plural = PLURAL.search(head) and not SINGULAR.search(head)
+    if plural or MASS.search(head) or DETERMINED.match(label):
         return label
     return f"an {label}" if VOWEL_SOUND.match(label) else f"a {label}"

@@ -15,24 +15,26 @@ SIDE = 64  # pixels a side that are looked at
 WAVES = 16  # frequencies a side that are kept
 PRINT_BYTES = WAVES * WAVES // 8
 FAR = 31  # bits; further apart is another picture
-FLAT = 16  # levels between the darkest and the brightest; below it a print would be noise
+FLAT = 16  # levels of green from the least to the most; below it a print would be noise
+GREY = ((0.299,), (0.587,), (0.114,))  # how bright red, green and blue look
 BAND_BYTES = 2  # prints are compared if they share a band: near ones nearly always do
 NEIGHBOURS = 32  # in a band's order that each print is compared with
 
 _places = np.arange(SIDE)[None] + 0.5
 _waves = np.cos(np.pi / SIDE * np.arange(1, WAVES + 1)[:, None] * _places).astype(np.float32)
+_grey_waves = np.kron(_waves.T, GREY).astype(np.float32)  # (columns x colours, waves)
 _ones = np.array([i.bit_count() for i in range(1 << 16)], np.uint8)
 
 
 def fingerprint(pixels: np.ndarray) -> bytes | None:
     """The print of a picture, uint8 RGB (H, W, 3); None if there is too little to see."""
-    grey = Image.fromarray(pixels).convert("L")
-    if grey.size != (SIDE, SIDE):
-        grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    values = np.asarray(grey, np.float32)
-    if values.max() - values.min() < FLAT:
+    if pixels.shape[:2] != (SIDE, SIDE):
+        small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        pixels = np.asarray(small)
+    green = pixels[:, :, 1]
+    if int(green.max()) - int(green.min()) < FLAT:
         return None
-    strengths = (_waves @ values @ _waves.T).ravel()
+    strengths = (_waves @ pixels.reshape(SIDE, -1).astype(np.float32) @ _grey_waves).ravel()
     middle = np.partition(strengths, strengths.size // 2)[strengths.size // 2]
     return np.packbits(strengths > middle).tobytes()
 

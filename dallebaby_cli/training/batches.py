@@ -64,9 +64,11 @@ class Pictures:
 
     def read(self, indices: np.ndarray) -> Tensor:
         """uint8 (B, 3, P, P) of the pictures at `indices`."""
-        chosen = self.places[indices].tolist()
-        stacked = np.stack([self.sources[source].image(row) for source, row in chosen])
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+        px = self.sources[0].image_px
+        batch = np.empty((len(indices), px, px, 3), np.uint8)
+        for place, (source, row) in enumerate(self.places[indices].tolist()):
+            batch[place] = self.sources[source].image(row)
+        return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
 class Captioned:

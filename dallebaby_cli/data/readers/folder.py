@@ -9,7 +9,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dallebaby_cli.data import captions
 from dallebaby_cli.data.archives import is_picture, read_file, refuse, walk
@@ -60,8 +60,8 @@ def _rows(folder: Path, pictures: list[str], texts: dict[str, str]) -> Iterator[
             except (OSError, Rejected) as error:
                 why = f"its captions in {text}: {error}"
                 yield Record(path, partial(refuse, "unreadable", why))
-        elif not texts and (parent := PurePosixPath(path).parent.name):
-            label = captions.plain(parent)
+        elif not texts and "/" in path:
+            label = captions.plain(path.split("/")[-2])
             made = captions.from_labels([label], path)
             yield Record(path, read_picture, made, label, written_by="template")
         else:
