@@ -150,11 +150,11 @@ class Shards:
         self._split, self._label = table["split"], table["label"]
         self._caption_sources = table["caption_sources"]
         places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
-        self._places = np.stack(places, axis=1).astype(np.int64)
-        shard, offset, size, _ = self._places.T
+        shard, offset, size, _ = places
         ends = np.array([end for _, end in self._shards], np.int64)
         if (shard >= len(ends)).any() or (offset > ends[shard] - size).any():
             raise BadInput(f"{folder / INDEX} names places outside the shards; {self._redo}")
+        self._places = np.stack(places, axis=1).astype(np.int64)
         self._open: dict[int, int] = {}  # shard → descriptor
         weakref.finalize(self, _close_all, self._open)
 
