@@ -113,7 +113,7 @@ def _png(pixels: np.ndarray) -> bytes:
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits of RGB
-    packed = deflate.zlib_compress(rows.data, 1)  # higher levels make photos larger, not smaller
+    packed = bytes(deflate.zlib_compress(rows.data, 1))  # higher levels make photos larger
     chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return PNG + b"".join(_chunk(*chunk) for chunk in chunks)
 
