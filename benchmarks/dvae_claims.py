@@ -9,13 +9,13 @@ with our own optimizer are kept as training-64.gif and training-128.gif.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import dvae_runs
 import numpy as np
 import torch
 from dvae_runs import Outcome, Run
+from PIL import Image, ImageSequence
 from torch.nn import functional as F
 
 from dallebaby_cli import metrics
@@ -71,7 +71,17 @@ def main() -> None:
             f"| {found['flat_psnr']:.1f} | {found['ssim']:.3f} | {found['codes_used']:.0%} |"
         )
         if source == "stamps" and way.startswith("Muon"):
-            shutil.copy(outcome.folder / "training.gif", options.home / f"training-{px}.gif")
+            excerpt(outcome.folder / "training.gif", options.home / f"training-{px}.gif", px)
+
+
+def excerpt(animation: Path, path: Path, px: int) -> None:
+    """Some of the pictures, and half of the frames."""
+    with Image.open(animation) as whole:
+        size = (0, 0, whole.width * 32 // px, whole.height)
+        frames = [frame.convert("RGB").crop(size) for frame in ImageSequence.Iterator(whole)]
+    frames = [*frames[:-1:2], frames[-1]]
+    pauses = [150] * (len(frames) - 1) + [3000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=pauses, loop=0)
 
 
 def at_64(images: Path, outcome: Outcome) -> float:
