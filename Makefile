@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PARALLEL := -n auto --dist loadfile
+PICTURES ?= stamps
+BENCHMARKS := fetch.py scenes.py prep_memory.py "prep.py $(PICTURES)" "loader.py $(PICTURES)" \
+	"near_duplicates.py $(PICTURES)" dvae_step.py dvae_collapse.py "dvae_claims.py $(PICTURES)" \
+	dvae_peer.py
 
 .PHONY: help setup demo test test-fast lint format bench soak sizes
 
@@ -37,8 +41,12 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## every published figure again; takes long
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: setup $(PICTURES) ## every published figure again, on PICTURES=FOLDER (Debian's stamps); takes hours
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python benchmarks/$$script || exit 1; done
+
+stamps:
+	apt-get download tuxpaint-stamps-default
+	dpkg -x tuxpaint-stamps-default_*.deb stamps
 
 soak: setup ## long kill-and-resume runs and prep's memory, kept out of CI
 	SOAK=1 $(BIN)/python -m pytest -k "kill or swarm"
