@@ -122,7 +122,7 @@ def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
         vision_config=layers | heads | {"image_size": 32, "patch_size": 16},
         projection_dim=8,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     looks = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPModel(config).save_pretrained(tmp_path / "clip")
     CLIPProcessor(looks, tokenizer).save_pretrained(tmp_path / "clip")

@@ -26,6 +26,17 @@ VOCABULARY = Vocabulary(len(scenes.THINGS), len(scenes.COLOURS), len(scenes.BACK
 
 
 @dataclass(frozen=True)
+class Renders:
+    """So many scenes of a seed, drawn when they are asked for."""
+
+    seed: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True)
 class ClassifierTask:
     """What the loop needs to train a classifier.
 
@@ -44,10 +55,19 @@ class ClassifierTask:
     def units_per_step(self) -> int:
         return self.config.batch_size
 
+    @property
+    def train(self) -> Renders:
+        steps = self.config.steps or 1
+        return Renders(TRAINING + self.config.seed, steps * self.config.batch_size)
+
+    @property
+    def holdout(self) -> Renders:
+        return Renders(scene_agreement.UNSEEN - 1, self.config.eval_images)
+
     def batch(self, step: int) -> tuple[Tensor, ...]:
         config, size = self.config, self.config.batch_size
         numbers = range(step * size, (step + 1) * size)
-        drawn = [scenes.scene(TRAINING + config.seed, number, "any") for number in numbers]
+        drawn = [scenes.scene(self.train.seed, number, "any") for number in numbers]
         pictures = to_tensor(render(drawn, config.model.image_px))
         softened = augment.soften(pictures, (config.seed, 3, step))
         return (softened, *map(torch.from_numpy, scene_agreement.labels(drawn)))
@@ -56,15 +76,18 @@ class ClassifierTask:
         pictures, things, centres, background = batch
         return models.loss(model(pictures), things, centres, background)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Shares of renders that it never saw, untouched ones, that are read rightly."""
+    def evaluate(self, model: nn.Module, pictures: Renders, count: int) -> dict[str, float]:
+        """Shares of untouched renders that are read rightly."""
         assert isinstance(model, Classifier)
-        numbers = range(self.config.eval_images)
-        drawn = [scenes.scene(scene_agreement.UNSEEN - 1, number, "any") for number in numbers]
+        drawn = [scenes.scene(pictures.seed, number, "any") for number in range(count)]
         found = read(model, render(drawn, self.config.model.image_px))
         asked = (Asked("", scene, names_background=True) for scene in drawn)
         right = scene_agreement.shares(map(scene_agreement.agreement, asked, found))
         return {"all": right.pop("all"), **right}
+
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether it tells one thing from another."""
+        return figures["thing"] > 2 / len(scenes.THINGS)
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If it cannot be trusted."""
