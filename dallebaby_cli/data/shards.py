@@ -140,6 +140,7 @@ class Shards:
             raise MissingInput(f"{folder} is not finished; run `dallebaby prep` again")
         self.folder, self.name, self.id = folder, found.name, found.id
         self.image_px: int = found.config["image_px"]
+        self.encoding: str = found.config["encoding"]
         try:
             table, self._shards = _read_index(folder / INDEX)
         except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:

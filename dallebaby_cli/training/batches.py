@@ -1,11 +1,13 @@
 """What each step trains on, as a pure function of the step: so a run resumes exactly where it was.
 
 `Order` says which rows of the data make up batch number i; no state, no position to save. A few
-threads prepare the next batches while the model works (Pillow lets go of the interpreter lock).
+threads prepare the next batches while the model works.
 """
 
+import contextlib
 import functools
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,6 +60,9 @@ class Pictures:
     def __init__(self, sources: list[Shards], split: str) -> None:
         self.sources = sources
         self.places = _places([s.rows(split) for s in sources])
+        # a PNG is undone in many short calls: threads would only fight over the interpreter's lock
+        lossless = all(source.encoding == "png" for source in sources)
+        self.turn = threading.Lock() if lossless else contextlib.nullcontext()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -66,8 +71,9 @@ class Pictures:
         """uint8 (B, 3, P, P) of the pictures at `indices`."""
         px = self.sources[0].image_px
         batch = np.empty((len(indices), px, px, 3), np.uint8)
-        for place, (source, row) in enumerate(self.places[indices].tolist()):
-            batch[place] = self.sources[source].image(row)
+        with self.turn:
+            for place, (source, row) in enumerate(self.places[indices].tolist()):
+                batch[place] = self.sources[source].image(row)
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
