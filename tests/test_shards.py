@@ -31,7 +31,8 @@ def write(folder: Path, rows: list[Described], shard_bytes: float = 1e8) -> list
     for number, row in enumerate(rows):
         writer.add(f"{number:016x}", images.encode(picture(number), PrepConfig()), row)
     paths = writer.close()
-    made = Manifest(kind="images", name="test", id="1", complete=True, config={"image_px": PX})
+    config = {"image_px": PX, "encoding": "png"}
+    made = Manifest(kind="images", name="test", id="1", complete=True, config=config)
     manifest.write(folder, made)
     return paths
 
