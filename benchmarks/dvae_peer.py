@@ -30,8 +30,9 @@ from dallebaby_cli.training import plan
 from dallebaby_cli.training.batches import Pictures
 
 PEER = Path(__file__).parent / "peers" / "dalle_pytorch_vae.py"
-PACKAGES = ("torch", "torchvision", "numpy", "einops", "axial-positional-embedding", "ftfy")
-PACKAGES += ("rotary-embedding-torch", "regex", "tqdm", "setuptools<81")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "requests", "packaging", "tqdm")
+PACKAGES += ("einops", "axial-positional-embedding", "rotary-embedding-torch", "ftfy", "regex")
+PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81")
 PICTURES = 70_000  # of which 5 % are held out: over 200,000 codes on an 8 x 8 grid
 
 
