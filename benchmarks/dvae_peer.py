@@ -121,7 +121,7 @@ def our_speed(images: Path, parameters: int, batch: int) -> tuple[int, float]:
     config = replace(config, model=model, batch_size=batch, steps=1)
     source = [Shards(images)]
     task = VaeTask(DVAE(model), Pictures(source, "train"), Pictures(source, "holdout"), config)
-    return sizes[width], batch / plan.measure(task, config, torch.device("cpu")).step_s
+    return sizes[width], batch / plan.measure(task, config, torch.device("cpu"), None).step_s
 
 
 def size_of(config: DVAEConfig) -> int:

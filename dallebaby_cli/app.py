@@ -15,6 +15,7 @@ from dallebaby_cli.commands import (
     caption,
     datasets,
     demo,
+    doctor,
     encode,
     evaluate,
     fetch,
@@ -53,6 +54,7 @@ app.command("generate", epilog='Example: dallebaby generate "a red car" -n 8 --o
 )
 app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)
+app.command("doctor", epilog="Example: dallebaby doctor coco --preset baby-64")(doctor.doctor)
 app.command("status", epilog="Example: dallebaby status --home other-folder")(status.status)
 
 

@@ -76,14 +76,19 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def free_bytes(folder: Path) -> int:
+    """Room on the disk that holds `folder`, or will."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Raise DiskFull when `needed` bytes for `what` do not fit on the disk that holds `folder`."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if needed > free:
         raise DiskFull(
-            f"{what} needs {human_bytes(needed)} and {existing} has {human_bytes(free)} free; "
-            "make room or choose another folder with --home"
+            f"{what} needs {human_bytes(needed)} and the disk of {folder} has {human_bytes(free)} "
+            "free; make room or choose another folder with --home"
         )
 
 

@@ -58,6 +58,17 @@ def load(
     return build(cls, merged)
 
 
+def knows(section: str, key: str) -> bool:
+    """Whether a command has a setting of that dotted name."""
+    cls: Any = SECTIONS[section]
+    for part in key.split("."):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            return False
+        cls = hints[part]
+    return True
+
+
 def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """Make a config dataclass from plain nested values; strict about keys and types."""
     hints = typing.get_type_hints(cls)

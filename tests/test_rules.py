@@ -22,6 +22,7 @@ EVERYWHERE = {
     *("", "config", "config_models", "settings", "errors", "progress", "files", "interrupt")
 }
 METRICS = {"metrics", "metrics_pretrained"}
+CALL_SIBLINGS = {"stages/demo.py", "stages/doctor.py"}  # they are about the others
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
@@ -86,7 +87,7 @@ def at_import(tree: ast.Module) -> list[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_imports_go_one_way(path: Path) -> None:
     allowed = MAY_IMPORT[room(path)] | EVERYWHERE
-    if name(path) == "stages/demo.py":  # the one stage that calls its siblings
+    if name(path) in CALL_SIBLINGS:
         allowed = allowed | {"stages"}
     for module in imports(TREES[path]):
         if module.startswith("dallebaby_cli."):
@@ -122,7 +123,7 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
 
 def test_stages_meet_on_disk_only() -> None:
     for path, tree in TREES.items():
-        if room(path) == "stages" and path.stem not in ("__init__", "demo"):
+        if room(path) == "stages" and name(path) not in CALL_SIBLINGS:
             assert not [m for m in imports(tree) if m.startswith("dallebaby_cli.stages")], path
 
 
@@ -168,6 +169,7 @@ FLAGS = {
     "generate": "guidance help model n out seed temperature top-k top-p",
     "evaluate": "help model pictures seed",
     "demo": "help minutes",
+    "doctor": "help preset",
     "status": "help",
 }
 

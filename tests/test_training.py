@@ -1,5 +1,6 @@
 """The loop resumes exactly, survives bad numbers, and stops when asked."""
 
+import dataclasses
 import json
 import math
 import os
@@ -269,15 +270,40 @@ def test_a_model_of_no_use_is_left_unfinished(
     assert done.manifest.complete and "by heart" in warnings[-1]
 
 
-def test_planning_leaves_no_trace() -> None:
+def test_planning_leaves_no_trace(tmp_path: Path) -> None:
     task = LineTask()
     before = {k: v.clone() for k, v in task.model.state_dict().items()}
     torch.manual_seed(3)
     expected = torch.get_rng_state()
-    planned = plan.measure(task, RunConfig(batch_size=8, minutes=0.05), CPU)
+    costs = plan.measure(task, RunConfig(batch_size=8), CPU, tmp_path)
     assert same(before, task.model.state_dict()) and torch.equal(torch.get_rng_state(), expected)
-    assert planned.steps > 1 and planned.step_s > 0 and planned.flops_per_step > 0
-    assert plan.measure(task, RunConfig(batch_size=8, steps=12), CPU).steps == 12
+    assert not list(tmp_path.iterdir())
+    assert min(dataclasses.astuple(costs)) > 0
+
+
+costs = st.floats(1e-4, 100)
+
+
+@given(
+    st.builds(plan.Costs, **dict.fromkeys([f.name for f in dataclasses.fields(plan.Costs)], costs)),
+    st.builds(
+        RunConfig,
+        minutes=st.floats(0.1, 100),
+        eval_every=st.integers(1, 500),
+        save_every_s=st.floats(0, 60),
+    ),
+    st.integers(0, 40),
+)
+def test_a_run_is_as_long_as_fits_its_minutes(
+    costs: plan.Costs, config: RunConfig, frames: int
+) -> None:
+    steps = plan.length(costs, config, frames)
+    planned, limit = plan.duration(costs, steps, config, frames), config.minutes * 60
+    assert planned > costs.start_s + steps * costs.step_s
+    assert plan.duration(costs, steps + 1, config, frames) > max(planned, limit)
+    half = steps <= max(1, limit / 2 / costs.step_s)  # training has that much in any case
+    assert planned <= limit or half
+    assert plan.length(costs, dataclasses.replace(config, steps=7), frames) == 7
 
 
 @given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 3), st.integers(0, 20))

@@ -19,7 +19,7 @@ def demo(
     from dallebaby_cli.stages.demo import demo as stage
 
     settings: Settings = ctx.obj
-    configs = {section: settings.load(section, preset="scenes") for section in CONFIGS}
+    configs = settings.load_several(CONFIGS, "scenes")
     with settings.reporter() as report:
         shown = stage(settings.home, configs, minutes, device=settings.device, report=report)
     settings.result(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +37,23 @@ class Settings:
         return settings.load(
             section, preset=preset, file=self.config, settings=self.set, flags=flags
         )
+
+    def load_several(self, sections: Sequence[str], preset: str) -> dict[str, Any]:
+        """The configs of several commands. Each takes the `--set` settings that it knows; one that
+        none knows is refused."""
+        taken: dict[str, list[str]] = {section: [] for section in sections}
+        for setting in self.set:
+            key = setting.partition("=")[0]
+            for known in (key, key.partition(".")[0]):  # if not the whole, then its first part
+                takers = [section for section in sections if settings.knows(section, known)]
+                if takers:
+                    break
+            for section in takers or sections:
+                taken[section].append(setting)
+        return {
+            section: settings.load(section, preset=preset, file=self.config, settings=mine)
+            for section, mine in taken.items()
+        }
 
     def preset(self, chosen: str | None) -> str:
         """The preset that was asked for, or the one that suits the device."""

@@ -1,5 +1,8 @@
 """Where tensors live and how precisely they are computed."""
 
+import os
+import resource
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -43,6 +46,39 @@ def native_bf16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """A context in which matrix products and convolutions run in the wanted precision."""
-    if precision == "bf16" or (precision == "auto" and native_bf16(device)):
+    if resolve_precision(device, precision) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> Precision:
+    """What `autocast` makes of it: fp32 or bf16."""
+    if precision == "auto":
+        return "bf16" if native_bf16(device) else "fp32"
+    return precision
+
+
+def describe(device: torch.device) -> str:
+    """What it is, in a few words."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else "mps"
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All the memory that it has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most of its memory that this process has had in use at a time."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -102,27 +102,25 @@ class DalleTask:
         return self.holdout.first_captions(SHOWN) or self.train.first_captions(SHOWN)
 
 
-def train(
+def prepare(
     home: Path,
     config: TrainConfig,
     names: list[str],
     *,
-    preset: str,
-    run_name: str | None = None,
     start_from: str | None = None,
-    device: str = "auto",
+    device: torch.device,
     report: Report,
-) -> run.Finished:
-    """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
+) -> tuple[DalleTask, dict[str, str], Path]:
+    """What `train` trains, the ids of its inputs by name, and the folder of the dVAE that made
+    them. Writes nothing."""
     found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = []
     for folder, tokens in found:
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
-    vae_folder, vae_manifest = _common_vae(home, [m for _, m in found])
-    target = distributed.device(device)
-    vae = checkpoint.load_dvae(vae_folder, target)
+    vae_folder = _common_vae(home, [m for _, m in found])
+    vae = checkpoint.load_dvae(vae_folder, device)
     tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
     sizes = {"codes": vae.config.codes, "grid": vae.config.grid}
     shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
@@ -138,19 +136,41 @@ def train(
         folder, before = manifest.find(home, "dalle", start_from)
         parents[f"dalle/{before.name}"] = before.id
         checkpoint.load_weights(folder / "model.safetensors", model)
-    report(Note(f"train: from {', '.join(parents)} (vae/{vae_manifest.name}), preset {preset}"))
-    inputs = [m.name.partition("@")[0] for _, m in found]
-    folder = manifest.artefact(home, "dalle", run_name or run.name(inputs, preset, config, parents))
-
-    def describe() -> dict[str, Any]:
-        tokenizer.save(folder / "tokenizer.json")
-        with files.atomic_path(folder / "vae.safetensors") as temporary:
-            shutil.copyfile(vae_folder / "model.safetensors", temporary)
-        return {"model": settings.as_dict(config.model), "vae": settings.as_dict(vae.config)}
-
     bits = scores.unigram(sources, shape.codes)
     task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
-    return run.finish(folder, "dalle", task, config, parents, describe, target, report)
+    return task, parents, vae_folder
+
+
+def train(
+    home: Path,
+    config: TrainConfig,
+    names: list[str],
+    *,
+    preset: str,
+    run_name: str | None = None,
+    start_from: str | None = None,
+    device: str = "auto",
+    report: Report,
+) -> run.Finished:
+    """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
+    target = distributed.device(device)
+    task, parents, vae_folder = prepare(
+        home, config, names, start_from=start_from, device=target, report=report
+    )
+    report(Note(f"train: from {', '.join(parents)} (vae/{vae_folder.name}), preset {preset}"))
+    tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
+    inputs = [name.partition("@")[0] for name in tokens]
+    run_name = run_name or run.name(inputs, preset, task.config, parents)
+    folder = manifest.artefact(home, "dalle", run_name)
+
+    def describe() -> dict[str, Any]:
+        task.tokenizer.save(folder / "tokenizer.json")
+        with files.atomic_path(folder / "vae.safetensors") as temporary:
+            shutil.copyfile(vae_folder / "model.safetensors", temporary)
+        shapes = {"model": task.config.model, "vae": task.vae.config}
+        return {name: settings.as_dict(shape) for name, shape in shapes.items()}
+
+    return run.finish(folder, "dalle", task, task.config, parents, describe, target, report)
 
 
 def _whole_name(home: Path, name: str) -> str:
@@ -159,7 +179,7 @@ def _whole_name(home: Path, name: str) -> str:
     return next((n for n in found if n.partition("@")[0] == name), name)
 
 
-def _common_vae(home: Path, found: list[Manifest]) -> tuple[Path, Manifest]:
+def _common_vae(home: Path, found: list[Manifest]) -> Path:
     """The dVAE that made all these tokens, still the same as then. Raises Mismatch."""
     makers = {
         (parent.removeprefix("vae/"), identity)
@@ -179,7 +199,7 @@ def _common_vae(home: Path, found: list[Manifest]) -> tuple[Path, Manifest]:
             f"vae/{name} has been trained further since it made {found[0].name}; "
             f"run `dallebaby encode {found[0].name.partition('@')[0]} --vae {name}` again"
         )
-    return folder, vae
+    return folder
 
 
 def _extra_captions(

@@ -113,18 +113,15 @@ def textures(model: DVAE) -> Tensor:
     return torch.cat(parts)
 
 
-def train_vae(
+def prepare(
     home: Path,
     config: TrainVaeConfig,
     names: list[str],
     *,
-    preset: str,
-    run_name: str | None = None,
     start_from: str | None = None,
-    device: str = "auto",
     report: Report,
-) -> run.Finished:
-    """Train a dVAE on the named image datasets (the newest one if none is named)."""
+) -> tuple[VaeTask, dict[str, str]]:
+    """What `train_vae` trains, and the ids of its inputs by name. Writes nothing."""
     found = manifest.find_all(home, "images", names)
     parents = {f"images/{m.name}": m.id for _, m in found}
     sources = [Shards(folder) for folder, _ in found]
@@ -147,19 +144,35 @@ def train_vae(
         folder, before = manifest.find(home, "vae", start_from)
         parents[f"vae/{before.name}"] = before.id
         checkpoint.load_weights(folder / "model.safetensors", model)
+    return VaeTask(model, train, holdout, config), parents
+
+
+def train_vae(
+    home: Path,
+    config: TrainVaeConfig,
+    names: list[str],
+    *,
+    preset: str,
+    run_name: str | None = None,
+    start_from: str | None = None,
+    device: str = "auto",
+    report: Report,
+) -> run.Finished:
+    """Train a dVAE on the named image datasets (the newest one if none is named)."""
+    task, parents = prepare(home, config, names, start_from=start_from, report=report)
     report(Note(f"train-vae: from {', '.join(parents)}, preset {preset}"))
-    inputs = [m.name for _, m in found]
-    folder = manifest.artefact(home, "vae", run_name or run.name(inputs, preset, config, parents))
-    task = VaeTask(model, train, holdout, config)
-    if odd := _check_range(task.batch(0)[0]):
+    inputs = [path.removeprefix("images/") for path in parents if path.startswith("images/")]
+    run_name = run_name or run.name(inputs, preset, task.config, parents)
+    folder = manifest.artefact(home, "vae", run_name)
+    if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
-    shape = {"model": settings.as_dict(config.model)}
+    shape = {"model": settings.as_dict(task.config.model)}
     target = distributed.device(device)
-    return run.finish(folder, "vae", task, config, parents, lambda: shape, target, report)
+    return run.finish(folder, "vae", task, task.config, parents, lambda: shape, target, report)
 
 
-def _check_range(pictures: Tensor) -> str | None:
-    """What is odd about the values of the first batch, uint8 (B, 3, P, P)."""
+def oddity(pictures: Tensor) -> str | None:
+    """What is odd about the values of a run's first batch, uint8 (B, 3, P, P)."""
     low, high = int(pictures.min()), int(pictures.max())
     advice = "look at the pictures that `dallebaby prep` was given"
     if (pictures == pictures[:, :, :1, :1]).all():

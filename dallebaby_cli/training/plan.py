@@ -1,8 +1,15 @@
-"""How long a run will be: steps from minutes, measured once on a throw-away copy of the model."""
+"""How long a run takes: its parts are timed once, on a throw-away copy of the model, and add up.
 
+`train-vae` and `train` plan their steps from minutes with it, `doctor` foretells both.
+"""
+
+import bisect
 import time
+from collections.abc import Callable
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,54 +17,113 @@ from torch.utils.flop_counter import FlopCounterMode
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import distributed, optim
+from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.loop import State, Task, glance, take_step
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
+TIMED_BATCHES = 8  # of an evaluation
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The length of a run and what a step costs."""
+class Costs:
+    """What a run's parts take, in seconds."""
 
-    steps: int
     step_s: float
+    """with the wait for its batch, which threads prepare meanwhile"""
     flops_per_step: float
+    start_s: float = 0.0
+    """to measure all this"""
+    evaluation_s: float = 0.0
+    last_evaluation_s: float = 0.0
+    """of all hold-out pictures"""
+    show_s: float = 0.0
+    """to draw the pictures that a run shows"""
+    save_s: float = 0.0
+    """to write a checkpoint"""
 
 
-def measure(task: Task, config: RunConfig, device: torch.device) -> Plan:
-    """Time a few real steps and one evaluation, count a step's floating-point operations, and
-    plan `config.steps` steps, or as many as fit `config.minutes`. Changes nothing that the run
-    itself uses: the model is a copy and the random numbers are put back."""
+def duration(costs: Costs, steps: int, config: RunConfig, frames: int) -> float:
+    """Seconds that a run of so many steps takes, from its first evaluation to its last."""
+    evaluations = -(-steps // config.eval_every)
+    shown = evaluations + 1 + min(frames, steps)
+    working = (
+        steps * costs.step_s
+        + evaluations * costs.evaluation_s
+        + costs.last_evaluation_s
+        + shown * costs.show_s
+    )
+    pause = max(config.save_every_s, costs.step_s)
+    return costs.start_s + working + (2 + working / pause) * costs.save_s
+
+
+def length(costs: Costs, config: RunConfig, frames: int) -> int:
+    """`config.steps`, or as many as fit `config.minutes`: whole, but for a run so short that more
+    than half of it would go into all that is not training."""
+    if config.steps is not None:
+        return config.steps
+    limit = config.minutes * 60
+    most = range(1, int(limit / costs.step_s) + 1)
+    fit = bisect.bisect_right(most, limit, key=lambda n: duration(costs, n, config, frames))
+    return max(fit, int(limit / 2 / costs.step_s), 1)
+
+
+def measure(task: Task, config: RunConfig, device: torch.device, folder: Path | None) -> Costs:
+    """Time a few real steps with their batches, and count a step's floating-point operations; with
+    the `folder` where the run's checkpoints will lie, time the rest of it, too. Changes nothing
+    that the run itself uses: the model is a copy and the random numbers are put back."""
+    began = time.perf_counter()
     with torch.random.fork_rng():
         state = State.fresh(deepcopy(task.model), config, device)
-        rate = optim.learning_rate(0, 1000, config.optim)
-        state.model.train()
-        batch = task.batch(0)
+        step_s, flops = _time_steps(task, state, config, device)
+        if folder is None:
+            return Costs(step_s, flops)
+        seen = glance(task.holdout, config)
+        timed = min(seen, TIMED_BATCHES * config.batch_size)
+        with torch.no_grad(), devices.autocast(device, config.precision):
+            _first(lambda: task.evaluate(state.ema, task.holdout, min(timed, config.batch_size)))
+            evaluated_s = _first(lambda: task.evaluate(state.ema, task.holdout, timed))
+            show_s = _first(lambda: task.pictures(state.ema, last=False))
+        path = folder / "plan.pt"
+        save_s = _first(lambda: state.save(path))
+        if distributed.first():
+            path.unlink()
+    one_s = evaluated_s / timed
+    return Costs(
+        step_s,
+        flops,
+        start_s=_since(began),
+        evaluation_s=one_s * seen,
+        last_evaluation_s=one_s * len(task.holdout),
+        show_s=show_s,
+        save_s=save_s,
+    )
+
+
+def _time_steps(
+    task: Task, state: State, config: RunConfig, device: torch.device
+) -> tuple[float, float]:
+    """Mean seconds of a step and of the wait for its batch; operations of one."""
+    rate = optim.learning_rate(0, 1000, config.optim)
+    state.model.train()
+    with closing(prefetch(task.batch, 0, WARM_STEPS + MAX_TIMED)) as batches:
         with FlopCounterMode(display=False) as counter:
-            take_step(task, state, batch, rate, 0.0, config, device)
-        flops = float(counter.get_total_flops())
-        for number in range(1, WARM_STEPS):
-            take_step(task, state, task.batch(number), rate, 0.0, config, device)
+            take_step(task, state, next(batches), rate, 0.0, config, device)
+        for _ in range(1, WARM_STEPS):
+            take_step(task, state, next(batches), rate, 0.0, config, device)
         times: list[float] = []
         while sum(times) < TIMED_S and len(times) < MAX_TIMED:
-            batch = task.batch(WARM_STEPS + len(times))
             began = time.perf_counter()
-            take_step(task, state, batch, rate, 0.0, config, device)
+            take_step(task, state, next(batches), rate, 0.0, config, device)
             times.append(_since(began))
-        step_s = sorted(times)[len(times) // 2]
-        if config.steps is not None:
-            return Plan(config.steps, step_s, flops)
-        seen = glance(task.holdout, config)
-        began = time.perf_counter()
-        if distributed.first():
-            with torch.no_grad(), devices.autocast(device, config.precision):
-                task.evaluate(state.ema, task.holdout, seen)
-                task.pictures(state.ema, last=False)
-        evaluation_s = _since(began)
-    ends_s = evaluation_s * (1 + len(task.holdout) / seen)  # the last one reads all
-    available = max(config.minutes * 60 - ends_s, config.minutes * 60 / 2)  # or it takes longer
-    steps = available / (step_s + evaluation_s / config.eval_every)
-    return Plan(max(int(steps), 1), step_s, flops)
+    return sum(times) / len(times), float(counter.get_total_flops())
+
+
+def _first(work: Callable[[], object]) -> float:
+    """Seconds that the first process takes for what it does alone."""
+    began = time.perf_counter()
+    if distributed.first():
+        work()
+    return _since(began)
 
 
 def _since(began: float) -> float:

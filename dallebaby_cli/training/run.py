@@ -77,8 +77,10 @@ def finish(
             _check_same(folder, found, resolved, parents)
             if found.complete and _length(found, config) <= found.counts["steps"]:
                 return Finished(folder, found, False, task.warning(found.counts))
-        measured = plan.measure(task, config, device)
-        steps = _length(found, config) if found is not None else measured.steps
+        unplanned = found is None and config.steps is None
+        costs = plan.measure(task, config, device, folder if unplanned else None)
+        new = plan.length(costs, config, task.frames)
+        steps = new if found is None else _length(found, config)
         draft = Manifest(
             kind=kind,
             name=folder.name,
@@ -88,9 +90,9 @@ def finish(
         )
         if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
-        expected = steps * measured.step_s / 60
+        expected = plan.duration(costs, steps, config, task.frames) / 60
         report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
-        state = loop.fit(task, config, steps, folder, device, report, measured.flops_per_step)
+        state = loop.fit(task, config, steps, folder, device, report, costs.flops_per_step)
         _require_use(task, state, config, folder, device, report)
 
         def seal() -> str:

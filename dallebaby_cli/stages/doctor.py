@@ -1,0 +1,352 @@
+"""What a run would meet here: the machine, the disk, the pictures, and how long training takes.
+
+Nothing is foretold that was not tried: a batch is loaded and learned by heart, and the parts of the
+planned runs are timed through the very functions that `train-vae` and `train` go through.
+"""
+
+import importlib
+import math
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from dallebaby_cli import files, settings
+from dallebaby_cli.config import DVAEConfig, PrepConfig
+from dallebaby_cli.data import catalog, manifest, tokens
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.pictures import grid, write_png
+from dallebaby_cli.data.shards import Shards
+from dallebaby_cli.errors import DallebabyError, MissingInput, UsageError
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.progress import Progress, Report, ignore
+from dallebaby_cli.stages import train, train_vae
+from dallebaby_cli.training import checkpoint
+from dallebaby_cli.training.forecast import Forecast, forecast
+
+PNG_SHARE = 0.7  # of a photograph's pixels in bytes that are left as PNG
+COPIES = 9  # of a model on disk: weights, averages, moments, twice while saving; and the result
+TIGHT = 0.8  # of the room there is, above which disk and memory warn
+FEW_PICTURES = 1000
+LESS_MEMORY = "take a smaller --preset, or --set accumulate=4, which is slower but learns the same"
+LONG_S = 24 * 3600.0
+CODED = 4096  # most training pictures that get random codes
+SHOWN = 32  # pictures of the batch in doctor.png
+
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+    """what to do, where something is wrong"""
+
+
+@dataclass
+class Diagnosis:
+    """What doctor found."""
+
+    next: str
+    """the command to go on with"""
+    checks: list[Check] = field(default_factory=list)
+    runs: list[Forecast] = field(default_factory=list)
+    picture: Path | None = None
+    """of a batch as training sees it"""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has to be mended first."""
+        return any(check.state == "fail" for check in self.checks)
+
+
+def doctor(
+    home: Path, configs: Mapping[str, Any], name: str | None, *, device: str, report: Report
+) -> Diagnosis:
+    """Examine this machine, and the dataset `name`, prepared or not (None: the newest prepared
+    one, if any), with the configs of prep, train-vae and train. Raises UsageError for a dataset
+    that nobody knows."""
+    target = devices.resolve(device)
+    steps = ["machine", "pictures", "train-vae", "train"]
+
+    def tell(number: int) -> None:
+        detail = steps[number] if number < len(steps) else ""
+        report(Progress("doctor", number, len(steps), "parts", detail))
+
+    tell(0)
+    machine = [_versions(), _device(target, device), _precision(target, configs), _libtorrent()]
+    images = _prepared(home, name)
+    if images is None:
+        found = _unprepared(home, configs["prep"], name)
+        found.checks[:0] = machine
+        return found
+    found = Diagnosis("dallebaby train-vae", machine)
+    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=home) as scratch:
+        folder = Path(scratch)
+        tell(1)
+        vae = _examine_pictures(found, home, images, configs["train-vae"])
+        tell(2)
+        if vae is not None:
+            pictures = len(vae.train)
+            _examine_run(found, vae, pictures, target, folder)
+            tell(3)
+            dalle = _codes(found, home, images, vae.config.model, configs["train"], target, folder)
+            if dalle is not None:
+                _examine_run(found, dalle, pictures, target, folder)
+            models = sum(run.parameters for run in found.runs) * 4 * COPIES
+            codes = (pictures + len(vae.holdout)) * 2 * vae.config.model.grid**2
+            found.checks.append(_disk(home, models + codes, "models and codes take"))
+    tell(4)
+    return found
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def _versions() -> Check:
+    """Those of what matters most for speed."""
+    found = f"Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}"
+    return Check("versions", "ok", found)
+
+
+def _device(device: torch.device, asked: str) -> Check:
+    memory = files.human_bytes(devices.memory_bytes(device))
+    found = f"{devices.describe(device)}, {memory} of memory"
+    if device.type == "cpu" and asked == "auto" and shutil.which("nvidia-smi"):
+        advice = "there is an NVIDIA driver and torch finds no GPU; see pytorch.org/get-started"
+        return Check("device", "warn", found, advice)
+    return Check("device", "ok", found)
+
+
+def _precision(device: torch.device, configs: Mapping[str, Any]) -> Check:
+    asked = configs["train-vae"].precision
+    found = devices.resolve_precision(device, asked)
+    if found == "bf16" and not devices.native_bf16(device):
+        advice = "leave precision=bf16 out: fp32 is many times faster here"
+        return Check("precision", "warn", "bf16, which this device only emulates", advice)
+    return Check("precision", "ok", found)
+
+
+def _libtorrent() -> Check:
+    try:
+        importlib.import_module("dallebaby_cli.data.torrent")
+    except ImportError as error:
+        advice = "fetch works over HTTP only; `pip install libtorrent` brings BitTorrent"
+        return Check("libtorrent", "warn", f"cannot be loaded ({error})", advice)
+    return Check("libtorrent", "ok", "there")
+
+
+def _disk(home: Path, needed: int, what: str) -> Check:
+    """Whether so many bytes more fit."""
+    free = files.free_bytes(home)
+    found = f"{files.human_bytes(free)} free, {what} at most {files.human_bytes(needed)}"
+    if needed <= TIGHT * free:
+        return Check("disk", "ok", found)
+    advice = "make room, or choose another disk with --home"
+    return Check("disk", "warn" if needed <= free else "fail", found, advice)
+
+
+# ---------------------------------------------------------------- which dataset
+
+
+def _prepared(home: Path, name: str | None) -> Manifest | None:
+    """The finished pictures of that name, or the newest; None if there are none yet."""
+    found = (m for _, m in manifest.every(home, "images") if m.complete)
+    return next((m for m in found if name in (None, m.name)), None)
+
+
+def _unprepared(home: Path, config: PrepConfig, name: str | None) -> Diagnosis:
+    """What there is to say before any pictures are prepared. Raises UsageError."""
+    if name is None:
+        found = Diagnosis("dallebaby prep scenes, or dallebaby fetch NAME")
+        disk = _disk(home, 10**9, "a small dataset and its models take")
+        found.checks += [disk, Check("pictures", "ok", "none prepared yet")]
+        return found
+    known = catalog.load(home)
+    raw = manifest.read(manifest.artefact(home, "raw", name))
+    if name not in known and raw is None:
+        raise UsageError(
+            f"no prepared pictures called {name!r} in {home} and no such dataset in the "
+            f"catalogue{settings.nearest(name, known)}"
+        )
+    dataset = known.get(name)
+    fetched = bool(raw and raw.complete) or (dataset is not None and dataset.transport == "none")
+    found = Diagnosis(f"dallebaby {'prep' if fetched else 'fetch'} {name}")
+    download = 0
+    if not fetched and dataset is not None:
+        if dataset.download_bytes is None:
+            advice = f"`dallebaby fetch {name} --list` shows the files"
+            found.checks.append(Check("download", "warn", "of unknown size", advice))
+        download = (dataset.download_bytes or 0) - files.folder_bytes(home / "raw" / name)
+    listed = (dataset.images if dataset else None) or 0
+    pictures = min(listed, config.limit or listed)
+    shards = 2 * int(pictures * 3 * config.image_px**2 * PNG_SHARE)  # pieces and shards of them
+    what = f"{'' if fetched else 'the rest of the download and '}the shards of {name} take"
+    state = "fetched, not prepared yet" if fetched else "not fetched yet"
+    found.checks.append(_disk(home, max(download, 0) + shards, what))
+    about = f"; about {pictures:,} pictures" if pictures else ""
+    found.checks.append(Check("pictures", "ok", state + about))
+    return found
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _examine_pictures(
+    found: Diagnosis, home: Path, images: Manifest, config: Any
+) -> train_vae.VaeTask | None:
+    """Load a batch of them, as training would; None if that fails."""
+    name = f"images/{images.name}"
+    try:
+        task, _ = train_vae.prepare(home, config, [images.name], report=ignore)
+        batch = task.batch(0)[0]
+    except DallebabyError as error:
+        found.checks.append(Check(name, "fail", "cannot be used", str(error)))
+        return None
+    train, holdout = len(task.train), len(Shards(home / name).rows("holdout"))
+    px = task.config.model.image_px
+    counted = f"{train:,} to train on, {holdout:,} held out, {px} px"
+    few = "with so few, models learn them by heart; prepare more"
+    none = "nothing tells whether it learns more than these pictures; prepare with a hold-out split"
+    advice = none if not holdout else few if train < FEW_PICTURES else ""
+    found.checks.append(Check(name, "warn" if advice else "ok", counted, advice))
+    found.picture = home / "doctor.png"
+    write_png(found.picture, grid(batch[:SHOWN].permute(0, 2, 3, 1).numpy()))
+    odd = train_vae.oddity(batch)
+    values = f"{int(batch.min())} to {int(batch.max())}, mean {batch.float().mean():.0f}"
+    values += f"; {found.picture} shows a batch"
+    found.checks.append(Check("pixels", "warn" if odd else "ok", values, odd or ""))
+    return task
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _codes(
+    found: Diagnosis,
+    home: Path,
+    images: Manifest,
+    vae: DVAEConfig,
+    config: Any,
+    device: torch.device,
+    scratch: Path,
+) -> train.DalleTask | None:
+    """The newest codes of these pictures, or random ones, as training would read them; None if
+    that fails."""
+    made = [m.name for _, m in manifest.every(home, "tokens") if m.complete]
+    name = next((n for n in made if n.partition("@")[0] == images.name), None)
+    try:
+        if name is None:
+            name = _draw_codes(scratch, home / "images" / images.name, vae)
+            home = scratch
+        return train.prepare(home, config, [name], device=device, report=ignore)[0]
+    except DallebabyError as error:
+        state: State = "warn" if isinstance(error, MissingInput) else "fail"
+        found.checks.append(Check("train", state, "cannot be started", str(error)))
+        return None
+
+
+def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
+    """Random codes of real pictures by an untrained dVAE: all that the transformer's speed depends
+    on is as it will be. Returns the name of the tokens."""
+    source = Shards(images)
+    folder = home / "vae" / "untrained"
+    checkpoint.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
+    vae_id = checkpoint.write_model(folder, "vae", {"model": settings.as_dict(config)})
+    manifest.write(folder, Manifest(kind="vae", name=folder.name, id=vae_id, complete=True))
+    rows = np.concatenate([source.rows("train")[:CODED], source.rows("holdout")])
+    shape = (len(rows), 1, config.grid, config.grid)
+    made = Manifest(
+        kind="tokens",
+        name=f"{source.name}@{folder.name}"[-100:],
+        id="random",
+        complete=True,
+        parents={f"images/{source.name}": source.id, f"vae/{folder.name}": vae_id},
+        counts={"pictures": len(rows)},
+    )
+    tokens.write_shard(
+        home / "tokens" / made.name / "random.arrow",
+        [source.key(int(row)) for row in rows],
+        source.splits(rows),
+        [source.captions(int(row)) for row in rows],
+        np.random.default_rng(0).integers(config.codes, size=shape, dtype=np.uint16),
+    )
+    manifest.write(home / "tokens" / made.name, made)
+    return made.name
+
+
+def _examine_run(
+    found: Diagnosis, task: Any, pictures: int, device: torch.device, scratch: Path
+) -> None:
+    """Learn one batch by heart and time the parts of the run planned for so many pictures."""
+    try:
+        run = forecast(task, pictures, device, scratch)
+    except torch.OutOfMemoryError as error:
+        what = str(error).partition(". ")[0]
+        found.checks.append(Check(f"{task.name}: memory", "fail", what, LESS_MEMORY))
+    except DallebabyError as error:
+        found.checks.append(Check(task.name, "fail", "cannot be tried", str(error)))
+    else:
+        found.runs.append(run)
+        found.checks += [
+            _judge_learning(run),
+            _judge_loader(run),
+            _judge_memory(run, device),
+            _judge_time(run),
+        ]
+
+
+def _judge_learning(run: Forecast) -> Check:
+    found = f"loss of one batch {run.first_loss:.3g} → {run.last_loss:.3g}"
+    if math.isfinite(run.last_loss) and run.last_loss < run.first_loss:
+        return Check(f"{run.stage}: learning", "ok", found)
+    advice = "it should fall; look at the picture of the batch, and take a lower optim.lr"
+    return Check(f"{run.stage}: learning", "fail", found, advice)
+
+
+def _judge_loader(run: Forecast) -> Check:
+    share = run.loading_s / run.step_s
+    found = f"a batch in {1e3 * run.loading_s:,.0f} ms, {share:.0%} of a step"
+    if share <= 1:
+        return Check(f"{run.stage}: loader", "ok", found)
+    advice = "training waits for pictures; put --home on a faster disk"
+    return Check(f"{run.stage}: loader", "warn", found, advice)
+
+
+def _judge_memory(run: Forecast, device: torch.device) -> Check:
+    total = devices.memory_bytes(device)
+    found = f"{files.human_bytes(run.memory_bytes)} of {files.human_bytes(total)}"
+    if run.memory_bytes <= TIGHT * total:
+        return Check(f"{run.stage}: memory", "ok", found)
+    return Check(f"{run.stage}: memory", "warn", found, LESS_MEMORY)
+
+
+def _judge_time(run: Forecast) -> Check:
+    found = (
+        f"{run.steps:,} steps of {1e3 * run.step_s:,.0f} ms ({run.units_per_s:,.0f} {run.unit}/s), "
+        f"each picture {run.epochs:.1f} times: {_spoken(run.seconds)}"
+    )
+    if run.seconds <= LONG_S:
+        return Check(f"{run.stage}: time", "ok", found)
+    advice = "take a smaller --preset or fewer minutes (--set minutes=60), or a GPU"
+    return Check(f"{run.stage}: time", "warn", found, advice)
+
+
+def _spoken(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,92 @@
+"""What a planned run would be like, tried on a throw-away copy of its model."""
+
+import time
+from contextlib import closing
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.training import loop, optim, plan
+from dallebaby_cli.training.batches import prefetch
+
+BY_HEART_STEPS, BY_HEART_S = 30, 4.0  # most steps on one batch, and most seconds
+LOADED_BATCHES = 12  # that are timed
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run of one stage would be like."""
+
+    stage: str
+    parameters: int
+    first_loss: float
+    """of one batch, before it is learned by heart"""
+    last_loss: float
+    """after as many steps as that was given"""
+    loading_s: float
+    """for a batch, when the loader has the machine for itself"""
+    step_s: float
+    units_per_s: float
+    unit: str
+    memory_bytes: int
+    """most that was in use; on a CPU by this whole process"""
+    steps: int
+    epochs: float
+    """how often each picture is seen"""
+    seconds: float
+    """that the whole run takes: evaluations, pictures and checkpoints, too"""
+
+
+def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Forecast:
+    """Learn one batch of the task by heart, and time the parts of the run that its config plans
+    for so many pictures, with checkpoints in `folder`, which is left as it was."""
+    config = task.config
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    first, last = _learn_by_heart(task, device)
+    loading_s = _loading(task)
+    costs = plan.measure(task, config, device, folder)
+    steps = plan.length(costs, config, task.frames)
+    return Forecast(
+        stage=task.name,
+        parameters=sum(p.numel() for p in task.model.parameters()),
+        first_loss=first,
+        last_loss=last,
+        loading_s=loading_s,
+        step_s=costs.step_s,
+        units_per_s=task.units_per_step / costs.step_s,
+        unit=task.unit,
+        memory_bytes=devices.peak_bytes(device),
+        steps=steps,
+        epochs=steps * config.batch_size / pictures,
+        seconds=plan.duration(costs, steps, config, task.frames),
+    )
+
+
+def _learn_by_heart(task: Any, device: torch.device) -> tuple[float, float]:
+    """The loss of one batch, and what is left of it after some steps on nothing else."""
+    config, batch = task.config, task.batch(0)
+    losses: list[float] = []
+    with torch.random.fork_rng():
+        state = loop.State.fresh(deepcopy(task.model), config, device)
+        state.model.train()
+        end = time.monotonic() + BY_HEART_S
+        while len(losses) < BY_HEART_STEPS and (len(losses) < 3 or time.monotonic() < end):
+            rate = optim.learning_rate(state.step, BY_HEART_STEPS, config.optim)
+            loss, _ = loop.take_step(task, state, batch, rate, 0.0, config, device)
+            losses.append(loss)
+            state.step += 1
+    return losses[0], losses[-1]
+
+
+def _loading(task: loop.Task) -> float:
+    """Seconds for a batch that nothing else is done beside."""
+    with closing(prefetch(task.batch, 0, 1 + LOADED_BATCHES)) as batches:
+        next(batches)
+        began = time.perf_counter()
+        count = sum(1 for _ in batches)
+        return (time.perf_counter() - began) / count
