@@ -273,6 +273,8 @@ class SampleConfig:
 
     guidance: float = 3.0
     """how hard the caption pulls; 1 is none"""
+    guidance_ramp: float = 0.0
+    """share of the picture over which guidance rises from 1 to its value; 0 is constant"""
     temperature: float = 1.0
     """below 1 safer, above 1 wilder; 0 always takes the likeliest code"""
     top_k: int = 0
@@ -284,6 +286,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.guidance <= 100, "guidance", self.guidance, "must be from 0 to 100")
+        check(0 <= self.guidance_ramp <= 1, "guidance_ramp", self.guidance_ramp, "must be 0 to 1")
         check(0 <= self.temperature <= 10, "temperature", self.temperature, "must be 0 to 10")
         check(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
         check(0 < self.top_p <= 1, "top_p", self.top_p, "must be above 0 and at most 1")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dallebaby_cli import settings
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
@@ -25,6 +26,17 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Cache, Transformer
 from dallebaby_cli.training import checkpoint
+
+PAINTED = 32  # pictures decoded at a time
+GREY = 128  # of what is not drawn yet
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Pictures as codes (B, G, G), and the seed that each of them came from."""
+
+    codes: Tensor
+    seeds: list[int]
 
 
 @dataclass(frozen=True)
@@ -42,45 +54,113 @@ class Sampler:
         n: int = 1,
         seed: int = 0,
         config: SampleConfig | None = None,
-        progress: Callable[[int], None] | None = None,
+        best: int = 1,
     ) -> np.ndarray:
         """uint8 (len(prompts) * n, P, P, 3): n pictures of each prompt, the i-th of all from
-        seed + i. `progress` is told how many are done."""
+        seed + i; with `best`, the likeliest n of as many times more."""
+        return self.paint(self.sketch(prompts, n, seed, config, best).codes)
+
+    def sketch(
+        self,
+        prompts: str | Sequence[str],
+        n: int = 1,
+        seed: int = 0,
+        config: SampleConfig | None = None,
+        best: int = 1,
+        kept: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sketch:
+        """n pictures of each prompt: of n * best candidates those with the highest `score`, best
+        first. All begin with `kept`. `progress` is told how many candidates are done."""
         config = config or SampleConfig()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if n < 1 or not prompts:
+        if min(n, best) < 1 or not prompts:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
-        wanted = [prompt for prompt in prompts for _ in range(n)]
-        pictures = []
+        wanted = [prompt for prompt in prompts for _ in range(n * best)]
+        codes, scores = [], []
         for start in range(0, len(wanted), config.batch_size):
             part = wanted[start : start + config.batch_size]
-            codes = self.draw(part, range(seed + start, seed + start + len(part)), config)
-            with torch.no_grad():
-                pictures.append(to_numpy(self.vae.decode(codes)))
+            seeds = range(seed + start, seed + start + len(part))
+            codes.append(self.draw(part, seeds, config, kept))
+            if best > 1:
+                scores.append(self.score(part, codes[-1]))
             if progress:
                 progress(start + len(part))
-        return np.concatenate(pictures)
+        chosen = torch.arange(len(wanted)).view(len(prompts), -1)
+        if best > 1:
+            order = torch.cat(scores).cpu().view(chosen.shape).argsort(descending=True, stable=True)
+            chosen = chosen.gather(1, order[:, :n])
+        return Sketch(torch.cat(codes)[chosen.flatten()], (chosen.flatten() + seed).tolist())
 
     @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], config: SampleConfig) -> Tensor:
-        """Codes (B, G, G) of one picture for each prompt and seed."""
-        shape = self.model.config
-        device = next(self.model.parameters()).device
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        config: SampleConfig,
+        kept: Tensor | None = None,
+    ) -> Tensor:
+        """Codes (B, G, G) of one picture for each prompt and seed. `kept` (R, G) are the codes of
+        their first rows, if those are given."""
+        shape, device = self.model.config, self._device
         guided = config.guidance != 1
-        captions = [*prompts, *[""] * len(prompts)] if guided else list(prompts)
-        text = torch.from_numpy(self.tokenizer.encode(captions, shape.text_tokens)).to(device)
+        text = self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
         noise = torch.stack([self._noise(seed) for seed in seeds], dim=1).to(device)  # (N, B, K)
+        given = () if kept is None else kept.flatten()
         with devices.autocast(device, "auto"):
             cache = Cache(shape, len(text), self._computed_like(device))
             logits = self.model.prefill(text, cache)
-            codes = []
+            codes: list[Tensor] = []
             for number in range(shape.image_tokens):
-                code = choose(guide(logits, config.guidance), noise[number], config)
+                if number < len(given):
+                    code = given[number].expand(len(prompts))
+                else:
+                    strength = guidance_at(number / shape.image_tokens, config)
+                    guided_logits = guide(logits, strength) if guided else logits.float()
+                    code = choose(guided_logits, noise[number], config)
                 codes.append(code)
                 if number + 1 < shape.image_tokens:
                     both = torch.cat((code, code)) if guided else code
                     logits = self.model.decode_one(both, number, cache)
         return torch.stack(codes, dim=1).view(-1, shape.grid, shape.grid)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
+        """log p(codes | prompt) - log p(codes | no prompt) in nats (B,) of codes (B, G, G): how
+        much likelier its prompt makes each picture."""
+        both = codes.flatten(1).repeat(2, 1)
+        with devices.autocast(self._device, "auto"):
+            logits = self.model(self._read([*prompts, *[""] * len(prompts)]), both)[1]
+        loss = F.cross_entropy(logits.float().flatten(0, 1), both.flatten(), reduction="none")
+        with_prompt, without = loss.view(2, len(prompts), -1).sum(-1)
+        return without - with_prompt
+
+    @torch.no_grad()
+    def paint(self, codes: Tensor, drawn: int | None = None) -> np.ndarray:
+        """uint8 (B, P, P, 3) of codes (B, G, G), grey behind the first `drawn` ones if given."""
+        if drawn is None:
+            parts = [self.vae.decode(part) for part in torch.split(codes, PAINTED)]
+            return to_numpy(torch.cat(parts))
+        there = (torch.arange(codes[0].numel(), device=codes.device) < drawn).view(codes[0].shape)
+        side = self.vae.config.image_px // self.vae.config.grid
+        pixels = there.repeat_interleave(side, 0).repeat_interleave(side, 1)
+        vectors = self.vae.quantizer.lookup(codes) * there
+        painted = self.vae.render(self.vae.decoder(vectors))
+        return to_numpy(painted.where(pixels, GREY))
+
+    @torch.no_grad()
+    def encode(self, picture: np.ndarray) -> Tensor:
+        """Codes (G, G) of a picture, uint8 (P, P, 3)."""
+        pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(self._device)
+        return self.vae.encode(pixels)[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _read(self, prompts: Sequence[str]) -> Tensor:
+        ids = self.tokenizer.encode(prompts, self.model.config.text_tokens)
+        return torch.from_numpy(ids).to(self._device)
 
     def _noise(self, seed: int) -> Tensor:
         """Gumbel noise (N, K): the likeliest code under logits + noise is a fair draw."""
@@ -95,12 +175,15 @@ class Sampler:
         return torch.empty(0, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
 
 
+def guidance_at(share: float, config: SampleConfig) -> float:
+    """How hard the caption pulls when so much of the picture is drawn."""
+    risen = min(1.0, share / config.guidance_ramp) if config.guidance_ramp else 1.0
+    return 1 + (config.guidance - 1) * risen
+
+
 def guide(logits: Tensor, guidance: float) -> Tensor:
     """Logits (B, K) from those (2 B, K) of captions and empty captions; 1 is no guidance."""
-    logits = logits.float()
-    if guidance == 1:
-        return logits
-    with_caption, without = logits.chunk(2)
+    with_caption, without = logits.float().chunk(2)
     return without + guidance * (with_caption - without)
 
 

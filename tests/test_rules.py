@@ -166,7 +166,8 @@ FLAGS = {
     "train-vae": "from help minutes preset run seed steps",
     "encode": "help vae",
     "train": "from help minutes preset run seed steps",
-    "generate": "guidance help model n out seed temperature top-k top-p",
+    "generate": "best file guidance help image keep model n out progressive seed show temperature "
+    "top-k top-p",
     "evaluate": "help model pictures seed",
     "demo": "help minutes",
     "doctor": "help preset",

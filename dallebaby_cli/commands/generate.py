@@ -1,23 +1,41 @@
 """`dallebaby generate`: pictures from sentences."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dallebaby_cli.commands import options
+from dallebaby_cli.commands import options, prompts, show
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dallebaby_cli.stages.generate import Drawn
 
 
 def generate(
     ctx: typer.Context,
-    prompts: Annotated[
-        list[str], typer.Argument(metavar='"PROMPT"...', help="What to draw; one or several.")
-    ],
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='["PROMPT"]...', help="What to draw; - reads them from stdin."),
+    ] = None,
+    file: options.PromptFile = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 8,
+    best: Annotated[
+        int, typer.Option(min=1, help="Draw so many times more and keep what fits the prompt best.")
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="The grid; single pictures go beside it."),
+    ] = None,
+    progressive: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif", help="Also show how the grid came about.")
+    ] = None,
+    show_: Annotated[bool, typer.Option("--show", help="Show the grid in the terminal.")] = False,
+    image: options.Picture = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Rows of codes to keep of it; half if absent.")
     ] = None,
     seed: options.Seed = None,
     guidance: Annotated[
@@ -34,26 +52,29 @@ def generate(
         Path | None, typer.Option(metavar="PATH", help="A run's folder; the newest if absent.")
     ] = None,
 ) -> None:
-    """Draw pictures from sentences with the model you trained."""
-    from dallebaby_cli.stages.generate import generate as stage
-
+    """Draw pictures from sentences with the model you trained. Without any, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     config = settings.load("generate", flags)
-    with settings.reporter() as report:
-        drawn = stage(
-            settings.home,
-            config,
-            prompts,
-            n=n,
-            out=out,
-            seed=seed,
-            model=model,
-            device=settings.device,
-            report=report,
-        )
+    given = prompts.given(asked or [], file)
+    if given is None and (out or progressive):
+        raise UsageError("--out and --progressive are for one grid; give its prompts too")
+    from dallebaby_cli.stages import generate as stage
+
+    loaded = stage.find(settings.home, model, settings.device)
+    draw = partial(stage.generate, settings.home, config, n=n, best=best, seed=seed)
+    draw = partial(draw, out=out, progressive=progressive, image=image, keep=keep)
+    for sentences in prompts.asked(settings.err) if given is None else [given]:
+        with settings.reporter() as report:
+            drawn = draw(sentences, model=loaded, report=report)
+        _tell(settings, drawn)
+        if show_ or given is None:
+            show.show(settings, drawn.grid)
+
+
+def _tell(settings: Settings, drawn: "Drawn") -> None:
     facts = {"grid": drawn.grid, "pictures": drawn.singles, "seed": drawn.seed}
     settings.result(
-        {**facts, "model": drawn.model},
+        {**facts, "progressive": drawn.progressive, "model": drawn.model},
         f"{drawn.grid}: {len(drawn.singles)} pictures, seed {drawn.seed}, drawn by {drawn.model}",
     )

@@ -1,5 +1,6 @@
-"""Options that several commands share, declared once."""
+"""Options that several commands share, or that take long to declare, each declared once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,3 +19,11 @@ Minutes = Annotated[float | None, typer.Option(help="Plan the run to take so lon
 Run = Annotated[str | None, typer.Option(help="Name of the run; made from its inputs if absent.")]
 From = Annotated[str | None, typer.Option("--from", help="Start from the weights of this run.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same result.")]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE.txt", help="Prompts, one a line."),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Finish it from its top rows."),
+]

@@ -1,7 +1,7 @@
 """Pictures for people: grids of them, written as PNG."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from dallebaby_cli import files
 
 GAP = 2  # white pixels between the pictures of a grid
+FRAME_MS, LAST_MS = 120, 2500
 
 
 def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -33,3 +34,16 @@ def write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str] | Non
         info.add_itxt(key, value)
     with files.atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", compress_level=1, pnginfo=info)
+
+
+def write_gif(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Write an animation atomically; it runs for ever and rests at its last frame."""
+    with files.atomic_path(path) as temporary:
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[FRAME_MS] * (len(frames) - 1) + [LAST_MS],
+            loop=0,
+        )

@@ -5,6 +5,7 @@ tokens: [0, V) are BPE tokens and V + i pads position i.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput, MissingInput
+
+SPACE = "Ġ"  # as byte-level BPE writes it, in front of a word
 
 
 class TextTokenizer:
@@ -65,3 +68,23 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The caption of ids, padding left out."""
         return self.bpe.decode([i for i in ids if i < self.vocabulary]).strip()
+
+    def cut(self, caption: str, length: int) -> str | None:
+        """What is left of a caption that has over `length` tokens; None if it has not."""
+        ids = self.bpe.encode(caption).ids
+        return self.decode(ids[:length]) if len(ids) > length else None
+
+    def rare_words(self, caption: str) -> list[str]:
+        """The words of a caption that are no token of their own: training captions had them
+        seldom, or never."""
+        bpe, found = self.bpe, []
+        for piece, _ in bpe.pre_tokenizer.pre_tokenize_str(bpe.normalizer.normalize_str(caption)):
+            word = bpe.decoder.decode([piece]).strip()
+            known = {piece, f"{SPACE}{piece}"} & self._tokens
+            if not known and any(c.isalnum() or not c.isascii() for c in word):
+                found.append(word)
+        return found
+
+    @cached_property
+    def _tokens(self) -> set[str]:
+        return set(self.bpe.get_vocab())

@@ -8,7 +8,7 @@ from typing import Any
 from dallebaby_cli.data import scenes
 from dallebaby_cli.progress import Report
 from dallebaby_cli.stages.encode import encode
-from dallebaby_cli.stages.generate import generate
+from dallebaby_cli.stages.generate import Model, generate
 from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.stages.train import train
 from dallebaby_cli.stages.train_vae import train_vae
@@ -49,6 +49,7 @@ def demo(
     )
     figures = dalle.manifest.counts
 
+    model = Model(dalle.folder, device)
     asked = scenes.prompts(seed=0, n=ASKED)
     checked = generate(
         home,
@@ -57,8 +58,7 @@ def demo(
         n=1,
         out=home / "samples" / "demo-colours.png",
         seed=0,
-        model=dalle.folder,
-        device=device,
+        model=model,
         report=report,
     )
     right = sum(
@@ -73,8 +73,7 @@ def demo(
         n=COLUMNS,
         out=home / "samples" / "demo.png",
         seed=0,
-        model=dalle.folder,
-        device=device,
+        model=model,
         report=report,
     )
     return Shown(

@@ -1,18 +1,39 @@
-"""dalle/RUN + a prompt → samples/: draw pictures."""
+"""dalle/RUN + prompts → samples/: draw pictures."""
 
+import json
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from torch import Tensor
 
+from dallebaby_cli import settings
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.data import manifest
-from dallebaby_cli.data.pictures import grid, write_png
-from dallebaby_cli.errors import UsageError
+from dallebaby_cli.data import images, manifest
+from dallebaby_cli.data.pictures import grid, write_gif, write_png
+from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.sampler import from_pretrained
+from dallebaby_cli.sampler import Sampler, from_pretrained
+
+FRAMES = 64  # of an animation, at most
+NAMED = 8  # rare words that a hint names, at most
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained transformer's folder; loaded once, when it is first drawn with."""
+
+    folder: Path
+    device: str = "auto"
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Raises MissingInput, BadInput or Mismatch that name the file at fault."""
+        return from_pretrained(self.folder, self.device)
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,12 @@ class Drawn:
     model: Path
     pictures: np.ndarray
     """uint8 (prompts * n, P, P, 3)"""
+    progressive: Path | None = None
+
+
+def find(home: Path, folder: Path | None = None, device: str = "auto") -> Model:
+    """The model in a folder, or the one that was trained last. Raises MissingInput."""
+    return Model(folder or manifest.newest(home, "dalle")[0], device)
 
 
 def generate(
@@ -32,44 +59,116 @@ def generate(
     config: SampleConfig,
     prompts: list[str],
     *,
+    model: Model,
     n: int = 8,
-    out: Path | None = None,
+    best: int = 1,
     seed: int | None = None,
-    model: Path | None = None,
-    device: str = "auto",
+    out: Path | None = None,
+    progressive: Path | None = None,
+    image: Path | None = None,
+    keep: int | None = None,
     report: Report,
 ) -> Drawn:
-    """Draw n pictures of each prompt: a grid (a row a prompt, if there are several) at `out`, and
-    each picture beside it as STEM-00.png, with how it was made in its metadata."""
+    """Draw n pictures of each prompt, the likeliest of n * best: a grid (a row a prompt, if there
+    are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes to
+    draw it again in its metadata. The pictures begin with the first `keep` rows of codes of
+    `image` (half of them if None); `progressive` shows how they come about."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty; say what to draw, such as "a red car"')
     seed = secrets.randbelow(2**31) if seed is None else seed
-    folder = model or manifest.newest(home, "dalle")[0]
     out = out or home / "samples" / f"{_slug(prompts[0])}-{seed}.png"
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: must end in .png")
-    sampler = from_pretrained(folder, device)
-    report(Note(f"generate: with {folder}, seed {seed}"))
-    total = n * len(prompts)
-    pictures = sampler.generate(
-        prompts, n, seed, config, lambda done: report(Progress("draw", done, total, "images"))
+    _check_place("--out", out, ".png")
+    if progressive:
+        _check_place("--progressive", progressive, ".gif")
+    sampler = model.sampler
+    kept = _kept(sampler, image, keep)
+    report(Note(f"generate: with {model.folder}, seed {seed}"))
+    _note_words(sampler, prompts, report)
+    total = n * best * len(prompts)
+    sketch = sampler.sketch(
+        *(prompts, n, seed, config, best, kept),
+        lambda done: report(Progress("draw", done, total, "images")),
     )
+    pictures = sampler.paint(sketch.codes)
+    columns = n if len(prompts) > 1 else None
     made = {"model": sampler.id, "sampling": _settings(config)}
-    singles = []
-    for index, picture in enumerate(pictures):
-        path = out.with_name(f"{out.stem}-{index:02d}.png")
-        about = {"prompt": prompts[index // n], "seed": str(seed + index), **made}
-        write_png(path, picture, about)
-        singles.append(path)
-    sheet = grid(pictures, n if len(prompts) > 1 else None)
-    write_png(out, sheet, {"prompt": "\n".join(prompts), "seed": str(seed), **made})
-    return Drawn(out, singles, seed, folder, pictures)
+    if kept is not None:
+        made["kept"] = " ".join(map(str, kept.flatten().tolist()))
+    singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
+    for index, path in enumerate(singles):
+        about = {"prompt": prompts[index // n], "seed": str(sketch.seeds[index])}
+        write_png(path, pictures[index], about | made)
+    about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(best)}
+    write_png(out, grid(pictures, columns), about | made)
+    if progressive:
+        first = 0 if kept is None else kept.numel()
+        _animate(progressive, sampler, sketch.codes, first, columns)
+    return Drawn(out, singles, seed, model.folder, pictures, progressive)
 
 
 def _slug(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
 
 
+def _check_place(flag: str, path: Path, ending: str) -> None:
+    """Before anything is drawn: whether a file can be put there."""
+    if path.suffix.lower() != ending or path.is_dir():
+        raise UsageError(f"{flag} {path}: must be a file that ends in {ending}")
+
+
 def _settings(config: SampleConfig) -> str:
-    drawn = {k: v for k, v in asdict(config).items() if k != "batch_size"}
-    return ", ".join(f"{key}={value}" for key, value in drawn.items())
+    """Of the pictures: how many are drawn at a time changes none."""
+    values = settings.as_dict(config)
+    del values["batch_size"]
+    return json.dumps(values)
+
+
+def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | None:
+    """The codes (R, G) of the rows that are kept of a picture, which is cropped as `prep` does."""
+    if image is None:
+        if keep is not None:
+            raise UsageError("--keep needs a picture to keep rows of: --image FILE")
+        return None
+    rows = sampler.model.config.grid
+    keep = rows // 2 if keep is None else keep
+    if not 1 <= keep < rows:
+        raise UsageError(
+            f"--keep {keep}: this model's pictures have {rows} rows; keep 1 to {rows - 1} of them"
+        )
+    try:
+        picture = images.decode(image.read_bytes(), sampler.vae.config.image_px)
+    except images.Rejected as rejected:
+        raise BadInput(
+            f"--image {image} cannot be used ({rejected.reason}: {rejected.detail}); "
+            "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture"
+        ) from None
+    return sampler.encode(picture)[:keep]
+
+
+def _note_words(sampler: Sampler, prompts: list[str], report: Report) -> None:
+    """Say what the model cannot know of the prompts."""
+    length = sampler.model.config.text_tokens
+    rare: dict[str, None] = {}
+    for prompt in prompts:
+        read = sampler.tokenizer.cut(prompt, length)
+        if read is not None:
+            start = f"{prompt[:40]}…"
+            report(
+                Note(
+                    f"{start!r} is cut to the {length} tokens that the model reads: "
+                    f"{read!r} is drawn",
+                    "warning",
+                )
+            )
+        rare |= dict.fromkeys(sampler.tokenizer.rare_words(prompt if read is None else read))
+    if rare:
+        words = ", ".join([*rare][:NAMED]) + (", …" if len(rare) > NAMED else "")
+        report(Note(f"the model has seldom or never met: {words}"))
+
+
+def _animate(path: Path, sampler: Sampler, codes: Tensor, first: int, columns: int | None) -> None:
+    """The pictures as they come about, code by code in raster order, from the `first` on."""
+    last = codes[0].numel()
+    steps = np.linspace(first, last, min(FRAMES, last - first + 1)).round().astype(int)
+    sheets = [grid(sampler.paint(codes, int(drawn)), columns) for drawn in steps]
+    write_gif(path, [Image.fromarray(sheet) for sheet in sheets])

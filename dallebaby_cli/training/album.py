@@ -7,9 +7,8 @@ import numpy as np
 from PIL import Image
 
 from dallebaby_cli import files
-from dallebaby_cli.data.pictures import write_png
+from dallebaby_cli.data.pictures import write_gif, write_png
 
-FRAME_MS, LAST_MS = 120, 2500
 MOST_FRAMES = 100
 
 
@@ -31,16 +30,7 @@ def _animate(paths: list[Path], out: Path) -> None:
     for index in chosen:
         with Image.open(paths[index], formats=("PNG",)) as frame:
             frames.append(frame.convert("RGB"))
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with files.atomic_path(out) as temporary:
-        frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-        )
+    write_gif(out, frames)
 
 
 def _draw_curves(log: Path, out: Path) -> None:

@@ -1,0 +1,59 @@
+"""Where `generate` has its prompts from: arguments, a file, a pipe, or the person who is asked."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from dallebaby_cli.errors import BadInput, UsageError
+
+
+def given(arguments: list[str], file: Path | None) -> list[str] | None:
+    """All prompts of the command line, in order; "-" stands for those of stdin, which are read
+    too if there are no others. None: there are none, and somebody at a terminal can be asked.
+    Raises UsageError or BadInput."""
+    found: list[str] = []
+    for argument in arguments:
+        found += _from_stdin() if argument == "-" else [argument]
+    if file:
+        found += _lines(file.read_bytes(), str(file))
+    if found:
+        return found
+    if sys.stdin and sys.stdin.isatty():
+        return None
+    return _from_stdin()
+
+
+def asked(console: Console) -> Iterator[list[str]]:
+    """Prompts that are typed, one at a time, until an empty line or Ctrl-D."""
+    console.print("Say what to draw; an empty line ends.", style="dim")
+    while True:
+        try:
+            prompt = console.input("prompt: ").strip()
+        except EOFError:
+            return
+        if not prompt:
+            return
+        yield [prompt]
+
+
+def _from_stdin() -> list[str]:
+    content = sys.stdin.buffer.read() if sys.stdin else b""
+    if not content.strip():
+        raise UsageError('no prompt: say what to draw, such as "a red car", here or in --file')
+    return _lines(content, "stdin")
+
+
+def _lines(content: bytes, source: str) -> list[str]:
+    """The lines that are not blank. Raises BadInput."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise BadInput(f"{source} is not text in UTF-8; give a text file, one prompt a line")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise BadInput(f"{source} has no prompts; write one a line")
+    return lines
