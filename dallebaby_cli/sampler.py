@@ -106,7 +106,7 @@ class Sampler:
         guided = config.guidance != 1
         text = self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
         noise = torch.stack([self._noise(seed) for seed in seeds], dim=1).to(device)  # (N, B, K)
-        given = () if kept is None else kept.flatten()
+        given = () if kept is None else kept.flatten().to(device)
         with devices.autocast(device, "auto"):
             cache = Cache(shape, len(text), self._computed_like(device))
             logits = self.model.prefill(text, cache)
@@ -115,9 +115,9 @@ class Sampler:
                 if number < len(given):
                     code = given[number].expand(len(prompts))
                 else:
-                    strength = guidance_at(number / shape.image_tokens, config)
-                    guided_logits = guide(logits, strength) if guided else logits.float()
-                    code = choose(guided_logits, noise[number], config)
+                    pull = guidance_at(number / shape.image_tokens, config)
+                    pulled = guide(logits, pull) if guided else logits.float()
+                    code = choose(pulled, noise[number], config)
                 codes.append(code)
                 if number + 1 < shape.image_tokens:
                     both = torch.cat((code, code)) if guided else code
@@ -138,15 +138,16 @@ class Sampler:
     @torch.no_grad()
     def paint(self, codes: Tensor, drawn: int | None = None) -> np.ndarray:
         """uint8 (B, P, P, 3) of codes (B, G, G), grey behind the first `drawn` ones if given."""
-        if drawn is None:
-            parts = [self.vae.decode(part) for part in torch.split(codes, PAINTED)]
-            return to_numpy(torch.cat(parts))
-        there = (torch.arange(codes[0].numel(), device=codes.device) < drawn).view(codes[0].shape)
-        side = self.vae.config.image_px // self.vae.config.grid
+        shape = self.vae.config
+        places = torch.arange(shape.grid**2, device=codes.device).view(shape.grid, shape.grid)
+        there = places < (shape.grid**2 if drawn is None else drawn)
+        side = shape.image_px // shape.grid
         pixels = there.repeat_interleave(side, 0).repeat_interleave(side, 1)
-        vectors = self.vae.quantizer.lookup(codes) * there
-        painted = self.vae.render(self.vae.decoder(vectors))
-        return to_numpy(painted.where(pixels, GREY))
+        pictures = []
+        for part in torch.split(codes, PAINTED):
+            vectors = self.vae.quantizer.lookup(part) * there
+            pictures.append(self.vae.render(self.vae.decoder(vectors)).where(pixels, GREY))
+        return to_numpy(torch.cat(pictures))
 
     @torch.no_grad()
     def encode(self, picture: np.ndarray) -> Tensor:

@@ -16,6 +16,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from dallebaby_cli import app
+from dallebaby_cli.config import DVAEConfig, TransformerConfig
+from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.transformer import Transformer
+from dallebaby_cli.sampler import Sampler
 
 
 @dataclass
@@ -106,3 +111,25 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = draw_folder(home.parent / "shapes", 400)
     run(home, "prep", folder, "--px", "32", "--workers", "1")
     return home
+
+
+@pytest.fixture(scope="session")
+def sampler() -> Sampler:
+    """A model with lively random weights, ready to draw; do not change it."""
+    torch.manual_seed(1)
+    tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
+    shape = TransformerConfig(
+        text_tokens=10,
+        vocabulary=tokenizer.vocabulary,
+        dim=48,
+        depth=3,
+        heads=3,
+        dropout=0,
+        codes=240,
+        grid=4,
+    )
+    model = Transformer(shape)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vae = DVAE(DVAEConfig(image_px=16, grid=4, width=8, depth=1, levels=(8, 6, 5)))
+    return Sampler(model.eval(), vae.eval(), tokenizer)

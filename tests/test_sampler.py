@@ -1,44 +1,26 @@
 """Fast sampling equals slow sampling, and no picture depends on its neighbours."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
-from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.errors import UsageError
-from dallebaby_cli.models.dvae import DVAE
-from dallebaby_cli.models.transformer import Transformer
-from dallebaby_cli.sampler import Sampler, choose
+from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.sampler import GREY, Sampler, choose
 
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
 SEEDS = [3, 4, 5]
 
 
-@pytest.fixture(scope="module")
-def sampler() -> Sampler:
-    torch.manual_seed(1)
-    tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
-    shape = TransformerConfig(
-        text_tokens=10,
-        vocabulary=tokenizer.vocabulary,
-        dim=48,
-        depth=3,
-        heads=3,
-        dropout=0,
-        codes=240,
-        grid=4,
-    )
-    model = Transformer(shape)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    vae = DVAE(DVAEConfig(image_px=16, grid=4, width=8, depth=1, levels=(8, 6, 5)))
-    return Sampler(model.eval(), vae.eval(), tokenizer)
-
-
 @torch.no_grad()
-def slow_draw(sampler: Sampler, prompt: str, seed: int, config: SampleConfig) -> torch.Tensor:
-    """One picture without cache or batch: a whole forward pass for every code."""
+def slow_draw(
+    sampler: Sampler, prompt: str, seed: int, config: SampleConfig, given: Sequence[int] = ()
+) -> torch.Tensor:
+    """One picture without cache or batch: a whole forward pass for every code that is not given."""
     shape = sampler.model.config
     noise = sampler._noise(seed)
     text, empty = (
@@ -46,10 +28,17 @@ def slow_draw(sampler: Sampler, prompt: str, seed: int, config: SampleConfig) ->
     )
     codes = torch.zeros(1, shape.image_tokens, dtype=torch.int64)
     for number in range(shape.image_tokens):
+        if number < len(given):
+            codes[:, number] = given[number]
+            continue
         logits = sampler.model(text, codes)[1][:, number]
         if config.guidance != 1:
             without = sampler.model(empty, codes)[1][:, number]
-            logits = without + config.guidance * (logits - without)
+            rising = config.guidance_ramp * shape.image_tokens  # the codes until it is all there
+            pull = config.guidance
+            if number < rising:
+                pull = 1 + number / rising * (config.guidance - 1)
+            logits = without + pull * (logits - without)
         codes[:, number] = choose(logits, noise[None, number], config)
     return codes.view(shape.grid, shape.grid)
 
@@ -60,6 +49,7 @@ def slow_draw(sampler: Sampler, prompt: str, seed: int, config: SampleConfig) ->
         SampleConfig(guidance=1),
         SampleConfig(guidance=3),
         SampleConfig(guidance=2.5, temperature=0.7, top_k=20, top_p=0.9),
+        SampleConfig(guidance=4, guidance_ramp=0.6),
         SampleConfig(guidance=1, temperature=0),
     ],
 )
@@ -81,12 +71,100 @@ def test_guidance_one_is_no_guidance_and_more_of_it_changes_the_picture(sampler:
     assert torch.equal(one[2:], alone)  # an empty caption has nothing to be guided by
 
 
-def test_pictures_do_not_depend_on_the_batch_size(sampler: Sampler) -> None:
-    big = sampler.generate(PROMPTS[:2], n=5, seed=7, config=SampleConfig(batch_size=64))
-    small = sampler.generate(PROMPTS[:2], n=5, seed=7, config=SampleConfig(batch_size=3))
-    assert big.shape == (10, 16, 16, 3) and big.dtype == np.uint8
-    assert np.array_equal(big, small)
-    assert np.array_equal(big[7], sampler.generate(PROMPTS[1], n=1, seed=14)[0])
+@pytest.mark.parametrize("ramp", [0, 1])
+@pytest.mark.parametrize("best", [1, 3])
+def test_pictures_do_not_depend_on_the_batch_size(sampler: Sampler, best: int, ramp: float) -> None:
+    big, small = (
+        sampler.sketch(
+            PROMPTS[:2], 5, 7, SampleConfig(batch_size=size, guidance_ramp=ramp), best=best
+        )
+        for size in (64, 4)
+    )
+    assert big.seeds == small.seeds and torch.equal(big.codes, small.codes)
+    pictures = sampler.paint(big.codes)
+    assert pictures.shape == (10, 16, 16, 3) and pictures.dtype == np.uint8
+    alone = SampleConfig(guidance_ramp=ramp)
+    assert np.array_equal(pictures[7], sampler.generate(PROMPTS[1], 1, big.seeds[7], alone)[0])
+
+
+def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -> None:
+    ramped = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6, guidance_ramp=1))
+    free = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1))
+    assert torch.equal(ramped[:, 0, 0], free[:, 0, 0])
+    assert not torch.equal(ramped, free)
+    assert not torch.equal(ramped, sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6)))
+
+
+@torch.no_grad()
+def log_likelihood(sampler: Sampler, prompt: str, codes: torch.Tensor) -> float:
+    """log p(codes | prompt), summed code by code in double precision."""
+    ids = sampler.tokenizer.encode([prompt], sampler.model.config.text_tokens)
+    logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return sum(np.log(row[code]) for row, code in zip(chances, codes.flatten(), strict=True))
+
+
+def test_best_keeps_the_candidates_that_their_prompt_makes_likeliest(sampler: Sampler) -> None:
+    n, best, seed = 2, 4, 11
+    config = SampleConfig(guidance=1.5)
+    kept = sampler.sketch(PROMPTS[:2], n, seed, config, best=best)
+    all_of_them = sampler.sketch(PROMPTS[:2], n * best, seed, config)
+    for number, prompt in enumerate(PROMPTS[:2]):
+        part = slice(number * n * best, (number + 1) * n * best)
+        scores = {
+            candidate: log_likelihood(sampler, prompt, codes) - log_likelihood(sampler, "", codes)
+            for candidate, codes in zip(
+                all_of_them.seeds[part], all_of_them.codes[part], strict=True
+            )
+        }
+        expected = sorted(scores, key=lambda candidate: -scores[candidate])[:n]
+        assert kept.seeds[number * n : (number + 1) * n] == expected
+        given = sampler.score([prompt] * (n * best), all_of_them.codes[part])
+        assert given.tolist() == pytest.approx(list(scores.values()), abs=1e-3)
+    drawn = dict(zip(all_of_them.seeds, all_of_them.codes, strict=True))
+    for candidate, codes in zip(kept.seeds, kept.codes, strict=True):
+        assert torch.equal(codes, drawn[candidate])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_kept_rows_stay_and_the_rest_follows_from_them(sampler: Sampler, rows: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    kept = sampler.encode(picture)[:rows]
+    config = SampleConfig(guidance=2)
+    drawn = sampler.draw(PROMPTS, SEEDS, config, kept)
+    assert torch.equal(drawn[:, :rows], kept.expand(len(PROMPTS), -1, -1))
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        alone = slow_draw(sampler, prompt, seed, config, kept.flatten().tolist())
+        assert torch.equal(drawn[index], alone)
+    assert not torch.equal(drawn, sampler.draw(PROMPTS, SEEDS, config))
+
+
+def test_what_is_not_drawn_yet_is_grey(sampler: Sampler) -> None:
+    codes = sampler.draw(PROMPTS, SEEDS, SampleConfig())
+    whole = sampler.vae.decode(codes).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(sampler.paint(codes), whole)
+    assert np.array_equal(sampler.paint(codes, 16), whole)
+    half = sampler.paint(codes, 6)  # a row of four codes of 4 x 4 pixels each, and two more
+    assert (half[:, 8:] == GREY).all() and (half[:, 4:8, 8:] == GREY).all()
+    assert (half[:, :4] != GREY).any() and (half[:, 4:8, :8] != GREY).any()
+    assert (sampler.paint(codes, 0) == GREY).all()
+
+
+def test_four_captioned_pictures_can_be_learned_by_heart(sampler: Sampler) -> None:
+    captions = ["a red car", "a blue house", "a green tree", "a blue car left of a red tree"]
+    torch.manual_seed(0)
+    model = Transformer(sampler.model.config)
+    codes = torch.randint(0, model.config.codes, (4, model.config.image_tokens))
+    text = torch.from_numpy(sampler.tokenizer.encode(captions, model.config.text_tokens))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        _, loss = losses(model(text, codes), text, codes, sampler.tokenizer.vocabulary)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    learned = replace(sampler, model=model.eval())
+    config = SampleConfig(temperature=0, guidance=1)
+    assert torch.equal(learned.draw(captions, range(4), config).flatten(1), codes)
 
 
 def test_choosing_follows_the_probabilities() -> None:
