@@ -213,10 +213,13 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((" ",), 2, ["the prompt is empty"]),
+        (("",), 2, ["the prompt is empty"]),
+        (("a", " "), 2, ["the prompt is empty"]),
+        (("a \udcff car",), 1, ["the prompt is not text"]),
         (("a", "-n", 0), 2, ["-n"]),
         (("a", "--best", 0), 2, ["--best"]),
         (("a", "--guidance", "nan"), 2, ["guidance", "must be a number"]),
+        (("a", "--top-p", 0), 2, ["top_p=0.0: must be above 0"]),
         (("a", "--set", "guidance_ramp=2"), 2, ["guidance_ramp=2.0: must be 0 to 1"]),
         (("a", "--keep", 2), 2, ["--keep needs a picture", "--image"]),
         (("a", "--image", "{photo}", "--keep", 0), 2, ["--keep"]),
@@ -227,8 +230,9 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
         (("--file", "{empty}"), 1, ["empty.txt has no prompts", "one a line"]),
         (("--file", "{photo}"), 1, ["photo.png is not text"]),
         (("a", "--progressive", "x.png"), 2, ["--progressive x.png", "ends in .gif"]),
+        (("a", "--out", "x.gif"), 2, ["--out x.gif", "ends in .png"]),
         (("a", "--out", "{folder}"), 2, ["folder.png", "must be a file"]),
-        (("a", "--out", "{text}/x.png"), 1, ["text.txt"]),
+        (("a", "--out", "{text}/x.png"), 2, ["text.txt is no folder that can be written to"]),
         ((), 2, ["no prompt", "--file"]),
     ],
 )

@@ -1,5 +1,7 @@
 """Where `generate` has its prompts from: arguments, a file, a pipe, or the person who is asked."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ def given(arguments: list[str], file: Path | None) -> list[str] | None:
     Raises UsageError or BadInput."""
     found: list[str] = []
     for argument in arguments:
-        found += _from_stdin() if argument == "-" else [argument]
+        found += _from_stdin() if argument == "-" else [_text(os.fsencode(argument), "the prompt")]
     if file:
         found += _lines(file.read_bytes(), str(file))
     if found:
@@ -47,13 +49,16 @@ def _from_stdin() -> list[str]:
 
 def _lines(content: bytes, source: str) -> list[str]:
     """The lines that are not blank. Raises BadInput."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise BadInput(f"{source} is not text in UTF-8; give a text file, one prompt a line")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in _text(content, source).splitlines() if line.strip()]
     if not lines:
         raise BadInput(f"{source} has no prompts; write one a line")
     return lines
+
+
+def _text(content: bytes, source: str) -> str:
+    """Bytes as text. Raises BadInput."""
+    with contextlib.suppress(UnicodeDecodeError):
+        text = content.decode("utf-8-sig")
+        if "\0" not in text:
+            return text
+    raise BadInput(f"{source} is not text in UTF-8; write prompts as such, one a line")

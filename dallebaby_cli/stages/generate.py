@@ -1,6 +1,7 @@
 """dalle/RUN + prompts → samples/: draw pictures."""
 
 import json
+import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -114,6 +115,9 @@ def _check_place(flag: str, path: Path, ending: str) -> None:
     """Before anything is drawn: whether a file can be put there."""
     if path.suffix.lower() != ending or path.is_dir():
         raise UsageError(f"{flag} {path}: must be a file that ends in {ending}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to")
 
 
 def _settings(config: SampleConfig) -> str:
