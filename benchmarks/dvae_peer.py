@@ -12,13 +12,13 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import dvae_runs
 import matplotlib
 import numpy as np
+import peer_environment
 import torch
 
 from dallebaby_cli.config_models import DVAEConfig
@@ -30,9 +30,6 @@ from dallebaby_cli.training import plan
 from dallebaby_cli.training.batches import Pictures
 
 PEER = Path(__file__).parent / "peers" / "dalle_pytorch_vae.py"
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "requests", "packaging", "tqdm")
-PACKAGES += ("einops", "axial-positional-embedding", "rotary-embedding-torch", "ftfy", "regex")
-PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81")
 PICTURES = 70_000  # of which 5 % are held out: over 200,000 codes on an 8 x 8 grid
 
 
@@ -78,13 +75,7 @@ def run_peer(home: Path, images: Path, minutes: float) -> list[dict]:
         parts = {side: Pictures(source, side) for side in ("train", "holdout")}
         arrays = {side: part.read(np.arange(len(part))).numpy() for side, part in parts.items()}
         np.savez(data, **arrays)
-    venv = home / "peer-environment"
-    python = venv / "bin" / "python"
-    if not python.exists():
-        subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)
-        install = ["uv", "pip", "install", "-q", "-p", python]
-        subprocess.run([*install, *PACKAGES], check=True)
-        subprocess.run([*install, "--no-deps", "dalle-pytorch"], check=True)
+    python = peer_environment.python(home)
     log = home / "peer.jsonl"
     with log.open("w") as lines:
         subprocess.run([python, "-W", "ignore", PEER, data, str(minutes)], stdout=lines, check=True)

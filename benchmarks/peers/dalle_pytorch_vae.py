@@ -8,16 +8,10 @@ import json
 import math
 import sys
 import time
-import types
 
 import numpy as np
 import torch
-
-for missing in ("taming", "taming.models", "taming.models.vqgan", "youtokentome"):
-    sys.modules[missing] = types.ModuleType(missing)  # imported by the package, not used here
-sys.modules["taming.models.vqgan"].VQModel = sys.modules["taming.models.vqgan"].GumbelVQ = object
-
-from dalle_pytorch import DiscreteVAE  # noqa: E402
+from dalle_pytorch_import import DiscreteVAE
 
 CODES, BATCH, RATE, DECAY = 1000, 8, 1e-3, 0.98
 FIRST_TEMPERATURE, LAST_TEMPERATURE, ANNEAL = 1.0, 0.5, 1e-6

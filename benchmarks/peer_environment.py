@@ -1,0 +1,22 @@
+"""The peers' own environment: their packages beside each other, none of them ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "requests", "packaging", "tqdm")
+PACKAGES += ("einops", "axial-positional-embedding", "rotary-embedding-torch", "ftfy", "regex")
+PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81")
+WITHOUT_DEPENDENCIES = ("dalle-pytorch",)  # one of them, youtokentome, does not build
+
+
+def python(home: Path) -> Path:
+    """The interpreter of HOME/peer-environment, which is made if it is not there (with uv)."""
+    venv = home / "peer-environment"
+    found = venv / "bin" / "python"
+    if not found.exists():
+        subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)
+        install = ["uv", "pip", "install", "-q", "-p", found]
+        subprocess.run([*install, *PACKAGES], check=True)
+        subprocess.run([*install, "--no-deps", *WITHOUT_DEPENDENCIES], check=True)
+    return found

@@ -1,0 +1,65 @@
+"""dallebaby's own transformer, as `train` and `generate` use it."""
+
+from dataclasses import replace
+
+import torch
+import work
+from torch.utils.flop_counter import FlopCounterMode
+
+from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
+from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.sampler import Sampler
+from dallebaby_cli.settings import load
+from dallebaby_cli.training.loop import State, matmul_peak, take_step
+
+CPU = torch.device("cpu")
+
+
+class Task:
+    """What `take_step` asks for its loss."""
+
+    def loss(
+        self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...], progress: float
+    ) -> torch.Tensor:
+        text_loss, image_loss = losses(model(*batch), *batch, work.WORDS)
+        return text_loss / 8 + image_loss * 7 / 8
+
+
+options = work.asked()
+shape = TransformerConfig(
+    text_tokens=work.TEXT,
+    vocabulary=work.WORDS,
+    dim=work.DIM,
+    depth=work.DEPTH,
+    heads=work.HEADS,
+    dropout=0,
+    codes=work.CODES,
+    grid=options.grid,
+)
+model = Transformer(shape)
+if options.work == "train":
+    config = load("train", preset="scenes")
+    config = replace(config, batch_size=options.batch, precision=options.precision)
+    state = State.fresh(model, config, CPU)
+    batch = work.batch(options)
+    with FlopCounterMode(display=False) as counter:
+        Task().loss(model, batch, 0.0).backward()
+
+    def turn() -> None:
+        take_step(Task(), state, batch, 1e-3, 0.0, config, CPU)
+
+    units = options.batch * shape.sequence_len
+    facts = {"flops": counter.get_total_flops() / units}
+    work.answer(turn, units, **facts, peak_flops=matmul_peak(CPU, options.precision))
+else:
+    vae = DVAE(DVAEConfig(image_px=64, grid=options.grid))
+    words = TextTokenizer.train(["a red car"], work.WORDS)
+    sampler = Sampler(model.eval().requires_grad_(False), vae.eval(), words)
+    drawing = SampleConfig(guidance=options.guidance, batch_size=options.batch)
+
+    def turn() -> None:
+        sampler.draw(["a red car"] * options.batch, range(options.batch), drawing)
+
+    work.answer(turn, options.batch)

@@ -1,0 +1,143 @@
+"""Our transformer beside DALLE-pytorch's and Hugging Face's GPT-2: the same width, depth and heads,
+16 words and 64 or 256 codes. Each piece of work is a process of its own, in turns; medians.
+
+    python benchmarks/transformer_speed.py [HOME] [--rounds 3]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import peer_environment
+
+PEERS = Path(__file__).parent / "peers"
+PROGRAMS = {
+    "dallebaby": "ours.py",
+    "DALLE-pytorch": "dalle_pytorch_transformer.py",
+    "HF GPT-2": "gpt2.py",
+}
+OURS, DALLE, GPT2 = PROGRAMS
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does."""
+
+    who: str
+    work: str
+    grid: int
+    batch: int
+    precision: str = "fp32"
+    guidance: float = 1.0
+    cache: bool = True
+
+    def __str__(self) -> str:
+        words = [self.who, self.precision]
+        words += [f"guidance {self.guidance:g}"] * (self.guidance != 1)
+        words += ["no cache"] * (not self.cache)
+        return ", ".join(words)
+
+
+TRAINING = [
+    Job(who, "train", grid, batch, precision)
+    for grid, batch in ((8, 64), (16, 8))
+    for who in PROGRAMS
+    for precision in ("fp32", "bf16")
+]
+SAMPLING = [
+    Job(OURS, "sample", 8, 8),
+    Job(OURS, "sample", 8, 8, guidance=3),
+    Job(OURS, "sample", 8, 8, "bf16"),
+    Job(DALLE, "sample", 8, 8),
+    Job(DALLE, "sample", 8, 8, "bf16"),
+    Job(DALLE, "sample", 8, 8, guidance=3),
+    Job(DALLE, "sample", 8, 8, cache=False),
+    Job(DALLE, "sample", 8, 8, guidance=3, cache=False),
+    Job(GPT2, "sample", 8, 8),
+    Job(GPT2, "sample", 8, 8, "bf16"),
+]
+GROWTH = [Job(OURS, "sample", grid, batch) for grid in (8, 16, 32) for batch in (1, 8, 64)]
+GROWTH += [Job(who, "sample", grid, 8) for who in (DALLE, GPT2) for grid in (8, 16)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("home", nargs="?", type=Path, default=Path("experiments"))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    peers = peer_environment.python(options.home)
+    found: dict[Job, list[dict[str, float]]] = defaultdict(list)
+    for number in range(options.rounds):
+        for job in dict.fromkeys(TRAINING + SAMPLING + GROWTH):
+            found[job].append(run(job, peers))
+            print(f"round {number + 1}: {job}: {found[job][-1]}", file=sys.stderr, flush=True)
+    medians = {
+        job: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+        for job, turns in found.items()
+    }
+    tell_training(medians)
+    tell_sampling(medians)
+    tell_growth(medians)
+
+
+def run(job: Job, peers: Path) -> dict[str, float]:
+    """The answer of one process."""
+    command: list[object] = [sys.executable if job.who == OURS else peers, "-W", "ignore"]
+    command += [PEERS / PROGRAMS[job.who], job.work, "--grid", job.grid, "--batch", job.batch]
+    command += ["--precision", job.precision, "--guidance", job.guidance]
+    command += [] if job.cache else ["--no-cache"]
+    here = os.environ | ({"PYTHONPATH": str(PEERS.parents[1])} if job.who == OURS else {})
+    done = subprocess.run(
+        [str(word) for word in command], env=here, check=True, stdout=subprocess.PIPE, text=True
+    )
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def tell_training(medians: dict[Job, dict[str, float]]) -> None:
+    for grid, batch in ((8, 64), (16, 8)):
+        print(f"\nTraining, 16 + {grid**2} tokens, {batch} pictures a step\n")
+        print("| | tokens/s | ours / theirs | of the matmul peak | peak memory |")
+        print("|---|---|---|---|---|")
+        jobs = [job for job in TRAINING if job.grid == grid]
+        best = max(medians[job]["rate"] for job in jobs if job.who == OURS)
+        for job in jobs:
+            facts = medians[job]
+            share = ""
+            if job.who == OURS:
+                share = f"{facts['rate'] * facts['flops'] / facts['peak_flops']:.0%}"
+            print(
+                f"| {job} | {facts['rate']:,.0f} | {best / facts['rate']:.2f} | {share} "
+                f"| {facts['peak_mb']:,.0f} MB |"
+            )
+
+
+def tell_sampling(medians: dict[Job, dict[str, float]]) -> None:
+    print("\nDrawing 8 pictures of 64 codes\n")
+    print("| | images/s | ours / theirs, alike guided | peak memory |\n|---|---|---|---|")
+    ours = {job.guidance: medians[job]["rate"] for job in SAMPLING[:2]}
+    for job in SAMPLING:
+        facts = medians[job]
+        ratio = ours[job.guidance] / facts["rate"]
+        print(f"| {job} | {facts['rate']:.2f} | {ratio:.2f} | {facts['peak_mb']:,.0f} MB |")
+
+
+def tell_growth(medians: dict[Job, dict[str, float]]) -> None:
+    print("\nMilliseconds a code of one picture (all of a batch are drawn at once)\n")
+    print("| | codes | batch | images/s | ms a code and picture |\n|---|---|---|---|---|")
+    for job in GROWTH:
+        rate = medians[job]["rate"]
+        each = 1e3 / rate / job.grid**2
+        print(f"| {job} | {job.grid**2} | {job.batch} | {rate:.2f} | {each:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
