@@ -1,6 +1,6 @@
 """Does a run take as long as doctor foretells? Asks it how many steps fit the minutes, then takes
 so many and looks at the clock. Takes prepared pictures (draws `scenes` if there are none), and
-encoded ones for `--stage train`.
+encoded ones for `--stage train`. The runs stay in HOME, with their pictures, as doctor-NAME.
 
     python benchmarks/doctor.py [HOME [NAME]...] [--minutes 5] [--stage train-vae]
 """
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 FOLDERS = {"train-vae": "vae", "train": "dalle"}
-RUN = "doctor-benchmark"
 
 
 def dallebaby(home: Path, *arguments: object) -> str:
@@ -34,14 +33,12 @@ def foretold(home: Path, name: str, stage: str, minutes: float) -> tuple[dict[st
 
 
 def taken(home: Path, name: str, stage: str, steps: int) -> float:
-    """Seconds of the whole command, start and end included. The run is removed afterwards."""
-    folder = home / FOLDERS[stage] / RUN
-    shutil.rmtree(folder, ignore_errors=True)
+    """Seconds of the whole command, start and end included."""
+    run = f"doctor-{name}"
+    shutil.rmtree(home / FOLDERS[stage] / run, ignore_errors=True)
     began = time.monotonic()
-    dallebaby(home, stage, name, "--steps", steps, "--run", RUN)
-    took = time.monotonic() - began
-    shutil.rmtree(folder)
-    return took
+    dallebaby(home, stage, name, "--steps", steps, "--run", run)
+    return time.monotonic() - began
 
 
 def main() -> None:

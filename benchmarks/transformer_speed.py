@@ -53,7 +53,6 @@ TRAINING = [
 SAMPLING = [
     Job(OURS, "sample", 8, 8),
     Job(OURS, "sample", 8, 8, guidance=3),
-    Job(OURS, "sample", 8, 8, "bf16"),
     Job(DALLE, "sample", 8, 8),
     Job(DALLE, "sample", 8, 8, "bf16"),
     Job(DALLE, "sample", 8, 8, guidance=3),

@@ -185,7 +185,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self.steps is None or self.steps >= 1, "steps", self.steps, "must be 1 or more")
-        check(self.minutes > 0, "minutes", self.minutes, "must be above 0")
+        check(0 < self.minutes <= 1e6, "minutes", self.minutes, "must be above 0, at most 1e6")
+        check(0 <= self.seed < 2**63, "seed", self.seed, "must be from 0 to below 2**63")
         check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
         check(
             self.accumulate >= 1 and self.batch_size % self.accumulate == 0,

@@ -67,6 +67,13 @@ def folder_bytes(folder: Path) -> int:
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
 
 
+def allocated_bytes(path: Path) -> int:
+    """Disk space that a file, or all files below a folder, take up; half-fetched ones have
+    holes. 0 if there is none."""
+    found = path.rglob("*") if path.is_dir() else [path]
+    return sum(f.stat().st_blocks * 512 for f in found if f.is_file() and not f.is_symlink())
+
+
 def human_bytes(count: float) -> str:
     """A size as people write it, in powers of 1000 as disks and torrents list them: "1.5 KB"."""
     for unit in ("B", "KB", "MB", "GB", "TB"):

@@ -24,6 +24,7 @@ from dallebaby_cli.errors import UsageError
 from dallebaby_cli.metrics import to_numpy
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.half import halve
 from dallebaby_cli.models.transformer import Cache, Transformer
 from dallebaby_cli.training import checkpoint
 
@@ -216,8 +217,9 @@ def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:
     checkpoint.load_weights(folder / "model.safetensors", model)
     checkpoint.load_weights(folder / "vae.safetensors", vae)
     tokenizer = TextTokenizer.load(folder / "tokenizer.json")
+    halve(model.to(target).eval().requires_grad_(False), target)
     return Sampler(
-        model.to(target).eval().requires_grad_(False),
+        model,
         vae.to(target).eval().requires_grad_(False),
         tokenizer,
         checkpoint.model_id(folder),

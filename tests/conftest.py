@@ -18,9 +18,16 @@ from PIL import Image, ImageDraw
 from dallebaby_cli import app
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.sampler import Sampler
+
+
+@pytest.fixture(autouse=True)
+def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every machine: what has to be equal is equal in fp32."""
+    monkeypatch.setattr(devices, "native_bf16", lambda device: False)
 
 
 @dataclass

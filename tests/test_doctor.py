@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from conftest import Ran, run
 from PIL import Image
 
 from dallebaby_cli import files
-from dallebaby_cli.data import manifest
+from dallebaby_cli.data import extra_captions, manifest
+from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.data.shards import Shards
 from dallebaby_cli.models import device
 from dallebaby_cli.training import loop
 
@@ -53,11 +56,12 @@ def test_a_good_workspace_gets_a_table_and_a_picture(cli: Cli, home: Path) -> No
     before = {path.relative_to(home) for path in home.rglob("*")}
     ran = cli("--home", home, "doctor", "--preset", "tiny")
     assert ran.code == 0, ran.err
-    rows = {line[9:].split("  ")[0].strip() for line in ran.out.splitlines() if "✓ ok" in line}
+    told = [line.split("\t") for line in ran.out.splitlines()]  # piped: a line a check
+    rows = {name for name, state, *_ in told if state == "ok"}
     assert rows >= {"versions", "device", "precision", "libtorrent", "pixels", "disk"}
     assert rows >= {f"{stage}: {part}" for stage in ("train-vae", "train") for part in PARTS}
-    assert "! warn  images/shapes" in ran.out  # of 400 pictures
-    assert "next: dallebaby train-vae" in ran.err
+    assert ["images/shapes", "warn"] in [row[:2] for row in told]  # of 400 pictures
+    assert "next: dallebaby train-vae shapes --preset tiny" in ran.err
     with Image.open(home / "doctor.png") as picture:
         assert picture.size == (4 * 34 - 2, 4 * 34 - 2)  # a batch of 16
     after = {path.relative_to(home) for path in home.rglob("*")}
@@ -72,7 +76,6 @@ def test_runs_are_foretold_as_planned(examine: Examine, home: Path) -> None:
     for run_ in (vae, dalle):
         assert run_["steps"] == 300 and run_["seconds"] > 300 * run_["step_s"] > 0
         assert run_["last_loss"] < run_["first_loss"]
-        assert run_["memory_bytes"] > 10e6
         assert "300 steps of" in checks[f"{run_['stage']}: time"]["found"]
     assert vae["epochs"] == dalle["epochs"] == pytest.approx(300 * 16 / 400, rel=0.2)
     assert dalle["unit"] == "tokens" and dalle["units_per_s"] == pytest.approx(
@@ -142,6 +145,36 @@ def test_a_name_that_nobody_knows(cli: Cli, tmp_path: Path) -> None:
     assert ran.code == 2 and "did you mean 'coco'" in ran.err
 
 
+def test_more_scenes_need_more_room(examine: Examine, tmp_path: Path) -> None:
+    _, _, checks = examine(tmp_path, "scenes", "--set", "limit=500000")
+    assert checks["pictures"]["found"] == "not prepared yet; about 500,000 pictures"
+    assert " GB" in checks["disk"]["found"].partition("at most")[2]
+
+
+def test_captions_that_a_model_wrote_count(examine: Examine, cli: Cli, tmp_path: Path) -> None:
+    folder = picture_folder(tmp_path / "plain", [(n, 90, 200 - n) for n in range(0, 200, 4)])
+    assert cli("--home", tmp_path, "prep", folder, "--px", 32, "--workers", 1).code == 0
+    images = tmp_path / "images" / "plain"
+    shards = Shards(images)
+    written = tmp_path / "written"
+    rows = [(shards.key(row), ["a plain colour"], Counter[str]()) for row in range(50)]
+    written.write_bytes(extra_captions.part(rows))
+    config = {"models": {"model:somebody": {}}}
+    of = {"images/plain": shards.id}
+    draft = Manifest(kind="captions", name="plain", config=config, parents=of)
+    extra_captions.put(images, draft, "model:somebody", [written])
+    _, facts, _ = examine(tmp_path)
+    assert [run["stage"] for run in facts["runs"]] == ["train-vae", "train"]
+
+
+def test_what_a_killed_one_left_is_removed(examine: Examine, home: Path) -> None:
+    left = home / ".doctor" / "scratch" / "plan.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a checkpoint")
+    code, _, _ = examine(home)
+    assert code == 0 and not (home / ".doctor").exists()
+
+
 # ---------------------------------------------------------------- what is wrong
 
 
@@ -154,7 +187,7 @@ def test_black_pictures_without_captions(examine: Examine, cli: Cli, tmp_path: P
         checks["images/black"]["state"] == "warn" and "by heart" in checks["images/black"]["advice"]
     )
     assert checks["train"]["state"] == "warn" and "no captions" in checks["train"]["advice"]
-    assert code == (checks["train-vae: learning"]["state"] == "fail")
+    assert code == 0 and "train: learning" not in checks
 
 
 def test_a_damaged_shard_fails(examine: Examine, home: Path) -> None:
@@ -185,7 +218,6 @@ def test_a_loss_that_does_not_fall_fails(examine: Examine, home: Path) -> None:
 def test_emulated_bf16_is_warned_of(
     examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "native_bf16", lambda _: False)
     _, _, checks = examine(tmp_path, "--set", "precision=bf16")
     assert checks["precision"]["state"] == "warn"
     _, _, checks = examine(tmp_path)

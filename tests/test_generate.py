@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import termios
@@ -169,7 +170,8 @@ def test_an_animation_shows_the_grid_coming_about(generate: Cli, tmp_path: Path)
             frame = np.asarray(frames.convert("RGB")).astype(int)
             rows = number
             assert np.abs(frame[rows:, :16] - GREY).max(initial=0) <= 2
-            assert np.abs(frame[:rows] - grid[:rows]).mean() < 40 if rows else True
+            if rows:  # its lower edge may still change with what comes below
+                assert np.abs(frame[:rows] - grid[:rows]).mean() < 40
     assert np.abs(frame - grid).mean() < 8, "a palette of 256 colours"
 
 
@@ -201,7 +203,7 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
         if answers and seen.count("prompt: ") == 4 - len(answers):
             os.write(mine, answers.pop(0).encode())
     os.close(mine)
-    assert process.wait() == 0 and not answers, seen
+    assert process.wait(timeout=60) == 0 and not answers, seen
     for name in ("a-red-car-1", "a-tree-1"):
         assert (tmp_path / "samples" / f"{name}.png").exists() and f"{name}.png" in seen
     assert seen.count("▀") > 50
@@ -220,6 +222,8 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
         (("a", "--best", 0), 2, ["--best"]),
         (("a", "--guidance", "nan"), 2, ["guidance", "must be a number"]),
         (("a", "--top-p", 0), 2, ["top_p=0.0: must be above 0"]),
+        (("a", "--seed", 2**63), 2, ["--seed"]),
+        (("a", "--device", "cpu:x"), 2, ["--device cpu:x"]),
         (("a", "--set", "guidance_ramp=2"), 2, ["guidance_ramp=2.0: must be 0 to 1"]),
         (("a", "--keep", 2), 2, ["--keep needs a picture", "--image"]),
         (("a", "--image", "{photo}", "--keep", 0), 2, ["--keep"]),
@@ -270,3 +274,14 @@ def test_a_model_with_a_missing_or_swapped_file_draws_nothing(
     (folder / part).unlink()
     refused(cli(*draw), 1, part, "is missing")
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_description_that_lost_its_parts_is_named(cli: Cli, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "copy")
+    about = folder / "config.json"
+    for part in ("files", "vae"):
+        content = json.loads((model / "config.json").read_text())
+        del content[part]
+        about.write_text(json.dumps(content))
+        ran = cli("--home", tmp_path, "generate", "a", "--model", folder)
+        refused(ran, 1, "config.json is damaged", "restore it")

@@ -1,6 +1,7 @@
 """Fast sampling equals slow sampling, and no picture depends on its neighbours."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.half import halve
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.sampler import GREY, Sampler, choose
 
+CPU = torch.device("cpu")
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
 SEEDS = [3, 4, 5]
 
@@ -60,6 +64,34 @@ def test_cached_equals_uncached_and_batched_equals_alone(
     for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         assert torch.equal(together[index], slow_draw(sampler, prompt, seed, config))
         assert torch.equal(together[index], sampler.draw([prompt], [seed], config)[0])
+
+
+def test_halved_weights_in_bf16_draw_what_casting_them_draws(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "native_bf16", lambda device: True)
+    cast = sampler.draw(PROMPTS, SEEDS, SampleConfig())
+    halved = deepcopy(sampler.model)
+    halve(halved, CPU)
+    assert halved.image_head.weight.dtype == torch.bfloat16
+    assert torch.equal(replace(sampler, model=halved).draw(PROMPTS, SEEDS, SampleConfig()), cast)
+
+
+def test_halved_weights_on_a_cpu_are_rounded_and_nothing_else(sampler: Sampler) -> None:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("FBGEMM does not know this CPU, so weights stay as they are")
+    halved, rounded = deepcopy(sampler.model), deepcopy(sampler.model)
+    halve(halved, CPU)
+    assert not any(isinstance(module, torch.nn.Linear) for module in halved.modules())
+    for module in rounded.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.half().float()
+    fast, slow = replace(sampler, model=halved), replace(sampler, model=rounded)
+    config = SampleConfig(guidance=2)
+    drawn = fast.draw(PROMPTS, SEEDS, config)
+    assert torch.equal(drawn, slow.draw(PROMPTS, SEEDS, config))
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        assert torch.equal(drawn[index], slow_draw(fast, prompt, seed, config))
 
 
 def test_guidance_one_is_no_guidance_and_more_of_it_changes_the_picture(sampler: Sampler) -> None:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
 from dallebaby_cli.data.text import TextTokenizer
 from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.half import halve
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.sampler import Sampler
 from dallebaby_cli.settings import load
@@ -56,7 +57,8 @@ if options.work == "train":
 else:
     vae = DVAE(DVAEConfig(image_px=64, grid=options.grid))
     words = TextTokenizer.train(["a red car"], work.WORDS)
-    sampler = Sampler(model.eval().requires_grad_(False), vae.eval(), words)
+    halve(model.eval().requires_grad_(False), CPU)  # as from_pretrained does
+    sampler = Sampler(model, vae.eval(), words)
     drawing = SampleConfig(guidance=options.guidance, batch_size=options.batch)
 
     def turn() -> None:

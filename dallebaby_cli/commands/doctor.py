@@ -1,7 +1,8 @@
 """`dallebaby doctor`: what a run would meet here, and how long it would take."""
 
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -9,6 +10,9 @@ from rich.text import Text
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
+
+if TYPE_CHECKING:
+    from dallebaby_cli.stages.doctor import Check
 
 LOOK = {"ok": ("✓ ok", "green"), "warn": ("! warn", "yellow"), "fail": ("✗ fail", "bold red")}
 
@@ -25,15 +29,26 @@ def doctor(
     from dallebaby_cli.stages.doctor import doctor as stage
 
     settings: Settings = ctx.obj
-    configs = settings.load_several(("prep", "train-vae", "train"), settings.preset(preset))
+    chosen = settings.preset(preset)
+    configs = settings.load_several(("prep", "train-vae", "train"), chosen)
     with settings.reporter() as report:
-        found = stage(settings.home, configs, name, device=settings.device, report=report)
-    table = Table(box=None, show_header=False)
-    for check in found.checks:
-        word, style = LOOK[check.state]
-        text = f"{check.found}\n→ {check.advice}" if check.advice else check.found
-        table.add_row(Text(word, style), Text(check.name), Text(text, overflow="fold"))
-    settings.result({**asdict(found), "ok": not found.failed}, table)
+        found = stage(
+            settings.home, configs, name, preset=chosen, device=settings.device, report=report
+        )
+    facts = {**asdict(found), "ok": not found.failed}
+    if settings.out.is_terminal:
+        settings.result(facts, _table(found.checks))
+    else:  # a line a check, which no width folds
+        settings.result(facts, *("\t".join(filter(None, astuple(c))) for c in found.checks))
     if found.failed:
         raise typer.Exit(1)
     settings.hint(found.next)
+
+
+def _table(checks: "Sequence[Check]") -> Table:
+    table = Table(box=None, show_header=False)
+    for check in checks:
+        word, style = LOOK[check.state]
+        text = f"{check.found}\n→ {check.advice}" if check.advice else check.found
+        table.add_row(Text(word, style), Text(check.name), Text(text, overflow="fold"))
+    return table

@@ -64,6 +64,8 @@ def generate(
     loaded = stage.find(settings.home, model, settings.device)
     draw = partial(stage.generate, settings.home, config, n=n, best=best, seed=seed)
     draw = partial(draw, out=out, progressive=progressive, image=image, keep=keep)
+    if given is None:
+        _ = loaded.sampler  # what is wrong with it is said before anybody is asked
     for sentences in prompts.asked(settings.err) if given is None else [given]:
         with settings.reporter() as report:
             drawn = draw(sentences, model=loaded, report=report)

@@ -32,7 +32,10 @@ def asked(console: Console) -> Iterator[list[str]]:
     console.print("Say what to draw; an empty line ends.", style="dim")
     while True:
         try:
-            prompt = console.input("prompt: ").strip()
+            prompt = _text(os.fsencode(console.input("prompt: ").strip()), "the prompt")
+        except (UnicodeError, BadInput):
+            console.print("that is not text in UTF-8; say it again", style="yellow")
+            continue
         except EOFError:
             return
         if not prompt:

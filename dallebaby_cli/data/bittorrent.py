@@ -41,7 +41,7 @@ def download(job: Job) -> Brought:
         for path in absent(found, job.dataset, job.patterns):
             job.report(Note(f"{path} is not in the torrent; going on without it", "warning"))
         wanted = found.chosen(job.wanted, job.keep)
-        here = sum(_allocated_bytes(os.path.join(job.folder, e.path)) for e in wanted)
+        here = sum(files.allocated_bytes(job.folder / e.path) for e in wanted)
         needed = sum(e.size_bytes for e in wanted) - here
         files.require_space(job.folder, needed, f"the rest of {job.dataset.name}")
         swarm.download(metadata, found, wanted)
@@ -94,14 +94,6 @@ def listing(job: Job) -> Contents:
     job = from_site(job)
     with TemporaryDirectory() as scratch, Swarm(replace(job, folder=Path(scratch))) as swarm:
         return contents(swarm.learn(), job.dataset.name)
-
-
-def _allocated_bytes(path: str) -> int:
-    """Disk space that a file takes up already; half-fetched files have holes."""
-    try:
-        return os.stat(path).st_blocks * 512
-    except FileNotFoundError:
-        return 0
 
 
 def tidy(folder: Path, found: Contents, wanted: list[Entry]) -> None:

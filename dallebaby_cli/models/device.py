@@ -27,7 +27,15 @@ def resolve(name: str) -> torch.device:
         raise UsageError(f"--device {name}: must be auto, cuda, mps or cpu")
     if not available[kind]:
         raise UsageError(f"--device {name}: this machine (or its torch) has none; use --device cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            f"--device {name}: no such device; cpu, cuda, cuda:1 and mps are"
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} such here")
+    return device
 
 
 def default_preset(name: str) -> str:

@@ -5,12 +5,11 @@ planned runs are timed through the very functions that `train-vae` and `train` g
 """
 
 import importlib
-import math
 import platform
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ import torch
 from dallebaby_cli import files, settings
 from dallebaby_cli.config import DVAEConfig, PrepConfig
 from dallebaby_cli.data import catalog, manifest, tokens
+from dallebaby_cli.data.catalog import Dataset
 from dallebaby_cli.data.manifest import Manifest
 from dallebaby_cli.data.pictures import grid, write_png
 from dallebaby_cli.data.shards import Shards
@@ -32,10 +32,11 @@ from dallebaby_cli.stages import train, train_vae
 from dallebaby_cli.training import checkpoint
 from dallebaby_cli.training.forecast import Forecast, forecast
 
-PNG_SHARE = 0.7  # of a photograph's pixels in bytes that are left as PNG
+SHARES = {"png": 0.7, "jpeg": 0.2, "webp": 0.2}  # of a photograph's bytes that are left
 COPIES = 9  # of a model on disk: weights, averages, moments, twice while saving; and the result
 TIGHT = 0.8  # of the room there is, above which disk and memory warn
 FEW_PICTURES = 1000
+LEARNED = 0.95  # of the first loss, under which a batch that is shown again and again must get
 LESS_MEMORY = "take a smaller --preset, or --set accumulate=4, which is slower but learns the same"
 LONG_S = 24 * 3600.0
 CODED = 4096  # most training pictures that get random codes
@@ -74,11 +75,17 @@ class Diagnosis:
 
 
 def doctor(
-    home: Path, configs: Mapping[str, Any], name: str | None, *, device: str, report: Report
+    home: Path,
+    configs: Mapping[str, Any],
+    name: str | None,
+    *,
+    preset: str,
+    device: str,
+    report: Report,
 ) -> Diagnosis:
     """Examine this machine, and the dataset `name`, prepared or not (None: the newest prepared
-    one, if any), with the configs of prep, train-vae and train. Raises UsageError for a dataset
-    that nobody knows."""
+    one, if any), with the configs that prep, train-vae and train have by that preset. Raises
+    UsageError for a dataset that nobody knows."""
     target = devices.resolve(device)
     steps = ["machine", "pictures", "train-vae", "train"]
 
@@ -93,9 +100,8 @@ def doctor(
         found = _unprepared(home, configs["prep"], name)
         found.checks[:0] = machine
         return found
-    found = Diagnosis("dallebaby train-vae", machine)
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=home) as scratch:
-        folder = Path(scratch)
+    found = Diagnosis(f"dallebaby train-vae {images.name} --preset {preset}", machine)
+    with _scratch(home) as folder:
         tell(1)
         vae = _examine_pictures(found, home, images, configs["train-vae"])
         tell(2)
@@ -111,6 +117,20 @@ def doctor(
             found.checks.append(_disk(home, models + codes, "models and codes take"))
     tell(4)
     return found
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    """A folder for what is tried, on the disk where it would lie; what a killed doctor left there
+    is removed, too."""
+    with files.lock(home / ".doctor", "doctor"):
+        folder = home / ".doctor" / "scratch"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(home / ".doctor", ignore_errors=True)
 
 
 # ---------------------------------------------------------------- the machine
@@ -190,16 +210,28 @@ def _unprepared(home: Path, config: PrepConfig, name: str | None) -> Diagnosis:
         if dataset.download_bytes is None:
             advice = f"`dallebaby fetch {name} --list` shows the files"
             found.checks.append(Check("download", "warn", "of unknown size", advice))
-        download = (dataset.download_bytes or 0) - files.folder_bytes(home / "raw" / name)
-    listed = (dataset.images if dataset else None) or 0
-    pictures = min(listed, config.limit or listed)
-    shards = 2 * int(pictures * 3 * config.image_px**2 * PNG_SHARE)  # pieces and shards of them
+        download = (dataset.download_bytes or 0) - files.allocated_bytes(home / "raw" / name)
+    pictures = _pictures(dataset, config)
+    each = 3 * config.image_px**2 * SHARES[config.encoding]
+    shards = 2 * int(pictures * each)  # pieces and shards of them
     what = f"{'' if fetched else 'the rest of the download and '}the shards of {name} take"
-    state = "fetched, not prepared yet" if fetched else "not fetched yet"
-    found.checks.append(_disk(home, max(download, 0) + shards, what))
+    state = "not prepared yet" if fetched else "not fetched yet"
+    if pictures:
+        found.checks.append(_disk(home, max(download, 0) + shards, what))
+    else:
+        free = files.human_bytes(files.free_bytes(home))
+        found.checks.append(Check("disk", "warn", f"{free} free; how much it takes is unknown"))
     about = f"; about {pictures:,} pictures" if pictures else ""
     found.checks.append(Check("pictures", "ok", state + about))
     return found
+
+
+def _pictures(dataset: Dataset | None, config: PrepConfig) -> int:
+    """How many `prep` would take; 0 if nobody knows."""
+    if dataset is not None and dataset.transport == "none":  # drawn: as many as are asked for
+        return config.limit or dataset.images or 0
+    listed = (dataset.images if dataset else None) or config.limit or 0
+    return min(listed, config.limit or listed)
 
 
 # ---------------------------------------------------------------- pictures
@@ -253,7 +285,7 @@ def _codes(
             name = _draw_codes(scratch, home / "images" / images.name, vae)
             home = scratch
         return train.prepare(home, config, [name], device=device, report=ignore)[0]
-    except DallebabyError as error:
+    except (DallebabyError, OSError) as error:
         state: State = "warn" if isinstance(error, MissingInput) else "fail"
         found.checks.append(Check("train", state, "cannot be started", str(error)))
         return None
@@ -263,6 +295,7 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
     """Random codes of real pictures by an untrained dVAE: all that the transformer's speed depends
     on is as it will be. Returns the name of the tokens."""
     source = Shards(images)
+    (home / "images").symlink_to(images.parent.absolute())  # captions lie beside the shards
     folder = home / "vae" / "untrained"
     checkpoint.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
     vae_id = checkpoint.write_model(folder, "vae", {"model": settings.as_dict(config)})
@@ -294,10 +327,12 @@ def _examine_run(
     """Learn one batch by heart and time the parts of the run planned for so many pictures."""
     try:
         run = forecast(task, pictures, device, scratch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # of which torch has a kind for GPUs alone
+        if "memory" not in str(error):
+            raise
         what = str(error).partition(". ")[0]
         found.checks.append(Check(f"{task.name}: memory", "fail", what, LESS_MEMORY))
-    except DallebabyError as error:
+    except (DallebabyError, OSError) as error:
         found.checks.append(Check(task.name, "fail", "cannot be tried", str(error)))
     else:
         found.runs.append(run)
@@ -310,16 +345,19 @@ def _examine_run(
 
 
 def _judge_learning(run: Forecast) -> Check:
-    found = f"loss of one batch {run.first_loss:.3g} → {run.last_loss:.3g}"
-    if math.isfinite(run.last_loss) and run.last_loss < run.first_loss:
+    if run.first_loss is None or run.last_loss is None:
+        found = "the loss of one batch is not finite"
+    else:
+        found = f"loss of one batch {run.first_loss:.3g} → {run.last_loss:.3g}"
+    if run.first_loss and run.last_loss is not None and run.last_loss < LEARNED * run.first_loss:
         return Check(f"{run.stage}: learning", "ok", found)
     advice = "it should fall; look at the picture of the batch, and take a lower optim.lr"
     return Check(f"{run.stage}: learning", "fail", found, advice)
 
 
 def _judge_loader(run: Forecast) -> Check:
-    share = run.loading_s / run.step_s
-    found = f"a batch in {1e3 * run.loading_s:,.0f} ms, {share:.0%} of a step"
+    share = run.loading_s / run.working_s
+    found = f"a batch in {1e3 * run.loading_s:,.0f} ms, {share:.0%} of a step without it"
     if share <= 1:
         return Check(f"{run.stage}: loader", "ok", found)
     advice = "training waits for pictures; put --home on a faster disk"

@@ -108,7 +108,7 @@ def generate(
 
 
 def _slug(prompt: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "picture"
+    return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
 def _check_place(flag: str, path: Path, ending: str) -> None:
@@ -142,9 +142,9 @@ def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | No
     try:
         picture = images.decode(image.read_bytes(), sampler.vae.config.image_px)
     except images.Rejected as rejected:
+        advice = "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture that prep would take"
         raise BadInput(
-            f"--image {image} cannot be used ({rejected.reason}: {rejected.detail}); "
-            "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture"
+            f"--image {image} cannot be used ({rejected.reason}: {rejected.detail}); {advice}"
         ) from None
     return sampler.encode(picture)[:keep]
 

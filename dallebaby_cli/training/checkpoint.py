@@ -26,6 +26,8 @@ from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.training import distributed
 
+PARTS = {"vae": {"model"}, "dalle": {"model", "vae"}, "classifier": {"model"}}
+"""What config.json describes of each kind of model."""
 MODEL_FILES = ("model.safetensors", "vae.safetensors", "tokenizer.json")
 
 
@@ -85,7 +87,10 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
             f"{path} has format {content.get('format')!r} and this version reads "
             f"{manifest.FORMAT}; use the version of dallebaby that made it, or train again"
         )
-    for name, expected in content["files"].items():
+    parts = content.get("files")
+    if not isinstance(parts, dict) or not content.keys() >= PARTS[kind]:
+        raise BadInput(f"{path} is damaged: it lacks what a {kind} model has; restore it")
+    for name, expected in parts.items():
         part = folder / name
         if not part.exists():
             raise MissingInput(f"{part} is missing; restore it or train that model again")

@@ -1,5 +1,7 @@
 """What a planned run would be like, tried on a throw-away copy of its model."""
 
+import math
+import statistics
 import time
 from contextlib import closing
 from copy import deepcopy
@@ -23,10 +25,12 @@ class Forecast:
 
     stage: str
     parameters: int
-    first_loss: float
+    first_loss: float | None
     """of one batch, before it is learned by heart"""
-    last_loss: float
-    """after as many steps as that was given"""
+    last_loss: float | None
+    """after as many steps as that was given; None is not finite"""
+    working_s: float
+    """for a step whose batch is there"""
     loading_s: float
     """for a batch, when the loader has the machine for itself"""
     step_s: float
@@ -47,7 +51,7 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
     config = task.config
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    first, last = _learn_by_heart(task, device)
+    first, last, working_s = _learn_by_heart(task, device)
     loading_s = _loading(task)
     costs = plan.measure(task, config, device, folder)
     steps = plan.length(costs, config, task.frames)
@@ -56,6 +60,7 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
         parameters=sum(p.numel() for p in task.model.parameters()),
         first_loss=first,
         last_loss=last,
+        working_s=working_s,
         loading_s=loading_s,
         step_s=costs.step_s,
         units_per_s=task.units_per_step / costs.step_s,
@@ -67,20 +72,25 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
     )
 
 
-def _learn_by_heart(task: Any, device: torch.device) -> tuple[float, float]:
-    """The loss of one batch, and what is left of it after some steps on nothing else."""
+def _learn_by_heart(task: Any, device: torch.device) -> tuple[float | None, float | None, float]:
+    """The loss of one batch, what is left of it after some steps on nothing else, and the seconds
+    of such a step. A loss that is not finite is None."""
     config, batch = task.config, task.batch(0)
     losses: list[float] = []
+    seconds: list[float] = []
     with torch.random.fork_rng():
         state = loop.State.fresh(deepcopy(task.model), config, device)
         state.model.train()
         end = time.monotonic() + BY_HEART_S
         while len(losses) < BY_HEART_STEPS and (len(losses) < 3 or time.monotonic() < end):
             rate = optim.learning_rate(state.step, BY_HEART_STEPS, config.optim)
+            began = time.perf_counter()
             loss, _ = loop.take_step(task, state, batch, rate, 0.0, config, device)
+            seconds.append(time.perf_counter() - began)
             losses.append(loss)
             state.step += 1
-    return losses[0], losses[-1]
+    first, last = (loss if math.isfinite(loss) else None for loss in (losses[0], losses[-1]))
+    return first, last, statistics.median(seconds)
 
 
 def _loading(task: loop.Task) -> float:

@@ -79,8 +79,7 @@ def finish(
                 return Finished(folder, found, False, task.warning(found.counts))
         unplanned = found is None and config.steps is None
         costs = plan.measure(task, config, device, folder if unplanned else None)
-        new = plan.length(costs, config, task.frames)
-        steps = new if found is None else _length(found, config)
+        steps = _length(found, config) if found else plan.length(costs, config, task.frames)
         draft = Manifest(
             kind=kind,
             name=folder.name,
@@ -90,8 +89,8 @@ def finish(
         )
         if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
-        expected = plan.duration(costs, steps, config, task.frames) / 60
-        report(Note(f"{task.name}: {steps} steps, about {expected:.1f} minutes, in {folder}"))
+        about = f", about {plan.duration(costs, steps, config, task.frames) / 60:.1f} minutes"
+        report(Note(f"{task.name}: {steps} steps{about if unplanned else ''}, in {folder}"))
         state = loop.fit(task, config, steps, folder, device, report, costs.flops_per_step)
         _require_use(task, state, config, folder, device, report)
 
