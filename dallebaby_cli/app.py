@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (DallebabyError, OSError) as error:
         if "--debug" in arguments:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(
             f"error: {sentence(error)}", markup=False
         )
         sys.exit(error.exit_code if isinstance(error, DallebabyError) else 1)

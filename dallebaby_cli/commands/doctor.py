@@ -1,7 +1,7 @@
 """`dallebaby doctor`: what a run would meet here, and how long it would take."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,10 +39,15 @@ def doctor(
     if settings.out.is_terminal:
         settings.result(facts, _table(found.checks))
     else:  # a line a check, which no width folds
-        settings.result(facts, *("\t".join(filter(None, astuple(c))) for c in found.checks))
+        settings.result(facts, *map(_line, found.checks))
     if found.failed:
         raise typer.Exit(1)
     settings.hint(found.next)
+
+
+def _line(check: "Check") -> str:
+    advice = f" → {check.advice}" if check.advice else ""
+    return f"{check.state:4}  {check.name}: {check.found}{advice}"
 
 
 def _table(checks: "Sequence[Check]") -> Table:

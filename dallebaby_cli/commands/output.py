@@ -25,9 +25,11 @@ class Settings:
     json: bool = False
     quiet: bool = False
     debug: bool = False
-    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    out: Console = field(
+        default_factory=lambda: Console(highlight=False, emoji=False, soft_wrap=True)
+    )
     err: Console = field(
-        default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True)
+        default_factory=lambda: Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     )
 
     def load(
