@@ -1,7 +1,7 @@
 """Our transformer beside DALLE-pytorch's and Hugging Face's GPT-2: the same width, depth and heads,
 16 words and 64 or 256 codes. Each piece of work is a process of its own, in turns; medians.
 
-    python benchmarks/transformer_speed.py [HOME] [--rounds 3]
+    python benchmarks/transformer_speed.py [HOME] [--rounds 3] [--only train|sample]
 """
 
 import argparse
@@ -72,11 +72,14 @@ def main() -> None:
     )
     parser.add_argument("home", nargs="?", type=Path, default=Path("experiments"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["train", "sample"])
     options = parser.parse_args()
+    jobs = dict.fromkeys(TRAINING + SAMPLING + GROWTH)
+    jobs = [job for job in jobs if options.only in (None, job.work)]
     peers = peer_environment.python(options.home)
     found: dict[Job, list[dict[str, float]]] = defaultdict(list)
     for number in range(options.rounds):
-        for job in dict.fromkeys(TRAINING + SAMPLING + GROWTH):
+        for job in jobs:
             if number and job.precision == "bf16":
                 continue  # once is enough of what most CPUs only emulate
             found[job].append(run(job, peers))
@@ -85,9 +88,11 @@ def main() -> None:
         job: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
         for job, turns in found.items()
     }
-    tell_training(medians)
-    tell_sampling(medians)
-    tell_growth(medians)
+    if options.only != "sample":
+        tell_training(medians)
+    if options.only != "train":
+        tell_sampling(medians)
+        tell_growth(medians)
 
 
 def run(job: Job, peers: Path) -> dict[str, float]:

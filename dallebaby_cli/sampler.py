@@ -93,7 +93,7 @@ class Sampler:
             chosen = chosen.gather(1, order[:, :n])
         return Sketch(torch.cat(codes)[chosen.flatten()], (chosen.flatten() + seed).tolist())
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def draw(
         self,
         prompts: Sequence[str],
@@ -125,7 +125,7 @@ class Sampler:
                     logits = self.model.decode_one(both, number, cache)
         return torch.stack(codes, dim=1).view(-1, shape.grid, shape.grid)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
         """log p(codes | prompt) - log p(codes | no prompt) in nats (B,) of codes (B, G, G): how
         much likelier its prompt makes each picture."""
@@ -136,7 +136,7 @@ class Sampler:
         with_prompt, without = loss.view(2, len(prompts), -1).sum(-1)
         return without - with_prompt
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def paint(self, codes: Tensor, drawn: int | None = None) -> np.ndarray:
         """uint8 (B, P, P, 3) of codes (B, G, G), grey behind the first `drawn` ones if given."""
         shape = self.vae.config
@@ -150,7 +150,7 @@ class Sampler:
             pictures.append(self.vae.render(self.vae.decoder(vectors)).where(pixels, GREY))
         return to_numpy(torch.cat(pictures))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def encode(self, picture: np.ndarray) -> Tensor:
         """Codes (G, G) of a picture, uint8 (P, P, 3)."""
         pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(self._device)

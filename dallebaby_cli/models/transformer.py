@@ -14,8 +14,6 @@ The position of input i predicts input i + 1:
     output   t1 … tT  c1 c2 …  cN
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,21 +65,6 @@ class RMSNorm(nn.Module):
         return x * (x.shape[-1] ** 0.5 / length.clamp(min=1e-6)) * self.weight
 
 
-class SquaredReLU(torch.autograd.Function):
-    """max(x, 0)²; backward in one product, without looking at x again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = F.relu(x)
-        ctx.save_for_backward(positive)
-        return positive * positive
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (positive,) = ctx.saved_tensors
-        return 2 * gradient * positive
-
-
 class Block(nn.Module):
     """Attention, then an MLP, each on a normalised input and added to the stream."""
 
@@ -101,7 +84,7 @@ class Block(nn.Module):
         """x (B, s, D) are s new positions; `past` holds this block's cache and how much of it is
         filled. Without it the s positions are the whole sequence."""
         x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), turns, past)))
-        return x + self._drop(self.mlp_out(SquaredReLU.apply(self.mlp_in(self.mlp_norm(x)))))
+        return x + self._drop(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))).square()))
 
     def _attend(self, x: Tensor, turns: Tensor, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
         batch, new, dim = x.shape
