@@ -50,7 +50,7 @@ app.command("train-vae", epilog="Example: dallebaby train-vae scenes --minutes 1
 app.command("encode", epilog="Example: dallebaby encode scenes")(encode.encode)
 app.command("train", epilog="Example: dallebaby train scenes --minutes 30")(train.train)
 app.command(
-    "generate", epilog='Example: dallebaby generate "a red car" -n 8 --best 4 --out car.png'
+    "generate", epilog='Example: dallebaby generate "a red car" -n 32 --best 4 --out car.png'
 )(generate.generate)
 app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)

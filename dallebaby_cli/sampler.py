@@ -55,10 +55,10 @@ class Sampler:
         n: int = 1,
         seed: int = 0,
         config: SampleConfig | None = None,
-        best: int = 1,
+        best: int | None = None,
     ) -> np.ndarray:
         """uint8 (len(prompts) * n, P, P, 3): n pictures of each prompt, the i-th of all from
-        seed + i; with `best`, the likeliest n of as many times more."""
+        seed + i; with `best`, so many of each n, the likeliest first."""
         return self.paint(self.sketch(prompts, n, seed, config, best).codes)
 
     def sketch(
@@ -67,30 +67,32 @@ class Sampler:
         n: int = 1,
         seed: int = 0,
         config: SampleConfig | None = None,
-        best: int = 1,
+        best: int | None = None,
         kept: Tensor | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Sketch:
-        """n pictures of each prompt: of n * best candidates those with the highest `score`, best
-        first. All begin with `kept`. `progress` is told how many candidates are done."""
+        """n pictures of each prompt; with `best`, only so many of them: those with the highest
+        `score`, best first. All begin with `kept`. `progress` is told how many are done."""
         config = config or SampleConfig()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if min(n, best) < 1 or not prompts:
+        if n < 1 or not prompts:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
-        wanted = [prompt for prompt in prompts for _ in range(n * best)]
+        if best is not None and not 1 <= best <= n:
+            raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
+        wanted = [prompt for prompt in prompts for _ in range(n)]
         codes, scores = [], []
         for start in range(0, len(wanted), config.batch_size):
             part = wanted[start : start + config.batch_size]
             seeds = range(seed + start, seed + start + len(part))
             codes.append(self.draw(part, seeds, config, kept))
-            if best > 1:
+            if best:
                 scores.append(self.score(part, codes[-1]))
             if progress:
                 progress(start + len(part))
         chosen = torch.arange(len(wanted)).view(len(prompts), -1)
-        if best > 1:
+        if best:
             order = torch.cat(scores).cpu().view(chosen.shape).argsort(descending=True, stable=True)
-            chosen = chosen.gather(1, order[:, :n])
+            chosen = chosen.gather(1, order[:, :best])
         return Sketch(torch.cat(codes)[chosen.flatten()], (chosen.flatten() + seed).tolist())
 
     @torch.inference_mode()

@@ -131,9 +131,9 @@ def test_metadata_suffices_to_draw_a_picture_again(
 ) -> None:
     photo = tmp_path / "photo.png"
     Image.effect_noise((40, 24), 90).convert("RGB").save(photo)
-    options = ("--guidance", 2, "--top-k", 50, "--set", "guidance_ramp=0.5", "--best", 3)
+    options = ("--guidance", 2, "--top-k", 50, "--set", "guidance_ramp=0.5", "--best", 2)
     ran = generate(
-        "a red car", "a tree", "-n", 2, *options, "--image", photo, "--keep", 2, "--json"
+        "a red car", "a tree", "-n", 5, *options, "--image", photo, "--keep", 2, "--json"
     )
     facts = drawn(ran)
     assert pixels(Path(facts["grid"])).shape == (2 * 16 + GAP, 2 * 16 + GAP, 3)
@@ -155,7 +155,7 @@ def test_best_is_drawn_from_the_candidates(generate: Cli, tmp_path: Path) -> Non
         return [int(text(Path(path))["seed"]) for path in facts["pictures"]]
 
     assert seeds("-n", 3) == [3, 4, 5]
-    best = seeds("-n", 2, "--best", 5)
+    best = seeds("-n", 10, "--best", 2)
     assert len(set(best)) == 2 and set(best) < set(range(3, 13))
 
 
@@ -220,6 +220,7 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
         (("a \udcff car",), 1, ["the prompt is not text"]),
         (("a", "-n", 0), 2, ["-n"]),
         (("a", "--best", 0), 2, ["--best"]),
+        (("a", "-n", 2, "--best", 3), 2, ["--best 3", "1 to 2"]),
         (("a", "--guidance", "nan"), 2, ["guidance", "must be a number"]),
         (("a", "--top-p", 0), 2, ["top_p=0.0: must be above 0"]),
         (("a", "--seed", 2**63), 2, ["--seed"]),

@@ -23,8 +23,8 @@ def generate(
     file: options.PromptFile = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each prompt.")] = 8,
     best: Annotated[
-        int, typer.Option(min=1, help="Draw so many times more and keep what fits the prompt best.")
-    ] = 1,
+        int | None, typer.Option(min=1, help="Keep so many of the -n: what fits the prompt best.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="The grid; single pictures go beside it."),

@@ -62,7 +62,7 @@ def generate(
     *,
     model: Model,
     n: int = 8,
-    best: int = 1,
+    best: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
     progressive: Path | None = None,
@@ -70,8 +70,8 @@ def generate(
     keep: int | None = None,
     report: Report,
 ) -> Drawn:
-    """Draw n pictures of each prompt, the likeliest of n * best: a grid (a row a prompt, if there
-    are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes to
+    """Draw n pictures of each prompt and keep the `best` (all if None): a grid (a row a prompt, if
+    there are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes to
     draw it again in its metadata. The pictures begin with the first `keep` rows of codes of
     `image` (half of them if None); `progressive` shows how they come about."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
@@ -85,21 +85,22 @@ def generate(
     kept = _kept(sampler, image, keep)
     report(Note(f"generate: with {model.folder}, seed {seed}"))
     _note_words(sampler, prompts, report)
-    total = n * best * len(prompts)
+    total = n * len(prompts)
     sketch = sampler.sketch(
         *(prompts, n, seed, config, best, kept),
         lambda done: report(Progress("draw", done, total, "images")),
     )
     pictures = sampler.paint(sketch.codes)
-    columns = n if len(prompts) > 1 else None
+    each = best or n
+    columns = each if len(prompts) > 1 else None
     made = {"model": sampler.id, "sampling": _settings(config)}
     if kept is not None:
         made["kept"] = " ".join(map(str, kept.flatten().tolist()))
     singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
     for index, path in enumerate(singles):
-        about = {"prompt": prompts[index // n], "seed": str(sketch.seeds[index])}
+        about = {"prompt": prompts[index // each], "seed": str(sketch.seeds[index])}
         write_png(path, pictures[index], about | made)
-    about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(best)}
+    about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(each)}
     write_png(out, grid(pictures, columns), about | made)
     if progressive:
         first = 0 if kept is None else kept.numel()
