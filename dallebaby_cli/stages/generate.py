@@ -71,8 +71,8 @@ def generate(
     report: Report,
 ) -> Drawn:
     """Draw n pictures of each prompt and keep the `best` (all if None): a grid (a row a prompt, if
-    there are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes to
-    draw it again in its metadata. The pictures begin with the first `keep` rows of codes of
+    there are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes
+    to draw it again in its metadata. The pictures begin with the first `keep` rows of codes of
     `image` (half of them if None); `progressive` shows how they come about."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty; say what to draw, such as "a red car"')
