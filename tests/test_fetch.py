@@ -32,6 +32,8 @@ from swarm import (
     write_torrent,
 )
 
+from dallebaby_cli.data.torrent import Swarm
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 Cli = Callable[..., Ran]
 
@@ -244,6 +246,26 @@ def test_a_magnet_link_without_peers_ends_in_a_sentence(cli: Cli, home: Path) ->
     assert "nothing came for 6 s" in last and "the list of files comes from a peer" in last
     assert "tracker 127.0.0.1 (" in last and "the same command continues" in last
     assert not (home / "raw/lost/manifest.json").exists()
+
+
+@needs_aria2
+def test_news_beside_the_awaited_is_not_lost(
+    cli: Cli, home: Path, content: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the files were checked may be told in one breath with the saved list of them: a download
+    that missed it stood at 100 % for ever."""
+    wait = Swarm._wait_for
+
+    def late(swarm: Swarm, kind: type) -> object:
+        time.sleep(0.5)
+        return wait(swarm, kind)
+
+    monkeypatch.setattr(Swarm, "_wait_for", late)
+    made = make_torrent(content, tmp_path / "x.torrent")
+    with aria2(made) as seed:
+        peer = ["--peer", seed.address, "--timeout", "10", *ALONE]
+        ran = cli("--home", home, "fetch", made.magnet, "--name", "x", *peer)
+    assert ran.code == 0 and same(home / "raw/x", content), ran.err
 
 
 def test_coco_without_a_network_says_what_was_tried(cli: Cli, home: Path) -> None:

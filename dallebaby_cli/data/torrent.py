@@ -330,10 +330,14 @@ class Swarm:
         """The next alert of one kind; it is valid until the session is asked for more."""
         while True:
             self.session.wait_for_alert(TURN_MS)
-            for alert in self.session.pop_alerts():
-                if isinstance(alert, kind):
-                    return alert
-                self._heed(alert)
+            found = None
+            for alert in self.session.pop_alerts():  # all of them: what comes after it counts too
+                if found is None and isinstance(alert, kind):
+                    found = alert
+                else:
+                    self._heed(alert)
+            if found is not None:
+                return found
 
     def _seek(self) -> None:
         """While nothing comes, go on looking for somebody who has it."""
