@@ -113,7 +113,7 @@ def draw(
             minutes = [point["seconds"] / 60 for point in points]
             bits = [point["bits_per_code"] for point in points]
             label = who if number == 0 else None
-            axes.plot(minutes, bits, color=colour, label=label, linewidth=1)
+            axes.plot(minutes, bits, color=colour, label=label, linewidth=1, marker=".")
     axes.set(xlabel="minutes", ylabel="hold-out bits a code")
     axes.legend()
     figure.savefig(path, dpi=100)
