@@ -9,7 +9,7 @@ BENCHMARKS := fetch.py scenes.py prep_memory.py "prep.py $(PICTURES)" "loader.py
 	"near_duplicates.py $(PICTURES)" dvae_step.py dvae_collapse.py "dvae_claims.py $(PICTURES)" \
 	dvae_peer.py doctor.py transformer_speed.py transformer_learning.py
 
-.PHONY: help setup demo test test-fast lint format bench soak sizes
+.PHONY: help setup demo baby test test-fast lint format bench soak sizes
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ setup: $(VENV)/.ready ## make .venv with everything in it
 
 demo: setup ## from nothing to pictures on the embedded dataset, about 13 minutes on 2 cores
 	$(BIN)/dallebaby demo
+
+baby: setup ## train the model inside the package: 2 hours on 2 cores, goes on where it was
+	$(BIN)/python benchmarks/baby.py
 
 test: setup ## every test that needs no GPU, slow ones too
 	$(BIN)/python -m pytest $(PARALLEL)

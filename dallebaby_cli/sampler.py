@@ -19,15 +19,18 @@ from torch.nn import functional as F
 
 from dallebaby_cli import settings
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
+from dallebaby_cli.data import manifest
 from dallebaby_cli.data.text import TextTokenizer
-from dallebaby_cli.errors import UsageError
+from dallebaby_cli.errors import MissingInput, UsageError
 from dallebaby_cli.metrics import to_numpy
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.half import halve
 from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.training import checkpoint
 
+BABY = Path(__file__).parent / "baby"  # the model that comes with the package: `make baby`
 PAINTED = 32  # pictures decoded at a time
 GREY = 128  # of what is not drawn yet
 
@@ -204,6 +207,23 @@ def choose(logits: Tensor, noise: Tensor, config: SampleConfig) -> Tensor:
         outside = (ordered.cumsum(-1) - ordered) >= config.top_p  # the likeliest always stays
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     return (logits + noise).argmax(-1)
+
+
+def model_folder(home: Path, chosen: Path | None, report: Report) -> Path:
+    """The model that is to draw: the chosen one, else the one that was trained last, else the baby
+    inside the package. Raises MissingInput."""
+    if chosen:
+        return chosen
+    try:
+        return manifest.newest(home, "dalle")[0]
+    except MissingInput:
+        if not BABY.exists():
+            raise
+    text = (
+        "no model trained here yet: the baby inside dallebaby draws; `dallebaby demo` trains yours"
+    )
+    report(Note(text))
+    return BABY
 
 
 def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -22,6 +22,7 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.sampler import Sampler
+from dallebaby_cli.training import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +141,15 @@ def sampler() -> Sampler:
         torch.nn.init.normal_(parameter, std=0.2)
     vae = DVAE(DVAEConfig(image_px=16, grid=4, width=8, depth=1, levels=(8, 6, 5)))
     return Sampler(model.eval(), vae.eval(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def model(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that draws 16 px pictures of 4 x 4 codes."""
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint.save_weights(folder / "model.safetensors", sampler.model.state_dict())
+    checkpoint.save_weights(folder / "vae.safetensors", sampler.vae.state_dict())
+    sampler.tokenizer.save(folder / "tokenizer.json")
+    shapes = {"model": asdict(sampler.model.config), "vae": asdict(sampler.vae.config)}
+    checkpoint.write_model(folder, "dalle", shapes)
+    return folder

@@ -12,7 +12,7 @@ import torch
 from conftest import Ran, draw_folder
 from PIL import Image
 
-from dallebaby_cli import metrics_pretrained, settings
+from dallebaby_cli import metrics_pretrained, sampler, settings
 from dallebaby_cli.data import manifest
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages.encode import encode
@@ -132,7 +132,10 @@ def test_what_has_gone_or_changed_is_left_out_with_a_sentence(cli: Cli, home: Pa
     assert facts["agreement"] and not facts["holdout"]
 
 
-def test_bad_input_is_one_sentence(cli: Cli, home: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence(
+    cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "BABY", tmp_path / "no-baby")
     (home / "dalle" / "f" / "manifest.json").unlink()
     for code, words, arguments in (
         (1, "run `dallebaby train` first", ("--home", tmp_path / "empty")),

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +23,10 @@ from dallebaby_cli import settings
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.data.images import decode
 from dallebaby_cli.data.pictures import GAP
-from dallebaby_cli.sampler import GREY, Sampler, from_pretrained
+from dallebaby_cli.sampler import GREY, from_pretrained
 from dallebaby_cli.training import checkpoint
 
 Cli = Callable[..., Ran]
-
-
-@pytest.fixture(scope="session")
-def model(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model that draws 16 px pictures of 4 x 4 codes."""
-    folder = tmp_path_factory.mktemp("model")
-    checkpoint.save_weights(folder / "model.safetensors", sampler.model.state_dict())
-    checkpoint.save_weights(folder / "vae.safetensors", sampler.vae.state_dict())
-    sampler.tokenizer.save(folder / "tokenizer.json")
-    shapes = {"model": asdict(sampler.model.config), "vae": asdict(sampler.vae.config)}
-    checkpoint.write_model(folder, "dalle", shapes)
-    return folder
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ def generate(
         Path | None, typer.Option(metavar="PATH", help="A run's folder; the newest if absent.")
     ] = None,
 ) -> None:
-    """Draw pictures from sentences with the model you trained. Without any, it asks for them."""
+    """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby.
+    Without sentences, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     config = settings.load("generate", flags)
@@ -61,7 +62,8 @@ def generate(
         raise UsageError("--out and --progressive are for one grid; give its prompts too")
     from dallebaby_cli.stages import generate as stage
 
-    loaded = stage.find(settings.home, model, settings.device)
+    with settings.reporter() as report:
+        loaded = stage.find(settings.home, model, settings.device, report)
     draw = partial(stage.generate, settings.home, config, n=n, best=best, seed=seed)
     draw = partial(draw, out=out, progressive=progressive, image=image, keep=keep)
     if given is None:

@@ -21,7 +21,7 @@ from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.sampler import Sampler, from_pretrained
+from dallebaby_cli.sampler import Sampler, from_pretrained, model_folder
 from dallebaby_cli.training import classifier, scores
 from dallebaby_cli.training.batches import Captioned, Pictures
 
@@ -81,8 +81,9 @@ def evaluate(
     device: str = "auto",
     report: Report,
 ) -> Evaluated:
-    """Judge a trained transformer (the newest if none is named) with all that is at hand."""
-    folder = model or manifest.newest(home, "dalle")[0]
+    """Judge a trained transformer (if none is named: the newest, or the baby) with all that is at
+    hand."""
+    folder = model_folder(home, model, report)
     sampler = from_pretrained(folder, device)
     about = manifest.read(folder)
     if about is None:

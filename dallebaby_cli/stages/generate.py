@@ -14,11 +14,11 @@ from torch import Tensor
 
 from dallebaby_cli import settings
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.data import images, manifest
+from dallebaby_cli.data import images
 from dallebaby_cli.data.pictures import grid, write_gif, write_png
 from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.sampler import Sampler, from_pretrained
+from dallebaby_cli.sampler import Sampler, from_pretrained, model_folder
 
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most
@@ -50,9 +50,9 @@ class Drawn:
     progressive: Path | None = None
 
 
-def find(home: Path, folder: Path | None = None, device: str = "auto") -> Model:
-    """The model in a folder, or the one that was trained last. Raises MissingInput."""
-    return Model(folder or manifest.newest(home, "dalle")[0], device)
+def find(home: Path, folder: Path | None, device: str, report: Report) -> Model:
+    """The model in a folder, or the one that was trained last, or the baby. Raises MissingInput."""
+    return Model(model_folder(home, folder, report), device)
 
 
 def generate(

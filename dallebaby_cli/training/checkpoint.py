@@ -37,7 +37,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill a model from a safetensors file. Raises BadInput or Mismatch."""
+    """Fill a model from a safetensors file, in whichever precision that is. Raises BadInput or
+    Mismatch."""
     _refuse_pickle(path)
     try:
         tensors = load_file(path)
