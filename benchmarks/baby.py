@@ -98,9 +98,11 @@ def dallebaby(home: Path, *arguments: object) -> str:
     with subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, text=True
     ) as process:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: process.terminate())
+        stops = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: process.terminate()) for number in stops]
         out = process.communicate()[0]
+        for number, handler in zip(stops, before, strict=True):
+            signal.signal(number, handler)
     if process.returncode:
         sys.exit(process.returncode)
     return out

@@ -84,6 +84,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.mark.slow
 @with_baby
 def test_the_wheel_brings_it_and_draws_without_network_or_home(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:

@@ -93,7 +93,8 @@ def evaluate(
     try:
         data = _data(home, about, done.missing)
     except (BadInput, MissingInput, Mismatch) as error:
-        done.missing.append(f"no hold-out figures: {error}")
+        why = "which need what it was trained on"
+        done.missing.append(f"no hold-out figures, {why}: {error}")
     else:
         _judge_holdout(done, sampler, data, config, report)
     if _is_scenes(home, about):
