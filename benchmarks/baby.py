@@ -4,7 +4,7 @@ Runs the commands that anybody would, each of which goes on where it was when th
 then puts the model into the package with its weights in half precision, judges what it has put
 there, and writes the model card from what it finds. `--config` tries other settings.
 
-    python benchmarks/baby.py [HOME] [--pictures 400000] [--config FILE.yaml] [--into FOLDER]
+    python benchmarks/baby.py [HOME] [--pictures 250000] [--config FILE.yaml] [--into FOLDER]
 """
 
 import argparse
@@ -248,7 +248,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("home", type=Path, nargs="?", default=Path("experiments/baby"))
-    parser.add_argument("--pictures", type=int, default=400_000)
+    parser.add_argument("--pictures", type=int, default=250_000)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--into", type=Path, default=BABY)
     options = parser.parse_args()
