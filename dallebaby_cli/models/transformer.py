@@ -3,7 +3,9 @@
 After DALL-E (Ramesh et al. 2021, arXiv 2102.12092). What differs: RMSNorm before each branch
 (Zhang & Sennrich 2019), normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442),
 rotary positions (Su et al. 2021, arXiv 2104.09864) that are two-dimensional over the picture,
-squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases.
+squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases. And beside the code before it each
+position is told the three above the one that it is to predict: a PixelCNN's neighbours (van den
+Oord et al. 2016, arXiv 1606.05328), which attention would first have to learn to find.
 
 Shapes: B sequences, T caption tokens, N image codes, S = T + N positions, V text vocabulary,
 K image codebook, D width, H heads, E = D / H.
@@ -22,12 +24,15 @@ from dallebaby_cli.config import TransformerConfig
 
 
 class Cache:
-    """Keys and values of all positions so far, preallocated: 2 tensors (B, H, S, E) a block."""
+    """What is known so far, preallocated: keys and values of all positions, 2 tensors (B, H, S, E)
+    a block, and the codes (B, N + 1), K where there is none."""
 
     def __init__(self, config: TransformerConfig, batch: int, like: Tensor) -> None:
         shape = (batch, config.heads, config.sequence_len, config.dim // config.heads)
         self.keys = [like.new_zeros(shape) for _ in range(config.depth)]
         self.values = [like.new_zeros(shape) for _ in range(config.depth)]
+        size = (batch, config.image_tokens + 1)
+        self.codes = torch.full(size, config.codes, device=like.device)
 
 
 def rotary_table(config: TransformerConfig) -> Tensor:
@@ -43,6 +48,13 @@ def rotary_table(config: TransformerConfig) -> Tensor:
     frequencies = 100.0 ** -(torch.arange(planes) / planes)
     angles = (places[:, :, None] * frequencies).movedim(0, 1).flatten(1)
     return torch.stack((angles.cos(), angles.sin()))
+
+
+def places_above(grid: int) -> Tensor:
+    """The places (N, 3) above each one of the picture, to the left, straight and to the right; N
+    where that is outside."""
+    padded = F.pad(torch.arange(grid**2).view(grid, grid), (1, 1, 1, 0), value=grid**2)
+    return padded[:-1].unfold(1, 3, 1).flatten(0, 1)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -115,6 +127,7 @@ class Transformer(nn.Module):
     """
 
     turns: Tensor
+    above: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -122,12 +135,14 @@ class Transformer(nn.Module):
         text_ids = config.vocabulary + config.text_tokens + 1
         self.text_embedding = nn.Embedding(text_ids, config.dim)
         self.image_embedding = nn.Embedding(config.codes, config.dim)
+        self.above_embedding = nn.Embedding(3 * (config.codes + 1), config.dim)
         self.place_embedding = nn.Embedding(config.image_tokens, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
         self.text_head = nn.Linear(config.dim, config.vocabulary + 1, bias=False)
         self.image_head = nn.Linear(config.dim, config.codes, bias=False)
         self.register_buffer("turns", rotary_table(config), persistent=False)
+        self.register_buffer("above", places_above(config.grid), persistent=False)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -141,8 +156,8 @@ class Transformer(nn.Module):
         | heads                       | 0: the first loss is exactly that of a guess    |
         | RMSNorm                     | 1                                               |
         """
-        nn.init.normal_(self.text_embedding.weight, std=0.02)
-        nn.init.normal_(self.image_embedding.weight, std=0.02)
+        for embedding in (self.text_embedding, self.image_embedding, self.above_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
         for module in (self.place_embedding, self.text_head, self.image_head):
             nn.init.zeros_(module.weight)
         for block in self.blocks:
@@ -165,7 +180,8 @@ class Transformer(nn.Module):
                 raise ValueError(
                     f"{name} must be int64 (B, {length}), not {kind} {tuple(ids.shape)}"
                 )
-        x = torch.cat((self._embed_text(text), self._embed_codes(codes[:, :-1], 1)), dim=1)
+        known = F.pad(codes, (0, 1), value=config.codes)
+        x = torch.cat((self._embed_text(text), self._embed_codes(known, 1, len(self.above))), dim=1)
         x = self._run(x, 0, None)
         return (
             self.text_head(x[:, : config.text_tokens]),
@@ -178,7 +194,8 @@ class Transformer(nn.Module):
 
     def decode_one(self, code: Tensor, number: int, cache: Cache) -> Tensor:
         """Read code (B,), the picture's `number`-th from 0; logits (B, K) of the one after it."""
-        x = self._embed_codes(code[:, None], number + 1)
+        cache.codes[:, number] = code
+        x = self._embed_codes(cache.codes, number + 1, number + 2)
         return self.image_head(self._run(x, self.config.text_tokens + 1 + number, cache)[:, -1])
 
     def _embed_text(self, text: Tensor) -> Tensor:
@@ -188,10 +205,13 @@ class Transformer(nn.Module):
         first_place = self.place_embedding.weight[0].expand(len(text), 1, -1)
         return torch.cat((x[:, :-1], x[:, -1:] + first_place), dim=1)
 
-    def _embed_codes(self, codes: Tensor, place: int) -> Tensor:
-        """(B, n) → (B, n, D); each is told the place of the code that it is to predict."""
-        places = self.place_embedding.weight[place : place + codes.shape[1]]
-        return self.image_embedding(codes) + places
+    def _embed_codes(self, known: Tensor, start: int, stop: int) -> Tensor:
+        """What is to predict the codes from place `start` to before `stop` (B, stop - start, D), of
+        the known ones (B, N + 1): the place, the code before it and those above it."""
+        before, above = known[:, start - 1 : stop - 1], known[:, self.above[start:stop]]
+        kinds = torch.arange(3, device=known.device) * (self.config.codes + 1)
+        x = self.image_embedding(before) + self.above_embedding(above + kinds).sum(2)
+        return x + self.place_embedding.weight[start:stop]
 
     def _run(self, x: Tensor, filled: int, cache: Cache | None) -> Tensor:
         """All blocks over s new positions x (B, s, D) after the `filled` ones in the cache."""
