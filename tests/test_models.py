@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.models.dvae import DVAE, denormalise
@@ -104,6 +106,70 @@ def test_cached_decoding_equals_the_whole_forward_pass(transformer: Transformer)
     for number in range(SHAPE.image_tokens - 1):
         logits.append(transformer.decode_one(codes[:, number], number, cache))
     torch.testing.assert_close(torch.stack(logits, dim=1), expected, atol=1e-4, rtol=1e-4)
+
+
+def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:
+    """The same from the definitions: one sequence, position by position, head by head, complex
+    numbers for the rotations."""
+    c, weights = SHAPE, dict(model.named_parameters())
+    side, head = c.grid, c.dim // c.heads
+    embedded, angles = [], []
+    for i in range(1 + c.text_tokens):
+        word = text[i - 1] if i else c.vocabulary + c.text_tokens
+        embedded.append(weights["text_embedding.weight"][word])
+        angles.append((i, i))
+    embedded[-1] = embedded[-1] + weights["place_embedding.weight"][0]
+    for place in range(1, c.image_tokens):
+        row, column = divmod(place, side)
+        x = weights["image_embedding.weight"][codes[place - 1]]
+        x = x + weights["place_embedding.weight"][place]
+        for kind, beside in enumerate((column - 1, column, column + 1)):
+            there = row > 0 and 0 <= beside < side
+            code = codes[(row - 1) * side + beside] if there else c.codes
+            x = x + weights["above_embedding.weight"][kind * (c.codes + 1) + code]
+        embedded.append(x)
+        row, column = divmod(place - 1, side)  # it stands where the code is that it reads
+        angles.append((row + c.text_tokens + 1, column + c.text_tokens + 1))
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=0) * weight
+
+    planes = head // 4
+    speeds = 100.0 ** (-torch.arange(planes) / planes)
+    turns = torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in angles])
+    stream = torch.stack(embedded)
+    for number in range(c.depth):
+        own = {
+            k.split(".", 2)[2]: w for k, w in weights.items() if k.startswith(f"blocks.{number}.")
+        }
+        x = norm(stream, own["attention_norm.weight"]) @ own["qkv.weight"].T
+        heads = []
+        for h in range(c.heads):
+            q, k, v = (x[:, a * c.dim + h * head :][:, :head] for a in range(3))
+            q = norm(q, own["query_key_norm.weight"][0, 0])
+            k = norm(k, own["query_key_norm.weight"][1, 0])
+            q, k = (
+                torch.complex(y[:, : head // 2], y[:, head // 2 :])
+                * torch.polar(torch.ones_like(turns), turns)
+                for y in (q, k)
+            )
+            scores = (q @ k.conj().T).real / head**0.5
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            heads.append(scores.softmax(-1) @ v)
+        stream = stream + torch.cat(heads, dim=-1) @ own["attention_out.weight"].T
+        x = norm(stream, own["mlp_norm.weight"]) @ own["mlp_in.weight"].T
+        stream = stream + x.clamp(min=0) ** 2 @ own["mlp_out.weight"].T
+    stream = norm(stream, weights["norm.weight"])
+    words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
+    return words @ weights["text_head.weight"].T, picture @ weights["image_head.weight"].T
+
+
+@torch.no_grad()
+def test_the_forward_pass_is_the_textbooks(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    for number, found in enumerate(zip(*transformer(text, codes), strict=True)):
+        expected = textbook(transformer, text[number].tolist(), codes[number].tolist())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_transformer_refuses_wrong_shapes_and_types(transformer: Transformer) -> None:
