@@ -174,7 +174,6 @@ def test_an_empty_workspace_says_which_command_comes_first(cli: Cli, tmp_path: P
         (("train-vae",), "dallebaby prep"),
         (("encode",), "dallebaby train-vae"),
         (("train",), "dallebaby encode"),
-        (("generate", "a cat"), "dallebaby train"),
     ]:
         one_sentence(cli("--home", tmp_path, *command), 1, words)
     assert list(tmp_path.iterdir()) == [], "nothing was left behind"
