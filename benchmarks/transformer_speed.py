@@ -36,19 +36,23 @@ class Job:
     precision: str = "fp32"
     guidance: float = 1.0
     cache: bool = True
+    compiled: bool = False
 
     def __str__(self) -> str:
         words = [self.who, self.precision]
         words += [f"guidance {self.guidance:g}"] * (self.guidance != 1)
-        words += ["no cache"] * (not self.cache)
+        words += ["no cache"] * (not self.cache) + ["compiled"] * self.compiled
         return ", ".join(words)
 
 
 TRAINING = [
-    Job(who, "train", grid, batch, precision)
+    job
     for grid, batch in ((8, 64), (16, 8))
-    for who in PROGRAMS
-    for precision in (("fp32",) if who == OURS else ("fp32", "bf16"))
+    for job in (
+        Job(OURS, "train", grid, batch, compiled=True),  # as in runs of five minutes and more
+        Job(OURS, "train", grid, batch),
+        *(Job(who, "train", grid, batch, p) for who in (DALLE, GPT2) for p in ("fp32", "bf16")),
+    )
 ]
 SAMPLING = [
     Job(OURS, "sample", 8, 8),
@@ -100,7 +104,7 @@ def run(job: Job, peers: Path) -> dict[str, float]:
     command: list[object] = [sys.executable if job.who == OURS else peers, "-W", "ignore"]
     command += [PEERS / PROGRAMS[job.who], job.work, "--grid", job.grid, "--batch", job.batch]
     command += ["--precision", job.precision, "--guidance", job.guidance]
-    command += [] if job.cache else ["--no-cache"]
+    command += ["--no-cache"] * (not job.cache) + ["--compile"] * job.compiled
     here = os.environ | ({"PYTHONPATH": str(PEERS.parents[1])} if job.who == OURS else {})
     done = subprocess.run(
         [str(word) for word in command], env=here, check=True, stdout=subprocess.PIPE, text=True

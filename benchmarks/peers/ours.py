@@ -43,10 +43,10 @@ model = Transformer(shape)
 if options.work == "train":
     config = load("train", preset="scenes")
     config = replace(config, batch_size=options.batch, precision=options.precision)
-    state = State.fresh(model, config, CPU)
     batch = work.batch(options)
     with FlopCounterMode(display=False) as counter:
         Task().loss(model, batch, 0.0).backward()
+    state = State.fresh(model, config, CPU, options.compile)
 
     def turn() -> None:
         take_step(Task(), state, batch, 1e-3, 0.0, config, CPU)

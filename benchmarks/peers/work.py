@@ -2,6 +2,7 @@
 process, so that its peak memory is its own.
 
     python PROGRAM.py train|sample --grid 8 --batch 64 --precision fp32 [--guidance 3] [--no-cache]
+        [--compile]
 """
 
 import argparse
@@ -27,6 +28,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--no-cache", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     return parser.parse_args()
 
 

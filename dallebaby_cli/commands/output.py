@@ -90,7 +90,9 @@ class Settings:
 
         table = Table("", "", show_header=False, box=None)
         for name, value in done.manifest.counts.items():
-            table.add_row(name.replace("_", " "), f"{value:,.4g}")
+            words = {True: "yes", False: "no"}
+            told = words[value] if isinstance(value, bool) else f"{value:,.4g}"
+            table.add_row(name.replace("_", " "), told)
         state = "trained" if done.fresh else "already trained"
         facts = {"folder": done.folder, "id": done.manifest.id, "fresh": done.fresh}
         lines: list[RenderableType] = [f"{done.folder}: {state}", table]

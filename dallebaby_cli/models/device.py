@@ -1,5 +1,6 @@
 """Where tensors live and how precisely they are computed."""
 
+import logging
 import os
 import resource
 import sys
@@ -7,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import nn
 
 from dallebaby_cli.errors import UsageError
 
@@ -64,6 +66,17 @@ def resolve_precision(device: torch.device, precision: Precision) -> Precision:
     if precision == "auto":
         return "bf16" if native_bf16(device) else "fp32"
     return precision
+
+
+def compile(model: nn.Module) -> None:
+    """torch.compile a model that is only ever given batches of one shape: in this process alone, so
+    that nothing is left behind when it is killed, and without talking. Where there is no compiler,
+    the first forward or backward pass raises RuntimeError."""
+    from torch._inductor import config  # takes a second
+
+    config.compile_threads = 1
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    model.compile(dynamic=False)
 
 
 def describe(device: torch.device) -> str:

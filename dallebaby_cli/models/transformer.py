@@ -16,6 +16,8 @@ The position of input i predicts input i + 1:
     output   t1 … tT  c1 c2 …  cN
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -187,6 +189,12 @@ class Transformer(nn.Module):
             self.text_head(x[:, : config.text_tokens]),
             self.image_head(x[:, config.text_tokens :]),
         )
+
+    def compile(self, *options: Any, **more: Any) -> None:
+        """torch.compile the blocks, all from one translation. Not the embeddings: compiled code
+        adds up their gradients in any order, so no two runs would be the same."""
+        for block in self.blocks:
+            block.compile(*options, **more)
 
     def prefill(self, text: Tensor, cache: Cache) -> Tensor:
         """Read captions (B, T) into an empty cache; logits (B, K) of the first code."""

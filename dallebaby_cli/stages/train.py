@@ -48,6 +48,10 @@ class DalleTask:
     frames: int = 0  # drawing takes seconds
 
     @property
+    def compile(self) -> bool:
+        return self.config.compile
+
+    @property
     def units_per_step(self) -> int:
         return self.config.batch_size * self.config.model.sequence_len
 

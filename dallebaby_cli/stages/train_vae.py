@@ -37,6 +37,7 @@ class VaeTask:
     config: TrainVaeConfig
     name: str = "train-vae"
     unit: str = "images"
+    compile: bool = False  # its steps become no faster, and those of VQ differ
     frames: int = 40
 
     @property

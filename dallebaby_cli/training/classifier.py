@@ -49,6 +49,7 @@ class ClassifierTask:
     config: TrainClassifierConfig
     name: str = "classifier"
     unit: str = "images"
+    compile: bool = False
     frames: int = 0
 
     @property

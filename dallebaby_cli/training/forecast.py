@@ -53,7 +53,7 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
         torch.cuda.reset_peak_memory_stats(device)
     first, last, working_s = _learn_by_heart(task, device)
     loading_s = _loading(task)
-    costs = plan.measure(task, config, device, folder)
+    costs = plan.measure(task, config, device, folder, may_compile=True)
     steps = plan.length(costs, config, task.frames)
     return Forecast(
         stage=task.name,

@@ -54,6 +54,10 @@ class Task(Protocol):
     @property
     def units_per_step(self) -> int: ...
 
+    @property
+    def compile(self) -> bool:
+        """Whether to try torch.compile; only where compiled steps, too, come out the same."""
+
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """This process's share of the step's batch, on the CPU, pictures first."""
 
@@ -100,9 +104,13 @@ class State:
     """of the last evaluation"""
 
     @classmethod
-    def fresh(cls, model: nn.Module, config: RunConfig, device: torch.device) -> "State":
+    def fresh(
+        cls, model: nn.Module, config: RunConfig, device: torch.device, compiled: bool = False
+    ) -> "State":
         model = model.to(device).to(memory_format=torch.channels_last)  # 2 x faster on a CPU
         ema = deepcopy(model).requires_grad_(False).eval()
+        if compiled:
+            devices.compile(model)
         return cls(model, ema, optim.build(model, config.optim))
 
     def save(self, path: Path) -> None:
@@ -145,13 +153,14 @@ def fit(
     device: torch.device,
     report: Report,
     flops_per_step: float = 0.0,
+    compiled: bool = False,
 ) -> State:
     """Train `task.model` to `steps` steps, from `folder`/state.pt if there is one.
 
     Leaves state.pt, log.jsonl, TensorBoard files and the task's pictures in `folder`. Raises
     Interrupted after saving when asked to stop, Diverged when roll-backs do not help.
     """
-    state = State.fresh(task.model, config, device)
+    state = State.fresh(task.model, config, device, compiled)
     state_path = folder / "state.pt"
     saved = checkpoint.load_state(state_path)
     log = None

@@ -22,6 +22,7 @@ from dallebaby_cli.training.loop import State, Task, glance, take_step
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
 TIMED_BATCHES = 8  # of an evaluation
+COMPILED_FROM_S = 300.0  # a shorter run would hardly win back the half minute that compiling takes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Costs:
     step_s: float
     """with the wait for its batch, which threads prepare meanwhile"""
     flops_per_step: float
+    compiled: bool = False
+    """whether steps are that fast with torch.compile"""
     start_s: float = 0.0
     """to measure all this"""
     evaluation_s: float = 0.0
@@ -67,16 +70,32 @@ def length(costs: Costs, config: RunConfig, frames: int) -> int:
     return max(fit, int(limit / 2 / costs.step_s), 1)
 
 
-def measure(task: Task, config: RunConfig, device: torch.device, folder: Path | None) -> Costs:
+def measure(
+    task: Task,
+    config: RunConfig,
+    device: torch.device,
+    folder: Path | None = None,
+    may_compile: bool = False,
+) -> Costs:
     """Time a few real steps with their batches, and count a step's floating-point operations; with
-    the `folder` where the run's checkpoints will lie, time the rest of it, too. Changes nothing
-    that the run itself uses: the model is a copy and the random numbers are put back."""
+    the `folder` where the run's checkpoints will lie, time the rest of it, too. If they
+    `may_compile`, steps of a long run are tried with torch.compile. Changes nothing that the run
+    itself uses: the model is a copy and the random numbers are put back."""
     began = time.perf_counter()
     with torch.random.fork_rng():
         state = State.fresh(deepcopy(task.model), config, device)
-        step_s, flops = _time_steps(task, state, config, device)
+        state.model.train()
+        with FlopCounterMode(display=False) as counter:
+            take_step(task, state, task.batch(0), 0.0, 0.0, config, device)
+        flops = float(counter.get_total_flops())
+        step_s, compiled = _step_s(task, state, config, device), False
+        run_s = step_s * config.steps if config.steps else config.minutes * 60
+        if may_compile and task.compile and run_s >= COMPILED_FROM_S:
+            if _compiles(task, state, config, device):
+                compiled_s = _step_s(task, state, config, device)
+                step_s, compiled = min(step_s, compiled_s), compiled_s < step_s
         if folder is None:
-            return Costs(step_s, flops)
+            return Costs(step_s, flops, compiled)
         seen = glance(task.holdout, config)
         timed = min(seen, TIMED_BATCHES * config.batch_size)
         with torch.no_grad(), devices.autocast(device, config.precision):
@@ -91,6 +110,7 @@ def measure(task: Task, config: RunConfig, device: torch.device, folder: Path | 
     return Costs(
         step_s,
         flops,
+        compiled,
         start_s=_since(began),
         evaluation_s=one_s * seen,
         last_evaluation_s=one_s * len(task.holdout),
@@ -99,23 +119,32 @@ def measure(task: Task, config: RunConfig, device: torch.device, folder: Path | 
     )
 
 
-def _time_steps(
-    task: Task, state: State, config: RunConfig, device: torch.device
-) -> tuple[float, float]:
-    """Mean seconds of a step and of the wait for its batch; operations of one."""
+def _step_s(task: Task, state: State, config: RunConfig, device: torch.device) -> float:
+    """Mean seconds of a step and of the wait for its batch."""
     rate = optim.learning_rate(0, 1000, config.optim)
-    state.model.train()
     with closing(prefetch(task.batch, 0, WARM_STEPS + MAX_TIMED)) as batches:
-        with FlopCounterMode(display=False) as counter:
-            take_step(task, state, next(batches), rate, 0.0, config, device)
-        for _ in range(1, WARM_STEPS):
+        for _ in range(WARM_STEPS):
             take_step(task, state, next(batches), rate, 0.0, config, device)
         times: list[float] = []
         while sum(times) < TIMED_S and len(times) < MAX_TIMED:
             began = time.perf_counter()
             take_step(task, state, next(batches), rate, 0.0, config, device)
             times.append(_since(began))
-    return sum(times) / len(times), float(counter.get_total_flops())
+    return sum(times) / len(times)
+
+
+def _compiles(task: Task, state: State, config: RunConfig, device: torch.device) -> bool:
+    """Compile the model; False where that fails in any process, mostly for want of a compiler."""
+    devices.compile(state.model)
+    batch = tuple(part.chunk(config.accumulate)[0].to(device) for part in task.batch(0))
+    failed = False
+    try:
+        with devices.autocast(device, config.precision):
+            task.loss(state.model, batch, 0.0).backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        failed = True
+    state.model.zero_grad(set_to_none=True)
+    return not distributed.highest(failed)
 
 
 def _first(work: Callable[[], object]) -> float:

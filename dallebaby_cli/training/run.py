@@ -78,20 +78,23 @@ def finish(
             if found.complete and _length(found, config) <= found.counts["steps"]:
                 return Finished(folder, found, False, task.warning(found.counts))
         unplanned = found is None and config.steps is None
-        costs = plan.measure(task, config, device, folder if unplanned else None)
+        timed = folder if unplanned else None
+        costs = plan.measure(task, config, device, timed, may_compile=found is None)
+        compiled = bool(found.counts.get("compiled")) if found else costs.compiled
         steps = _length(found, config) if found else plan.length(costs, config, task.frames)
         draft = Manifest(
             kind=kind,
             name=folder.name,
             config=resolved,
             parents=dict(parents),
-            counts={"steps": steps, "minutes": config.minutes},
+            counts={"steps": steps, "minutes": config.minutes, "compiled": compiled},
         )
         if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
         about = f", about {plan.duration(costs, steps, config, task.frames) / 60:.1f} minutes"
         report(Note(f"{task.name}: {steps} steps{about if unplanned else ''}, in {folder}"))
-        state = loop.fit(task, config, steps, folder, device, report, costs.flops_per_step)
+        flops = costs.flops_per_step
+        state = loop.fit(task, config, steps, folder, device, report, flops, compiled)
         _require_use(task, state, config, folder, device, report)
 
         def seal() -> str:
