@@ -89,8 +89,8 @@ class DalleTask:
             return None
         return (
             f"{figures['bits_per_code']:.2f} bits per code is no better than knowing how often "
-            f"each occurs ({figures['unigram_bits']:.2f}); train longer, or with a lower rate, "
-            f"such as --set optim.lr={self.config.optim.lr / 10:g}"
+            f"each occurs ({figures['unigram_bits']:.2f}); train longer, on more pictures "
+            f"or with a lower rate, such as --set optim.lr={self.config.optim.lr / 10:g}"
         )
 
     def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
