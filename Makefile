@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml dallebaby_cli/__init__.py
 
 setup: $(VENV)/.ready ## make .venv with everything in it
 
-demo: setup ## from nothing to pictures on the embedded dataset, about 13 minutes on 2 cores
+demo: setup ## from nothing to pictures on the embedded dataset, about 12 minutes on 2 cores
 	$(BIN)/dallebaby demo
 
 baby: setup ## train the model inside the package: 2 hours on 2 cores, goes on where it was
