@@ -224,18 +224,19 @@ def take_step(
     for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
         moved = tuple(part.to(device, non_blocking=True) for part in parts)
         with devices.autocast(device, config.precision):
-            loss = task.loss(state.model, moved, progress) / config.accumulate
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss_sum += loss.detach()
+            part_loss = task.loss(state.model, moved, progress) / config.accumulate
+        part_loss.backward()  # type: ignore[no-untyped-call]
+        loss_sum += part_loss.detach()
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
     distributed.average([loss_sum, *gradients])
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
-    ok = math.isfinite(loss_sum.item() + norm.item())
+    loss, length = torch.stack((loss_sum, norm)).tolist()  # the step's only wait for a GPU
+    ok = math.isfinite(loss + length)
     if ok:
         state.optimizer.step(lr)
         state.average(config.ema_decay)
     state.model.zero_grad(set_to_none=True)
-    return loss_sum.item(), ok
+    return loss, ok
 
 
 def glance(pictures: Sized, config: RunConfig) -> int:
