@@ -27,13 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dallebaby_cli import files
-from dallebaby_cli.data import manifest, scenes
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.scene_agreement import QUESTIONS
+from dallebaby_cli.drawing.sampler import BABY
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.sampler import BABY
-from dallebaby_cli.training import checkpoint
+from dallebaby_cli.scenes import spec
+from dallebaby_cli.scenes.agreement import QUESTIONS
+from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.manifest import Manifest
 
 WEIGHTS = ("model.safetensors", "vae.safetensors")
 
@@ -123,15 +123,15 @@ def halved(path: Path) -> dict[str, Tensor]:
 
 def pack(run: Path, into: Path) -> None:
     """Put a finished transformer into the folder, its weights halved, sealed anew."""
-    described = checkpoint.read_model(run, "dalle")
+    described = weights.read_model(run, "dalle")
     about = manifest.read(run)
     assert about is not None and about.complete, run
-    weights = {name: halved(run / name) for name in WEIGHTS}
-    for name, tensors in weights.items():
-        checkpoint.save_weights(into / name, tensors)
+    halves = {name: halved(run / name) for name in WEIGHTS}
+    for name, tensors in halves.items():
+        weights.save_weights(into / name, tensors)
     shutil.copyfile(run / "tokenizer.json", into / "tokenizer.json")
     shapes = {part: described[part] for part in ("model", "vae")}
-    manifest.write(into, replace(about, id=checkpoint.write_model(into, "dalle", shapes)))
+    manifest.write(into, replace(about, id=weights.write_model(into, "dalle", shapes)))
 
 
 # ---------------------------------------------------------------- the model card
@@ -168,7 +168,7 @@ def card(made: Made, packed: Path, judged: dict[str, Any]) -> str:
         count=f"{images.counts['accepted']:,}",
         train=f"{images.counts['train']:,}",
         holdout=f"{images.counts['holdout']:,}",
-        pairs=", ".join(sorted(f"{colour} {thing}" for thing, colour in scenes.HELD_OUT_PAIRS)),
+        pairs=", ".join(sorted(f"{colour} {thing}" for thing, colour in spec.HELD_OUT_PAIRS)),
         seeds=", ".join(seeds),
         machine=machine(),
         software=f"dallebaby {dalle.version}, torch {torch.__version__}",
@@ -178,9 +178,9 @@ def card(made: Made, packed: Path, judged: dict[str, Any]) -> str:
         size=files.human_bytes(sum((packed / name).stat().st_size for name in WEIGHTS)),
         figures=figures(judged),
         agreement=agreement(judged["agreement"]),
-        things=len(scenes.THINGS),
-        colours=len(scenes.COLOURS),
-        backgrounds=len(scenes.BACKGROUNDS),
+        things=len(spec.THINGS),
+        colours=len(spec.COLOURS),
+        backgrounds=len(spec.BACKGROUNDS),
     )
 
 

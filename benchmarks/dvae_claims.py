@@ -18,9 +18,9 @@ from dvae_runs import Outcome, Run
 from PIL import Image, ImageSequence
 from torch.nn import functional as F
 
-from dallebaby_cli import metrics
-from dallebaby_cli.data.shards import Shards
-from dallebaby_cli.training import checkpoint
+from dallebaby_cli.drawing import pretrained
+from dallebaby_cli.quality import metrics
+from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training.batches import Pictures
 
 SHAPE = ("model.grid=16", "model.width=32", "eval_images=500")
@@ -88,7 +88,7 @@ def at_64(images: Path, outcome: Outcome) -> float:
     """Hold-out PSNR in dB when both sides are brought to 64 px."""
     if not (outcome.folder / "model.safetensors").exists():
         return float("nan")
-    model = checkpoint.load_dvae(outcome.folder, torch.device("cpu"))
+    model = pretrained.load_dvae(outcome.folder, torch.device("cpu"))
     pictures = Pictures([Shards(images)], "holdout")
     scores = []
     with torch.no_grad():

@@ -21,11 +21,11 @@ import numpy as np
 import peer_environment
 import torch
 
-from dallebaby_cli.config_models import DVAEConfig
-from dallebaby_cli.data.shards import Shards
-from dallebaby_cli.models.dvae import DVAE
-from dallebaby_cli.settings import load
+from dallebaby_cli.config import DVAEConfig
+from dallebaby_cli.config.settings import load
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.stages.train_vae import VaeTask
+from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import plan
 from dallebaby_cli.training.batches import Pictures
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from dallebaby_cli.models import losses
-from dallebaby_cli.models.dvae import DVAE
-from dallebaby_cli.settings import load
+from dallebaby_cli.config.settings import load
+from dallebaby_cli.models.tokenizers import losses
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.training.loop import State, take_step
 
 ROUNDS = 15

@@ -37,7 +37,7 @@ SMALL_BYTES = 20_000  # of each small file
 TUNED = """
 import json, sys
 from dallebaby_cli.app import main
-from dallebaby_cli.data import torrent
+from dallebaby_cli.fetch import torrent
 ours, tried = torrent.settings, json.loads(sys.argv.pop(1))
 torrent.settings = lambda config: {**ours(config), **tried}
 main()

@@ -39,7 +39,7 @@ def rate(batches: Iterable[object]) -> float:
 
 
 def ours(folder: Path, batches: int) -> float:
-    from dallebaby_cli.data.shards import Shards
+    from dallebaby_cli.store.shards import Shards
     from dallebaby_cli.training.batches import Order, Pictures, prefetch
 
     pictures = Pictures([Shards(folder)], "train")
@@ -73,9 +73,9 @@ def bare_pillow(folder: Path, batches: int) -> float:
 
 
 def bare_ours(folder: Path, batches: int) -> float:
-    from dallebaby_cli.data import images
+    from dallebaby_cli.store import codec
 
-    return bare(folder, batches, images.read_stored)
+    return bare(folder, batches, codec.read_stored)
 
 
 def webdataset(folder: Path, batches: int) -> float:

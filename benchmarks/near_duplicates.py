@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dallebaby_cli.data import archives, duplicates, images
+from dallebaby_cli.prep import archives, duplicates, images
 
 PX = 64
 MAX_PIXELS = 1_000_000  # of a picture, so that this ends soon

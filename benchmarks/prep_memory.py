@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dallebaby_cli.data import scenes
+from dallebaby_cli.scenes import spec
 
 PX = 32
 SOURCES = ("scenes", "a tar of JPEGs")
@@ -30,7 +30,7 @@ def fill(path: Path, count: int) -> None:
     with tarfile.open(path, "w") as tar:
         for index in range(count):
             out = io.BytesIO()
-            Image.fromarray(scenes.draw(0, index, 64)[0]).save(out, "JPEG", quality=90)
+            Image.fromarray(spec.draw(0, index, 64)[0]).save(out, "JPEG", quality=90)
             member = tarfile.TarInfo(f"{index:06}.jpg")
             member.size = len(out.getvalue())
             tar.addfile(member, io.BytesIO(out.getvalue()))

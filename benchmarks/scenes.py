@@ -3,7 +3,7 @@
 import statistics
 import time
 
-from dallebaby_cli.data import scenes
+from dallebaby_cli.scenes import spec
 
 COUNT, ROUNDS = 1000, 5
 
@@ -12,6 +12,6 @@ for px in (32, 64, 128):
     for start in range(0, ROUNDS * COUNT, COUNT):
         began = time.process_time()
         for index in range(start, start + COUNT):
-            scenes.draw(0, index, px)
+            spec.draw(0, index, px)
         rates.append(COUNT / (time.process_time() - began))
     print(f"{px:4} px: {statistics.median(rates):,.0f} pictures a second on one core (median of 5)")

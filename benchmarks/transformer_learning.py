@@ -21,10 +21,10 @@ import numpy as np
 import peer_environment
 
 from dallebaby_cli.config import TrainConfig
-from dallebaby_cli.data import manifest
-from dallebaby_cli.data.text import TextTokenizer
-from dallebaby_cli.data.tokens import Tokens
-from dallebaby_cli.settings import load
+from dallebaby_cli.config.settings import load
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.text_tokenizer import TextTokenizer
+from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training.batches import Captioned
 
 PEER = Path(__file__).parent / "peers" / "dalle_pytorch_learning.py"

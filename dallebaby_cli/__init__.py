@@ -4,7 +4,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"from_pretrained": "dallebaby_cli.sampler"}  # name → module, imported on first use
+# name → module, imported on first use
+_PUBLIC = {"from_pretrained": "dallebaby_cli.drawing.sampler"}
 __all__ = ["__version__", "from_pretrained"]
 
 

@@ -141,9 +141,9 @@ def _session() -> AbstractContextManager[None]:
     """Where torchrun started several processes: in company with the others."""
     if "RANK" not in os.environ:
         return nullcontext()
-    from dallebaby_cli.training import distributed
+    from dallebaby_cli.training import engine
 
-    return distributed.session()
+    return engine.session()
 
 
 def sentence(error: Exception) -> str:

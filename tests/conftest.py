@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw
 
 from dallebaby_cli import app
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
-from dallebaby_cli.data.text import TextTokenizer
+from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
-from dallebaby_cli.sampler import Sampler
-from dallebaby_cli.training import checkpoint
+from dallebaby_cli.store import weights
+from dallebaby_cli.store.text_tokenizer import TextTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -147,9 +147,9 @@ def sampler() -> Sampler:
 def model(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that draws 16 px pictures of 4 x 4 codes."""
     folder = tmp_path_factory.mktemp("model")
-    checkpoint.save_weights(folder / "model.safetensors", sampler.model.state_dict())
-    checkpoint.save_weights(folder / "vae.safetensors", sampler.vae.state_dict())
+    weights.save_weights(folder / "model.safetensors", sampler.model.state_dict())
+    weights.save_weights(folder / "vae.safetensors", sampler.vae.state_dict())
     sampler.tokenizer.save(folder / "tokenizer.json")
     shapes = {"model": asdict(sampler.model.config), "vae": asdict(sampler.vae.config)}
-    checkpoint.write_model(folder, "dalle", shapes)
+    weights.write_model(folder, "dalle", shapes)
     return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_folder, run
 
-from dallebaby_cli.data import manifest
+from dallebaby_cli.store import manifest
 
 pytestmark = pytest.mark.slow
 

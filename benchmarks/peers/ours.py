@@ -7,12 +7,12 @@ import work
 from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
-from dallebaby_cli.data.text import TextTokenizer
-from dallebaby_cli.models.dvae import DVAE
-from dallebaby_cli.models.half import halve
+from dallebaby_cli.config.settings import load
+from dallebaby_cli.drawing.half_precision import halve
+from dallebaby_cli.drawing.sampler import Sampler
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
-from dallebaby_cli.sampler import Sampler
-from dallebaby_cli.settings import load
+from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.training.loop import State, matmul_peak, take_step
 
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import typer
 from rich.table import Table
 
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.progress import amount
-from dallebaby_cli.settings import nearest
 
 if TYPE_CHECKING:
-    from dallebaby_cli.data.catalog import Dataset
+    from dallebaby_cli.fetch.catalog import Dataset
 
 
 def datasets(
@@ -22,7 +22,7 @@ def datasets(
     ] = None,
 ) -> None:
     """The datasets that can be fetched by name, and which of them are here."""
-    from dallebaby_cli.data import catalog
+    from dallebaby_cli.fetch import catalog
 
     settings: Settings = ctx.obj
     known = catalog.load(settings.home)
@@ -62,7 +62,7 @@ def datasets(
 
 def _here(settings: Settings, name: str) -> dict[str, bool]:
     """Which of its artefacts are complete in this workspace."""
-    from dallebaby_cli.data import manifest
+    from dallebaby_cli.store import manifest
 
     found = {"fetched": "raw", "prepared": "images"}
     return {

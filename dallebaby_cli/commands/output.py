@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from dallebaby_cli import progress as events
-from dallebaby_cli import settings
+from dallebaby_cli.config import settings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import ClassifierConfig
-from dallebaby_cli.models.dvae import Residual
+from dallebaby_cli.models.tokenizers.dvae import Residual
 
 GRID = 16  # about so many places along a side at the finer resolution
 PLACE_WEIGHT = 4  # nats for being off by the picture's whole side

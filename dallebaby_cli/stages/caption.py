@@ -12,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dallebaby_cli import __version__, captioner, files
-from dallebaby_cli.captioner import Captioner, Pretrained
+from dallebaby_cli import __version__, files
+from dallebaby_cli.captioning import captioner, drafts
+from dallebaby_cli.captioning.captioner import Captioner, Pretrained
 from dallebaby_cli.config import CaptionConfig
-from dallebaby_cli.data import cluster, drafts, extra_captions, manifest
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.shards import Shards
+from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.prep import cluster
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.settings import as_dict
+from dallebaby_cli.store import extra_captions, manifest
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.shards import Shards
 
 SPEED_ONLY = ("batch_size", "unit_pictures", "on")  # settings that do not change the captions
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.data import scenes
 from dallebaby_cli.progress import Report
+from dallebaby_cli.scenes import spec
 from dallebaby_cli.stages.encode import encode
 from dallebaby_cli.stages.generate import Model, generate
 from dallebaby_cli.stages.prep import prep
@@ -50,7 +50,7 @@ def demo(
     figures = dalle.manifest.counts
 
     model = Model(dalle.folder, device)
-    asked = scenes.prompts(seed=0, n=ASKED)
+    asked = spec.prompts(seed=0, n=ASKED)
     checked = generate(
         home,
         configs["generate"],
@@ -62,7 +62,7 @@ def demo(
         report=report,
     )
     right = sum(
-        scenes.colour_of(picture) == colour
+        spec.colour_of(picture) == colour
         for picture, (_, colour) in zip(checked.pictures, asked, strict=True)
     )
     prompts = ["a red car", *dict.fromkeys(prompt for prompt, _ in asked)][:SHOWN]

@@ -18,19 +18,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dallebaby_cli import files, settings
-from dallebaby_cli.config import DVAEConfig, PrepConfig
-from dallebaby_cli.data import catalog, manifest, tokens
-from dallebaby_cli.data.catalog import Dataset
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.pictures import grid, write_png
-from dallebaby_cli.data.shards import Shards
+from dallebaby_cli import files
+from dallebaby_cli.config import DVAEConfig, PrepConfig, settings
 from dallebaby_cli.errors import DallebabyError, MissingInput, UsageError
+from dallebaby_cli.fetch import catalog
+from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Progress, Report, ignore
 from dallebaby_cli.stages import train, train_vae
-from dallebaby_cli.training import checkpoint
+from dallebaby_cli.store import manifest, tokens, weights
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.pictures import grid, write_png
+from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training.forecast import Forecast, forecast
 
 SHARES = {"png": 0.7, "jpeg": 0.2, "webp": 0.2}  # of a photograph's bytes that are left
@@ -162,7 +162,7 @@ def _precision(device: torch.device, configs: Mapping[str, Any]) -> Check:
 
 def _libtorrent() -> Check:
     try:
-        importlib.import_module("dallebaby_cli.data.torrent")
+        importlib.import_module("dallebaby_cli.fetch.torrent")
     except ImportError as error:
         advice = "fetch works over HTTP only; `pip install libtorrent` brings BitTorrent"
         return Check("libtorrent", "warn", f"cannot be loaded ({error})", advice)
@@ -297,8 +297,8 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
     source = Shards(images)
     (home / "images").symlink_to(images.parent.absolute())  # captions lie beside the shards
     folder = home / "vae" / "untrained"
-    checkpoint.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
-    vae_id = checkpoint.write_model(folder, "vae", {"model": settings.as_dict(config)})
+    weights.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
+    vae_id = weights.write_model(folder, "vae", {"model": settings.as_dict(config)})
     manifest.write(folder, Manifest(kind="vae", name=folder.name, id=vae_id, complete=True))
     rows = np.concatenate([source.rows("train")[:CODED], source.rows("holdout")])
     shape = (len(rows), 1, config.grid, config.grid)

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dallebaby_cli import files, settings
-from dallebaby_cli.config import EncodeConfig
-from dallebaby_cli.data import manifest, tokens
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.shards import Shards
+from dallebaby_cli import files
+from dallebaby_cli.config import EncodeConfig, settings
+from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import augment, checkpoint, distributed
+from dallebaby_cli.store import manifest, tokens
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.training import augment, engine
 from dallebaby_cli.training.batches import prefetch
 
 
@@ -48,7 +49,7 @@ def encode(
     """Encode the named image datasets (the newest one if none is named) with a trained dVAE."""
     vae_folder, vae_manifest = manifest.find(home, "vae", vae)
     found = manifest.find_all(home, "images", names)
-    model = checkpoint.load_dvae(vae_folder, distributed.device(device))
+    model = pretrained.load_dvae(vae_folder, engine.device(device))
     done = []
     for folder, images in found:
         report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))
@@ -78,9 +79,9 @@ def _encode_one(
     folder = manifest.artefact(home, "tokens", draft.name)
     starts = range(0, len(source), config.shard_pictures)
     paths = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
-    first = distributed.first()
+    first = engine.first()
     with files.lock(folder, f"tokens/{draft.name}") if first else nullcontext():
-        missing = distributed.once(lambda: _missing(folder, draft, paths))
+        missing = engine.once(lambda: _missing(folder, draft, paths))
         if missing is None:
             found = manifest.read(folder)
             assert found is not None, "it was found complete"
@@ -92,13 +93,13 @@ def _encode_one(
                 report(Progress("encode", done, len(source), "images"))
                 interrupt.raise_if_asked("stopped; run it again to continue")
 
-            for number in missing[distributed.share()]:
+            for number in missing[engine.share()]:
                 rows = np.arange(len(source))[starts[number] :][: config.shard_pictures]
                 _encode_shard(paths[number], source, rows, model, config, tell)
-            distributed.wait()
+            engine.wait()
         encoded = sum(min(config.shard_pictures, len(source) - starts[n]) for n in missing)
         rate = encoded * config.views / (time.perf_counter() - began)
-        identity = distributed.once(lambda: files.hash_of(map(files.sha256_file, paths)))
+        identity = engine.once(lambda: files.hash_of(map(files.sha256_file, paths)))
         counts = {"pictures": len(source), "shards": len(paths), "views": config.views}
         whole = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
         if first:

@@ -9,20 +9,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dallebaby_cli import metrics, metrics_pretrained
 from dallebaby_cli.config import EvaluateConfig
-from dallebaby_cli.data import contact, extra_captions, manifest, scene_agreement
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.scene_agreement import Asked, Reading
-from dallebaby_cli.data.scenes import Pairs
-from dallebaby_cli.data.shards import Shards
-from dallebaby_cli.data.tokens import Tokens
+from dallebaby_cli.drawing.sampler import Sampler, from_pretrained, model_folder
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.pictures import to_numpy, to_tensor
+from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.prep import contact
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.sampler import Sampler, from_pretrained, model_folder
-from dallebaby_cli.training import classifier, scores
+from dallebaby_cli.quality import classifier, metrics, pretrained, scores
+from dallebaby_cli.scenes import agreement
+from dallebaby_cli.scenes.agreement import Asked, Reading
+from dallebaby_cli.scenes.spec import Pairs
+from dallebaby_cli.store import extra_captions, manifest
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training.batches import Captioned, Pictures
 
 BATCH = 64  # of the hold-out figures
@@ -46,7 +48,7 @@ class Row:
     "rebuilt" ones, which the dVAE encoded and decoded: the most that drawn ones can reach"""
     count: int
     right: dict[str, float]
-    """share of each of scene_agreement.QUESTIONS"""
+    """share of each of agreement.QUESTIONS"""
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,7 @@ def _judge_holdout(
     if pictures:
         real = pictures.read(np.arange(min(len(pictures), config.pictures)))
         rebuilt = _rebuild(sampler.vae, real)
-        judged = metrics_pretrained.scores(
-            real, rebuilt, classifier.to_tensor(drawn), captions, device
-        )
+        judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, device)
         done.pretrained.update(judged.figures)
         done.missing.extend(judged.missing)
 
@@ -204,14 +204,14 @@ def _judge_agreement(
     device = next(sampler.model.parameters()).device
     judge = classifier.train(home, config.classifier, side, device, report)
     for kind, (pairs, things) in KINDS.items():
-        asked = scene_agreement.ask(config.seed, config.pictures, pairs, things)
+        asked = agreement.ask(config.seed, config.pictures, pairs, things)
         _, drawn = _draw(sampler, [a.prompt for a in asked], kind, config, report)
         real = classifier.render([a.scene for a in asked], side)
-        rebuilt = metrics.to_numpy(_rebuild(sampler.vae, classifier.to_tensor(real)))
+        rebuilt = to_numpy(_rebuild(sampler.vae, to_tensor(real)))
         for name, pictures in (("drawn", drawn), ("real", real), ("rebuilt", rebuilt)):
             read = classifier.read(judge, pictures)
-            answers = map(scene_agreement.agreement, asked, read)
-            done.agreement.append(Row(kind, name, len(read), scene_agreement.shares(answers)))
+            answers = map(agreement.agreement, asked, read)
+            done.agreement.append(Row(kind, name, len(read), agreement.shares(answers)))
             if name == "drawn":
                 path = home / f"{SAMPLES}-{kind.replace(' ', '-')}.png"
                 _keep(path, drawn, asked, read)
@@ -249,7 +249,7 @@ def _draw(
         drawn = sampler.draw(part, seeds, config.sampling)
         codes.append(drawn.flatten(1))
         with torch.no_grad():
-            pictures.append(metrics.to_numpy(sampler.vae.decode(drawn)))
+            pictures.append(to_numpy(sampler.vae.decode(drawn)))
         report(Progress(f"draw {kind}", start + len(part), total, "images"))
     return torch.cat(codes), np.concatenate(pictures)
 

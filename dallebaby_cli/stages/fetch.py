@@ -14,14 +14,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from dallebaby_cli import files
 from dallebaby_cli.config import FetchConfig
-from dallebaby_cli.data import catalog, http, manifest
-from dallebaby_cli.data.catalog import Dataset, File, matches
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.transfer import Brought, Job, Stalled
+from dallebaby_cli.config.settings import as_dict, nearest
 from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
+from dallebaby_cli.fetch import catalog, http
+from dallebaby_cli.fetch.catalog import Dataset, File, matches
+from dallebaby_cli.fetch.transfer import Brought, Job, Stalled
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.settings import as_dict, nearest
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
         return Source(dataset, magnet=dataset.magnet if dataset.info_hash else "")
     path = Path(what)
     if path.is_file():
-        from dallebaby_cli.data import torrent
+        from dallebaby_cli.fetch import torrent
 
         metadata = path.read_bytes()
         info_hash = torrent.info_hash(metadata, str(path))
@@ -152,7 +153,7 @@ def fetch(
         )
         manifest.write(folder, done)
         if config.seed_minutes and brought.info_hash:
-            from dallebaby_cli.data import bittorrent
+            from dallebaby_cli.fetch import bittorrent
 
             bittorrent.give(replace(job, keep=tuple(brought.files)))
         return Raw(folder, done, fresh=True)
@@ -235,7 +236,7 @@ def _damaged(job: Job, before: Manifest, verify: bool) -> list[str]:
         return sorted(damaged)
     torrented = [p for p, facts in before.counts["files"].items() if "sha256" not in facts]
     if torrented:
-        from dallebaby_cli.data import bittorrent
+        from dallebaby_cli.fetch import bittorrent
 
         known = {int(piece): digest for piece, digest in before.counts["edges"].items()}
         damaged |= set(bittorrent.verify(replace(job, keep=tuple(torrented)), known))
@@ -253,7 +254,7 @@ def _covered(job: Job, before: Manifest) -> bool:
         return True
     if job.dataset.transport != "bittorrent":
         return {f.path for f in job.dataset.files if _asked(job, f)} <= set(job.keep)
-    from dallebaby_cli.data import bittorrent
+    from dallebaby_cli.fetch import bittorrent
 
     return bittorrent.covered(job)
 
@@ -267,7 +268,7 @@ def _bring(job: Job) -> Brought:
         only_beside = all(any(matches(p, (w,)) for p in paths) for w in job.wanted) and not job.keep
         brought = Brought(files={}) if only_beside else _by_torrent(job)
     elif job.dataset.transport == "kaggle":
-        from dallebaby_cli.data import kaggle
+        from dallebaby_cli.fetch import kaggle
 
         return kaggle.download(job)
     else:
@@ -284,7 +285,7 @@ def _asked(job: Job, file: File) -> bool:
 
 def _by_torrent(job: Job) -> Brought:
     """From the swarm; or, where it gives nothing and there is a mirror, from that."""
-    from dallebaby_cli.data import bittorrent
+    from dallebaby_cli.fetch import bittorrent
 
     mirrored = [f for f in job.dataset.files if f.in_torrent and _asked(job, f)]
     if not mirrored or not all(f.urls for f in mirrored):
@@ -343,7 +344,7 @@ def listing(
             if not (f.in_torrent and found.dataset.info_hash)
         ]
         if found.dataset.info_hash:
-            from dallebaby_cli.data import bittorrent
+            from dallebaby_cli.fetch import bittorrent
 
             for e in bittorrent.listing(job).entries:
                 wanted = matches(e.path, job.wanted)

@@ -12,13 +12,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dallebaby_cli import settings
-from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.data import images
-from dallebaby_cli.data.pictures import grid, write_gif, write_png
+from dallebaby_cli.config import SampleConfig, settings
+from dallebaby_cli.drawing.sampler import Sampler, from_pretrained, model_folder
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.prep import images
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.sampler import Sampler, from_pretrained, model_folder
+from dallebaby_cli.store.pictures import grid, write_gif, write_png
 
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from dallebaby_cli import __version__, files
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.data import catalog, manifest, merge, pieces, readers
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.readers import Records, scenes
-from dallebaby_cli.data.shards import Shards, content_id
+from dallebaby_cli.config.settings import as_dict, nearest
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.fetch import catalog
+from dallebaby_cli.prep import merge, pieces, readers
+from dallebaby_cli.prep.readers import Records, scenes
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.settings import as_dict, nearest
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.shards import Shards, content_id
 
 SCENES = "scenes"
 PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")

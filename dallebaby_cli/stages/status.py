@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dallebaby_cli import files
-from dallebaby_cli.data import manifest
-from dallebaby_cli.data.manifest import MADE_BY
 from dallebaby_cli.errors import BadInput
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import MADE_BY
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli import files, settings
-from dallebaby_cli.config import SampleConfig, TrainConfig
-from dallebaby_cli.data import extra_captions, manifest
-from dallebaby_cli.data.extra_captions import ExtraCaptions
-from dallebaby_cli.data.manifest import Manifest
-from dallebaby_cli.data.pictures import grid
-from dallebaby_cli.data.text import TextTokenizer
-from dallebaby_cli.data.tokens import Tokens
+from dallebaby_cli import files
+from dallebaby_cli.config import SampleConfig, TrainConfig, settings
+from dallebaby_cli.drawing import pretrained
+from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.sampler import Sampler
-from dallebaby_cli.training import checkpoint, distributed, run, scores
+from dallebaby_cli.quality import scores
+from dallebaby_cli.store import extra_captions, manifest, weights
+from dallebaby_cli.store.extra_captions import ExtraCaptions
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store.pictures import grid
+from dallebaby_cli.store.text_tokenizer import TextTokenizer
+from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training import engine, run
 from dallebaby_cli.training.batches import Captioned, Order
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
@@ -59,7 +61,7 @@ class DalleTask:
         config = self.config
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
         seed = (config.seed, 1, step)
-        return self.train.read(rows, seed, config.caption_drop, distributed.share())
+        return self.train.read(rows, seed, config.caption_drop, engine.share())
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         text, codes = batch
@@ -124,7 +126,7 @@ def prepare(
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
     vae_folder = _common_vae(home, [m for _, m in found])
-    vae = checkpoint.load_dvae(vae_folder, device)
+    vae = pretrained.load_dvae(vae_folder, device)
     tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
     sizes = {"codes": vae.config.codes, "grid": vae.config.grid}
     shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
@@ -139,7 +141,7 @@ def prepare(
     if start_from:
         folder, before = manifest.find(home, "dalle", start_from)
         parents[f"dalle/{before.name}"] = before.id
-        checkpoint.load_weights(folder / "model.safetensors", model)
+        weights.load_weights(folder / "model.safetensors", model)
     bits = scores.unigram(sources, shape.codes)
     task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
     return task, parents, vae_folder
@@ -157,7 +159,7 @@ def train(
     report: Report,
 ) -> run.Finished:
     """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
-    target = distributed.device(device)
+    target = engine.device(device)
     task, parents, vae_folder = prepare(
         home, config, names, start_from=start_from, device=target, report=report
     )

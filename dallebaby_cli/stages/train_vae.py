@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli import metrics, settings
-from dallebaby_cli.config import TrainVaeConfig
-from dallebaby_cli.data import manifest
-from dallebaby_cli.data.pictures import grid
-from dallebaby_cli.data.shards import Shards
+from dallebaby_cli.config import TrainVaeConfig, settings
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models import losses
-from dallebaby_cli.models.dvae import DVAE
+from dallebaby_cli.models.pictures import stack_rows, to_numpy
+from dallebaby_cli.models.tokenizers import losses
+from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import augment, checkpoint, distributed, run, scores
+from dallebaby_cli.quality import scores
+from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.pictures import grid
+from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.training import augment, engine, run
 from dallebaby_cli.training.batches import Order, Pictures
 
 SHOWN = 8  # pictures in reconstructions.png
@@ -45,7 +46,7 @@ class VaeTask:
         return self.config.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        config, mine = self.config, distributed.share()
+        config, mine = self.config, engine.share()
         order = Order(len(self.train), config.batch_size, config.seed)
         pictures = self.train.read(order.batch(step)[mine])
         random = np.random.default_rng((config.seed, 2, step))
@@ -92,9 +93,9 @@ class VaeTask:
         device = next(model.parameters()).device
         shown = self.holdout.read(np.arange(min(SHOWN, len(self.holdout)))).to(device)
         rebuilt = model.render(model(shown)[0])
-        drawn = {"reconstructions": grid(metrics.stack_rows(shown, rebuilt), len(shown))}
+        drawn = {"reconstructions": grid(stack_rows(shown, rebuilt), len(shown))}
         if last:
-            tiles = metrics.to_numpy(textures(model))
+            tiles = to_numpy(textures(model))
             larger = -(-TILE_PX // tiles.shape[1])
             drawn["codebook"] = grid(tiles.repeat(larger, 1).repeat(larger, 2))
         return drawn
@@ -144,7 +145,7 @@ def prepare(
     if start_from:
         folder, before = manifest.find(home, "vae", start_from)
         parents[f"vae/{before.name}"] = before.id
-        checkpoint.load_weights(folder / "model.safetensors", model)
+        weights.load_weights(folder / "model.safetensors", model)
     return VaeTask(model, train, holdout, config), parents
 
 
@@ -168,7 +169,7 @@ def train_vae(
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
     shape = {"model": settings.as_dict(task.config.model)}
-    target = distributed.device(device)
+    target = engine.device(device)
     return run.finish(folder, "vae", task, task.config, parents, lambda: shape, target, report)
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dallebaby_cli.data.shards import Shards
-from dallebaby_cli.data.text import TextTokenizer
-from dallebaby_cli.data.tokens import Tokens
+from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.store.text_tokenizer import TextTokenizer
+from dallebaby_cli.store.tokens import Tokens
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ the same code scores the model before the first step and after the last. A step'
 rate and dropout follow from its number and the saved state, so a run that was killed goes on
 exactly as it would have: bit for bit on a CPU.
 
-Several processes (distributed.py) take these turns together: each works on its share of the batch,
+Several processes (engine.py) take these turns together: each works on its share of the batch,
 the first alone scores, shows, saves and logs.
 """
 
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from dallebaby_cli.config import RunConfig
-from dallebaby_cli.data.pictures import write_png
 from dallebaby_cli.errors import Diverged, Interrupted
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.training import album, checkpoint, distributed, optim
+from dallebaby_cli.store.pictures import write_png
+from dallebaby_cli.training import checkpoint, engine, optim, pictures_of_run
 from dallebaby_cli.training.batches import prefetch
 
 MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
@@ -115,7 +115,7 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write everything: once, by the first process."""
-        if not distributed.first():
+        if not engine.first():
             return
         state = {
             "model": self.model.state_dict(),
@@ -164,7 +164,7 @@ def fit(
     state_path = folder / "state.pt"
     saved = checkpoint.load_state(state_path)
     log = None
-    if distributed.first():
+    if engine.first():
         log = Log(folder, task, steps, flops_per_step, config.precision, report)
     if saved:
         state.restore(saved)
@@ -184,7 +184,7 @@ def fit(
             if scored or state.step in frames:
                 _show(task, state, device, config, log, last)
             due = time.monotonic() - saved_at >= config.save_every_s
-            asked = distributed.highest(interrupt.asked)  # in any process, at the same step
+            asked = engine.highest(interrupt.asked)  # in any process, at the same step
             if last or due or asked or state.step == 0:
                 state.save(state_path)
                 saved_at = time.monotonic()
@@ -218,7 +218,7 @@ def take_step(
     device: torch.device,
 ) -> tuple[float, bool]:
     """One optimizer step; its loss, and False if it was not finite and so was not taken."""
-    words = (config.seed, state.step, distributed.rank())
+    words = (config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
     loss_sum = torch.zeros((), device=device)
     for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
@@ -228,7 +228,7 @@ def take_step(
         part_loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += part_loss.detach()
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    distributed.average([loss_sum, *gradients])
+    engine.average([loss_sum, *gradients])
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     loss, length = torch.stack((loss_sum, norm)).tolist()  # the step's only wait for a GPU
     ok = math.isfinite(loss + length)
@@ -255,7 +255,7 @@ def _evaluate(
             state.metrics = task.evaluate(state.ema, task.holdout, count)
             warning = task.warning(state.metrics) if state.step else None
             log.evaluation(state.step, state.metrics, warning)
-    state.metrics = distributed.once(lambda: state.metrics)
+    state.metrics = engine.once(lambda: state.metrics)
 
 
 @torch.no_grad()
@@ -364,7 +364,7 @@ class Log:
         for name, picture in pictures.items():
             write_png(self.folder / f"{name}.png", picture)
             self.board.add_image(name, picture, step, dataformats="HWC")
-        album.keep_frame(self.folder, step, next(iter(pictures.values())))
+        pictures_of_run.keep_frame(self.folder, step, next(iter(pictures.values())))
 
 
 def _whole_lines(path: Path) -> Path:

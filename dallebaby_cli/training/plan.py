@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import distributed, optim
+from dallebaby_cli.training import engine, optim
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.loop import State, Task, glance, take_step
 
@@ -104,7 +104,7 @@ def measure(
             show_s = _first(lambda: task.pictures(state.ema, last=False))
         path = folder / "plan.pt"
         save_s = _first(lambda: state.save(path))
-        if distributed.first():
+        if engine.first():
             path.unlink()
     one_s = evaluated_s / timed
     return Costs(
@@ -144,13 +144,13 @@ def _compiles(task: Task, state: State, config: RunConfig, device: torch.device)
     except RuntimeError:
         failed = True
     state.model.zero_grad(set_to_none=True)
-    return not distributed.highest(failed)
+    return not engine.highest(failed)
 
 
 def _first(work: Callable[[], object]) -> float:
     """Seconds that the first process takes for what it does alone."""
     began = time.perf_counter()
-    if distributed.first():
+    if engine.first():
         work()
     return _since(began)
 
@@ -158,4 +158,4 @@ def _first(work: Callable[[], object]) -> float:
 def _since(began: float) -> float:
     """Seconds by the clock of the first process, so that all plan the same."""
     elapsed = time.perf_counter() - began
-    return distributed.once(lambda: elapsed)
+    return engine.once(lambda: elapsed)

@@ -19,13 +19,13 @@ import torch
 
 from dallebaby_cli import files
 from dallebaby_cli.config import RunConfig
-from dallebaby_cli.data import manifest
-from dallebaby_cli.data.manifest import Manifest
+from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import Diverged, Mismatch, UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.settings import as_dict
-from dallebaby_cli.training import album, checkpoint, distributed, loop, plan
+from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.training import engine, loop, pictures_of_run, plan
 
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
 LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
@@ -69,8 +69,8 @@ def finish(
     resolved = as_dict(config)
     _check_share(config)
     identity = json.dumps([folder.name, resolved, parents], sort_keys=True)
-    distributed.require_same("settings or inputs", identity)
-    mine = distributed.first()
+    engine.require_same("settings or inputs", identity)
+    mine = engine.first()
     with files.lock(folder, f"the run {folder.name}") if mine else nullcontext():
         found = _read(folder)
         if found is not None:
@@ -98,13 +98,13 @@ def finish(
         _require_use(task, state, config, folder, device, report)
 
         def seal() -> str:
-            checkpoint.save_weights(folder / "model.safetensors", state.ema.state_dict())
-            album.bind(folder)
-            return checkpoint.write_model(folder, kind, describe())
+            weights.save_weights(folder / "model.safetensors", state.ema.state_dict())
+            pictures_of_run.bind(folder)
+            return weights.write_model(folder, kind, describe())
 
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         counts = {**draft.counts, **{k: round(v, 4) for k, v in figures.items()}}
-        model_id = distributed.once(seal)
+        model_id = engine.once(seal)
         done = dataclasses.replace(draft, id=model_id, complete=True, counts=counts)
         if mine:
             manifest.write(folder, done)
@@ -129,7 +129,7 @@ def _require_use(
         with devices.autocast(device, config.precision):
             return task.learned(task.evaluate(state.ema, task.train, count))
 
-    if not distributed.once(by_heart):
+    if not engine.once(by_heart):
         why = task.warning(state.metrics)
         raise Diverged(f"{folder} has come to nothing and stays unfinished: {why}")
     report(
@@ -148,13 +148,13 @@ def _read(folder: Path) -> Manifest | None:
         found = manifest.read(folder)
         return dataclasses.asdict(found) if found else None
 
-    content = distributed.once(read)
+    content = engine.once(read)
     return Manifest(**content) if content else None
 
 
 def _check_share(config: RunConfig) -> None:
     """Raise UsageError if a batch cannot be shared evenly by the processes."""
-    world, part = distributed.world(), config.batch_size // config.accumulate
+    world, part = engine.world(), config.batch_size // config.accumulate
     if part % world:
         divided = f" / accumulate={config.accumulate}" if config.accumulate > 1 else ""
         raise UsageError(

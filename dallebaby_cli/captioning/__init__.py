@@ -1,0 +1,1 @@
+"""Pretrained models that write captions, and what becomes of their drafts."""

@@ -1,1 +1,0 @@
-"""Formats on disk. Nothing here imports torch or a model."""

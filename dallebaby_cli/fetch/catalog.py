@@ -1,0 +1,157 @@
+"""The datasets that can be fetched by name: catalog.yaml, and HOME/catalog.yaml merged over it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import yaml
+
+from dallebaby_cli.config import settings
+from dallebaby_cli.errors import BadInput, UsageError
+
+EMBEDDED = Path(__file__).with_name("catalog.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of a dataset."""
+
+    path: str
+    """the end of its path in the torrent, or its name here; a folder when it ends in /"""
+    also: tuple[str, ...] = ()
+    """other paths that it may have"""
+    wanted: bool = True
+    """fetched unless --files says otherwise"""
+    in_torrent: bool = True
+    """false where only `urls` have it"""
+    urls: tuple[str, ...] = ()
+    """HTTP addresses of this very file, tried in this order"""
+    size_bytes: int | None = None
+    """None while nobody knows"""
+    sha256: str | None = None
+    """of the whole file"""
+    md5: str | None = None
+    """of the whole file, where no sha256 is known"""
+    note: str = ""
+    """a few words for the list of files"""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What `matches` takes to find this file."""
+        return (self.path, *self.also)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One dataset: where it comes from and what is known of it."""
+
+    name: str
+    """what a person types"""
+    title: str = ""
+    """what the dataset is called elsewhere"""
+    layout: str = "folder"
+    """the reader that prep uses"""
+    info_hash: str | None = None
+    """of its torrent, in hex"""
+    torrent_url: str | None = None
+    """where the .torrent file may be had; {info_hash} stands for the hash"""
+    trackers: tuple[str, ...] = ()
+    """of its torrent"""
+    web_seeds: tuple[str, ...] = ()
+    """HTTP servers that hold the torrent's content (BEP 19)"""
+    kaggle: str | None = None
+    """OWNER/NAME on Kaggle"""
+    files: tuple[File, ...] = field(default=())
+    """the files that are known; a torrent may hold more"""
+    listed_bytes: int | None = None
+    """download size as published, where the files' sizes are not known"""
+    images: int | None = None
+    """pictures with the default files"""
+    captions: str = ""
+    """captions or labels, and how many a picture"""
+    licence: str = ""
+    """in a few words; read the homepage"""
+    access: str = "open"
+    """what a person needs before the download"""
+    traps: tuple[str, ...] = ()
+    """what is odd about it"""
+    citation: str = ""
+    """the paper to cite"""
+    homepage: str = ""
+    """where to read more"""
+
+    @property
+    def transport(self) -> Literal["bittorrent", "kaggle", "http", "none"]:
+        """How its main files come here; none for what is drawn and not downloaded."""
+        if self.info_hash:
+            return "bittorrent"
+        return "kaggle" if self.kaggle else "http" if self.files else "none"
+
+    @property
+    def download_bytes(self) -> int | None:
+        """Size of the default download; None where nobody knows."""
+        sizes = [f.size_bytes for f in self.files if f.wanted]
+        known = sum(s for s in sizes if s is not None)
+        return self.listed_bytes or (known if sizes and known else None)
+
+    @property
+    def magnet(self) -> str:
+        """The magnet link of its torrent."""
+        assert self.info_hash is not None
+        kind = "btih:" if len(self.info_hash) == 40 else "btmh:1220"
+        parts = [f"xt=urn:{kind}{self.info_hash}", f"dn={quote(self.name)}"]
+        parts += [f"tr={quote(t, safe='')}" for t in self.trackers]
+        parts += [f"ws={quote(w, safe='')}" for w in self.web_seeds]
+        return "magnet:?" + "&".join(parts)
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a file's path is named by a glob or by the end of the path; a folder ends in /."""
+    for pattern in patterns:
+        pattern = f"{pattern}*" if pattern.endswith("/") else pattern
+        if fnmatchcase(path, pattern) or fnmatchcase(path, f"*/{pattern}"):
+            return True
+    return False
+
+
+def load(home: Path) -> dict[str, Dataset]:
+    """Every known dataset by name; fields in HOME/catalog.yaml win over the embedded ones.
+
+    Raises BadInput that names the file, the dataset and the field when something does not fit.
+    """
+    raw = _read(EMBEDDED)
+    own = home / "catalog.yaml"
+    if own.exists():
+        for name, fields in _read(own).items():
+            raw[name] = {**raw.get(name, {}), **fields}
+    return {name: _dataset(name, fields, own) for name, fields in raw.items()}
+
+
+def find(home: Path, name: str) -> Dataset | None:
+    """The dataset of that name, if there is one."""
+    return load(home).get(name)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.CSafeLoader(path.read_text()).get_single_data()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    datasets = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(datasets, dict) or not all(isinstance(d, dict) for d in datasets.values()):
+        raise BadInput(f"{path} must hold `datasets:` with one block of fields per name below it")
+    return {str(name): fields for name, fields in datasets.items()}
+
+
+def _dataset(name: str, fields: Mapping[str, Any], own: Path) -> Dataset:
+    try:
+        dataset = settings.build(Dataset, {**fields, "name": name})
+    except (UsageError, TypeError) as error:
+        raise BadInput(f"{own}: dataset {name}: {error}") from error
+    if dataset.torrent_url and dataset.info_hash:
+        url = dataset.torrent_url.replace("{info_hash}", dataset.info_hash)
+        dataset = replace(dataset, torrent_url=url)
+    return dataset

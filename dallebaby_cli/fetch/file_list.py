@@ -1,0 +1,148 @@
+"""What a torrent holds, and which of it is wanted."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dallebaby_cli import names
+from dallebaby_cli.config.settings import nearest
+from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.fetch.catalog import Dataset, matches
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One real file of a torrent: no padding, no link."""
+
+    index: int
+    path: str
+    size_bytes: int
+    offset: int
+    """of its first byte among all the bytes of the torrent"""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a torrent holds. Raises BadInput if its paths leave the folder, or get in each other's
+    way."""
+
+    info_hash: str
+    name: str
+    entries: tuple[Entry, ...]
+    piece_bytes: int
+    total_bytes: int
+    total_files: int
+    """with padding and links, which have an index too"""
+    links: tuple[str, ...] = ()
+    """paths of symbolic links; they are never made"""
+
+    def __post_init__(self) -> None:
+        taken = {names.folded(link) for link in self.links}
+        for entry in self.entries:
+            if why := names.unsafe(entry.path):
+                raise BadInput(f"torrent {self.name!r}: the path {entry.path!r} {why}")
+            if (folded := names.folded(entry.path)) in taken:
+                raise BadInput(f"torrent {self.name!r} holds {entry.path!r} twice")
+            taken.add(folded)
+        folders = {names.folded(e.path.rpartition("/")[0]): e.path for e in self.entries}
+        for folder, path in folders.items():
+            while folder:
+                if folder in taken:
+                    raise BadInput(f"torrent {self.name!r}: {path!r} lies below a file")
+                folder = folder.rpartition("/")[0]
+
+    def pieces(self, entry: Entry) -> range:
+        """The pieces that hold a part of the entry."""
+        if not entry.size_bytes:
+            return range(0)
+        last = (entry.offset + entry.size_bytes - 1) // self.piece_bytes
+        return range(entry.offset // self.piece_bytes, last + 1)
+
+    def whole_pieces(self, entries: Sequence[Entry]) -> list[bool]:
+        """Of each piece, whether the entries hold all of it."""
+        held = [0] * -(-self.total_bytes // self.piece_bytes)
+        for entry in entries:
+            end = entry.offset + entry.size_bytes
+            for piece in self.pieces(entry):
+                first = max(entry.offset, piece * self.piece_bytes)
+                held[piece] += min(end, (piece + 1) * self.piece_bytes) - first
+        last = len(held) - 1
+        rest = self.total_bytes - last * self.piece_bytes
+        return [n == (rest if piece == last else self.piece_bytes) for piece, n in enumerate(held)]
+
+    def fits(self, have: Sequence[bool], wanted: Sequence[Entry], folder: Path) -> bool:
+        """Whether every wanted file is long enough for the pieces that are said to be here."""
+        for entry in wanted:
+            here = [p for p in self.pieces(entry) if p < len(have) and have[p]]
+            if here:
+                needed = min((here[-1] + 1) * self.piece_bytes - entry.offset, entry.size_bytes)
+                try:
+                    if (folder / entry.path).stat().st_size < needed:
+                        return False
+                except FileNotFoundError:
+                    return False
+        return True
+
+    def chosen(self, patterns: tuple[str, ...], keep: tuple[str, ...] = ()) -> list[Entry]:
+        """The entries that the patterns name, and those to keep."""
+        kept = set(keep)
+        return [e for e in self.entries if e.path in kept or matches(e.path, patterns)]
+
+
+def absent(found: Contents, dataset: Dataset, patterns: tuple[str, ...]) -> list[str]:
+    """Files that the catalogue expects by default and this torrent does not hold.
+
+    With `patterns`, raises UsageError for the first one that names nothing at all.
+    """
+    paths = [e.path for e in found.entries]
+    beside = [f.path for f in dataset.files if not f.in_torrent]
+    for pattern in patterns:
+        if not any(matches(p, (pattern,)) for p in (*paths, *beside)):
+            raise UsageError(
+                f"--files {pattern}: nothing in {dataset.name} has such a path"
+                f"{nearest(pattern, paths[:1000])} (--list shows them all)"
+            )
+    if patterns:
+        return []
+    expected = [f for f in dataset.files if f.wanted and f.in_torrent]
+    missing = [f.path for f in expected if not any(matches(p, f.patterns) for p in paths)]
+    if expected and len(missing) == len(expected):
+        raise BadInput(
+            f"the torrent of {dataset.name} holds none of the expected files; look at it with "
+            f"`dallebaby fetch {dataset.name} --list` and choose with --files"
+        )
+    return missing
+
+
+def edges(found: Contents, wanted: list[Entry], folder: Path) -> dict[int, str]:
+    """SHA-256 of the wanted bytes of each piece that unwanted files share.
+
+    Such a piece cannot be verified later, because nothing of the unwanted files is kept.
+    """
+    parts: dict[int, list[tuple[Path, int, int]]] = {}
+    for entry in wanted:
+        end, touched = entry.offset + entry.size_bytes, found.pieces(entry)
+        for piece in {*touched[:1], *touched[-1:]}:
+            first = max(entry.offset, piece * found.piece_bytes)
+            last = min(end, (piece + 1) * found.piece_bytes)
+            part = (folder / entry.path, first - entry.offset, last - first)
+            parts.setdefault(piece, []).append(part)
+    digests = {}
+    for piece, pieces in parts.items():
+        whole = min(found.piece_bytes, found.total_bytes - piece * found.piece_bytes)
+        if sum(length for _, _, length in pieces) < whole:
+            digests[piece] = _digest(pieces)
+    return digests
+
+
+def _digest(parts: list[tuple[Path, int, int]]) -> str:
+    digest = hashlib.sha256()
+    for path, start, length in parts:
+        try:
+            with path.open("rb") as handle:
+                handle.seek(start)
+                digest.update(handle.read(length))
+        except FileNotFoundError:
+            digest.update(b"missing")
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Kaggle: datasets that only Kaggle's own client may download, with a person's own token."""
+
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput, FetchFailed, Interrupted
+from dallebaby_cli.fetch.catalog import File
+from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Pulse, Stalled
+from dallebaby_cli.progress import Transfer
+
+INCOMING = ".kaggle.part"  # a folder: the client leaves its own marks beside what it downloads
+REPORT_EVERY_S = 0.5
+
+
+def download(job: Job) -> Brought:
+    """Bring the dataset's archive, or take the one that a person has put there; see transfer.py."""
+    brought = {}
+    for file in job.dataset.files:
+        if file.path in job.wanted:
+            path = job.folder / file.path
+            if not path.exists() and not _by_hand(job, file):
+                _by_client(job, file)
+            if not zipfile.is_zipfile(path):
+                raise BadInput(f"{path} is not a whole zip archive; remove it and run this again")
+            brought[file.path] = Fetched(
+                size_bytes=path.stat().st_size, sha256=files.sha256_file(path)
+            )
+    shutil.rmtree(job.folder / INCOMING, ignore_errors=True)
+    return Brought(files=brought)
+
+
+def _by_hand(job: Job, file: File) -> bool:
+    """Take a file that a browser saved under one of its other names."""
+    for name in file.also:
+        if (job.folder / name).is_file():
+            (job.folder / name).rename(job.folder / file.path)
+            return True
+    return False
+
+
+def _by_client(job: Job, file: File) -> None:
+    """Let Kaggle's client download the archive; it continues what it had begun."""
+    slug = str(job.dataset.kaggle)
+    beside = Path(sys.executable).with_name("kaggle")
+    client = str(beside) if beside.exists() else shutil.which("kaggle")
+    if client is None:
+        raise FetchFailed(f"Kaggle's client is not installed; {_how(job, file)}")
+    incoming = job.folder / INCOMING
+    incoming.mkdir(exist_ok=True)
+    arguments = [client, "datasets", "download", "-d", slug, "-p", str(incoming)]
+    with (incoming / "client.log").open("w+") as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            _watch(job, process, incoming)
+        finally:
+            process.terminate()
+            process.wait()
+        log.seek(0)
+        said = log.read().strip()
+    arrived = incoming / f"{slug.partition('/')[2]}.zip"
+    if process.returncode != 0 or not arrived.is_file():
+        if not any(incoming.glob("*.zip")):
+            shutil.rmtree(incoming)
+        last = said.splitlines()[-1] if said else f"exit code {process.returncode}"
+        raise FetchFailed(f"Kaggle's client failed ({last[:300]}); {_how(job, file)}")
+    arrived.replace(job.folder / file.path)
+
+
+def _watch(job: Job, process: subprocess.Popen[bytes], incoming: Path) -> None:
+    """Report until the client ends; stop it for a signal or when nothing grows."""
+    pulse = Pulse()
+    total = job.dataset.download_bytes
+    while process.poll() is None:
+        done = files.folder_bytes(incoming)
+        pulse.beat(done)
+        eta_s = pulse.eta_s(total - done) if total else None
+        name = job.dataset.name
+        job.report(Transfer(name, "downloading", done, total, pulse.rate, eta_s))
+        if number := job.signal():
+            raise Interrupted(f"stopped; {job.how_to_continue}", number)
+        if pulse.idle_s > job.timeout_s:
+            raise Stalled(f"Kaggle sent nothing for {job.timeout_s:.0f} s; {job.how_to_continue}")
+        time.sleep(REPORT_EVERY_S)
+
+
+def _how(job: Job, file: File) -> str:
+    """What a person can do, with the client or without."""
+    return (
+        "install it with `pip install kaggle`, make a token at kaggle.com/settings (API, Create "
+        "New Token) and save it as ~/.kaggle/kaggle.json; or download the archive from "
+        f"{job.dataset.homepage} in a browser, save it as {job.folder / file.path}, "
+        "and run this again"
+    )

@@ -1,0 +1,399 @@
+"""BitTorrent: the only file that imports libtorrent.
+
+A download gets the torrent's metadata (from the file, the folder, or the peers), chooses the
+files, adds the torrent with what is left of an earlier attempt, and turns until every wanted piece
+is verified and on disk. The torrent's own top folder is dropped, as other transports have none.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+from dallebaby_cli import files, names
+from dallebaby_cli.errors import BadInput, DallebabyError, DiskFull, FetchFailed, Interrupted
+from dallebaby_cli.fetch import diagnosis, resume
+from dallebaby_cli.fetch.file_list import Contents, Entry
+from dallebaby_cli.fetch.torrent_settings import settings
+from dallebaby_cli.fetch.transfer import Job, Pulse, Stalled
+from dallebaby_cli.progress import Note, Transfer
+
+try:
+    import libtorrent as lt
+except ImportError as error:
+    raise DallebabyError(
+        f"BitTorrent needs the libtorrent package, which does not load here ({error}); "
+        "install it with `pip install libtorrent`, or take a dataset that comes over HTTP"
+    ) from error
+
+METADATA = ".torrent"
+TURN_MS = 250
+REPORT_EVERY_S = 0.5
+SAVE_EVERY_S = 1.0
+SEEK_EVERY_S = 3.0  # between two attempts at the peers that the person named
+ANNOUNCE_EVERY_S = 30.0  # between two questions to the trackers while nothing comes
+STALL_AFTER_S = 5.0  # without a byte, people are told why
+UTP_AFTER_S = 20.0  # without a byte, peers that TCP does not reach are tried over uTP
+SHOWN_FILES = 6
+NEWS = (
+    lt.alert.category_t.error_notification
+    | lt.alert.category_t.status_notification
+    | lt.alert.category_t.storage_notification
+    | lt.alert.category_t.tracker_notification
+)
+STATES = lt.torrent_status.states
+SAVED = (lt.save_resume_data_alert, lt.save_resume_data_failed_alert)
+CHECKING = (
+    STATES.queued_for_checking,
+    STATES.checking_files,
+    STATES.checking_resume_data,
+    STATES.allocating,
+)
+
+
+def info_hash(metadata: bytes, where: str) -> str:
+    """What a .torrent file is known by. Raises BadInput if it is none."""
+    hashes = _load(metadata, where).info_hashes
+    return str(hashes.v1 if hashes.has_v1() else hashes.v2)
+
+
+def _load(metadata: bytes, where: str) -> Any:
+    try:
+        return lt.load_torrent_buffer(metadata)
+    except RuntimeError as error:
+        raise BadInput(f"{where} is not a torrent that can be read: {error}") from error
+
+
+def contents(metadata: bytes, where: str) -> Contents:
+    """Read a .torrent file. Raises BadInput if it is none, or names a file outside its folder
+    (libtorrent has already bent hostile names back into it; Contents looks again)."""
+    info: Any = _load(metadata, where).ti
+    storage = info.layout() if hasattr(info, "layout") else info.files()  # 2.1 else 2.0
+    entries, links = [], []
+    for index in range(storage.num_files()):
+        path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
+        flags = storage.file_flags(index)
+        if flags & lt.file_flags_t.flag_symlink:
+            links.append(path)
+        elif not flags & lt.file_flags_t.flag_pad_file:
+            if names.reserved(path):
+                if storage.num_files() == 1:
+                    raise BadInput(f"{where} is named {path!r}, as a file that dallebaby writes")
+                path = f"_{path}"
+            size, offset = storage.file_size(index), storage.file_offset(index)
+            entries.append(Entry(index, path, size, offset))
+    return Contents(
+        info_hash=info_hash(metadata, where),
+        name=info.name(),
+        entries=tuple(entries),
+        piece_bytes=info.piece_length(),
+        total_bytes=info.total_size(),
+        total_files=storage.num_files(),
+        links=tuple(links),
+    )
+
+
+class Swarm:
+    """One torrent in one libtorrent session; a context manager."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.session: Any = cast(Any, lt.session)({**settings(job.config), "alert_mask": NEWS})
+        self.handle: Any = None
+        self.wanted: list[Entry] = []
+        self.peers = list(job.peers)
+        self.pulse = Pulse()
+        self.trouble = diagnosis.Trouble()
+        self.last: dict[str, float] = {}
+        self.checked = False  # whether libtorrent knows what is here already
+        self.unsaved = 0  # requests for resume data that libtorrent has not answered
+
+    def __enter__(self) -> "Swarm":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.session.pause()
+        del self.handle, self.session
+
+    # ---------------------------------------------------------------- the three errands
+
+    def learn(self) -> bytes:
+        """The torrent's metadata: from the job, the folder, or else from the peers."""
+        saved = self.job.folder / METADATA
+        if self.job.metadata is not None:
+            return self.job.metadata
+        if saved.exists():
+            return saved.read_bytes()
+        try:
+            parameters = lt.parse_magnet_uri(self.job.magnet)
+        except RuntimeError as error:
+            raise BadInput(f"{self.job.magnet[:80]!r} is not a magnet link: {error}") from error
+        parameters.flags |= lt.torrent_flags.upload_mode  # nothing comes before it is chosen
+        self._add(parameters)
+        for status in self._turns():
+            if status.has_metadata:
+                break
+        self.handle.save_resume_data(lt.torrent_handle.save_info_dict)
+        alert = self._wait_for(lt.save_resume_data_alert)
+        return bytes(lt.bencode(cast(Any, lt.write_torrent_file(alert.params))))
+
+    def download(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
+        """Bring the wanted files; what came is kept whatever happens, and continued next time."""
+        self.wanted = wanted
+        files.write_bytes(self.job.folder / METADATA, metadata)
+        if self.handle is None:
+            self._add(self._continued(metadata, found))
+        else:  # the peers that gave the metadata are connected; keep them
+            self._choose(found)
+        for status in self._turns():
+            if self.checked and status.is_finished and self._missing(found) == set():
+                break
+        self.handle.flush_cache()
+        self._wait_for(lt.cache_flushed_alert)
+        self.job.report(self._event(status))
+
+    def check(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> set[int]:
+        """Hash the wanted files without fetching anything: the pieces that are not right."""
+        self.wanted = wanted
+        parameters = self._parameters(lt.load_torrent_buffer(metadata), found)
+        parameters.trackers, parameters.url_seeds, self.peers = [], [], []
+        parameters.flags |= lt.torrent_flags.upload_mode
+        self._add(parameters)
+        for _ in self._turns():
+            if self.checked:
+                break
+        return self._missing(found)
+
+    def give(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
+        """Give what is here to others, for as long as the settings say or until it is stopped."""
+        self.wanted = wanted
+        parameters = self._parameters(lt.load_torrent_buffer(metadata), found)
+        parameters.have_pieces = found.whole_pieces(wanted)
+        parameters.flags |= lt.torrent_flags.upload_mode
+        self._add(parameters)
+        end = time.monotonic() + 60 * self.job.config.seed_minutes
+        while time.monotonic() < end and not self.job.signal():
+            self.session.wait_for_alert(TURN_MS)
+            for alert in self.session.pop_alerts():
+                self._heed(alert)
+            if self._due("report", REPORT_EVERY_S):
+                event = self._event(self.handle.status())
+                self.job.report(replace(event, state="seeding", waiting_for=""))
+
+    def _missing(self, found: Contents) -> set[int]:
+        """The pieces of wanted files that are not here and verified."""
+        have = self.handle.status(lt.torrent_handle.query_pieces).pieces
+        return {p for e in self.wanted for p in found.pieces(e) if not have[p]}
+
+    # ---------------------------------------------------------------- how they are run
+
+    def _continued(self, metadata: bytes, found: Contents) -> Any:
+        """What libtorrent must know to begin, or to go on where it was broken off."""
+        parameters = lt.load_torrent_buffer(metadata)
+        state, damaged = resume.load(self.job.folder)
+        if damaged:
+            self.job.report(Note("the saved state is damaged; checking the files instead"))
+        if state is not None:
+            earlier = lt.read_resume_data(state)
+            if earlier.info_hashes == parameters.info_hashes:
+                earlier.ti = parameters.ti
+                if found.fits(earlier.have_pieces, self.wanted, self.job.folder):
+                    parameters = earlier
+                else:
+                    self.job.report(Note("files have changed since; checking them"))
+        if self.job.magnet:
+            link = lt.parse_magnet_uri(self.job.magnet)
+            parameters.trackers, parameters.url_seeds = link.trackers, link.url_seeds
+        return self._parameters(parameters, found)
+
+    def _parameters(self, parameters: Any, found: Contents) -> Any:
+        """Say which files are wanted, and where they go."""
+        parameters.file_priorities = self._priorities(found)
+        parameters.renamed_files = {e.index: e.path for e in found.entries}
+        return parameters
+
+    def _priorities(self, found: Contents) -> list[int]:
+        chosen = {e.index for e in self.wanted}
+        return [4 * (i in chosen) for i in range(found.total_files)]
+
+    def _choose(self, found: Contents) -> None:
+        """Say the same of a torrent that was added before its files were known."""
+        for entry in found.entries:
+            self.handle.rename_file(entry.index, entry.path)
+        self.handle.prioritize_files(self._priorities(found))
+        if any((self.job.folder / e.path).exists() for e in self.wanted):
+            self.checked = False
+            self.handle.force_recheck()
+        self.handle.unset_flags(lt.torrent_flags.upload_mode)  # only now may anything come
+        self.pulse.restart()
+
+    def _add(self, parameters: Any) -> None:
+        parameters.save_path = str(self.job.folder)
+        parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+        self.handle = self.session.add_torrent(parameters)
+        for peer in self.peers:
+            self.handle.connect_peer(peer)
+        self.pulse.restart()
+
+    def _due(self, what: str, every_s: float) -> bool:
+        """Whether something that is done every so often is to be done now."""
+        now = time.monotonic()
+        if now - self.last.setdefault(what, now) < every_s:
+            return False
+        self.last[what] = now
+        return True
+
+    def _turns(self) -> Iterator[Any]:
+        """Turn the session: yield its status a few times a second until the caller has enough.
+
+        Raises Interrupted, Stalled, DiskFull or FetchFailed, each after saving the state.
+        """
+        while True:
+            self.session.wait_for_alert(TURN_MS)
+            for alert in self.session.pop_alerts():
+                self._heed(alert)
+            status = self.handle.status()
+            event = self._event(status)
+            self.pulse.beat(status.progress_ppm if status.state in CHECKING else event.done)
+            if self._due("report", REPORT_EVERY_S):
+                self.job.report(event)
+            yield status
+            if self.wanted and self._due("save", SAVE_EVERY_S) and status.need_save_resume:
+                self._save()
+            if number := self.job.signal():
+                self._save_now()
+                raise Interrupted(f"stopped; {self.job.how_to_continue}", number)
+            if self.pulse.idle_s > STALL_AFTER_S and status.state not in CHECKING:
+                self._seek()
+            if self.pulse.idle_s > self.job.timeout_s:
+                self._save_now()
+                raise Stalled(
+                    f"nothing came for {self.job.timeout_s:.0f} s: {self._why(status)}; "
+                    f"{self.job.how_to_continue}"
+                )
+
+    # ---------------------------------------------------------------- what it hears and says
+
+    def _heed(self, alert: Any) -> None:
+        """Take in one piece of news from libtorrent."""
+        if isinstance(alert, lt.save_resume_data_alert):
+            self.unsaved -= 1
+            alert.params.renamed_files = {}
+            resume.save(self.job.folder, lt.bencode(lt.write_resume_data(alert.params)))
+        elif isinstance(alert, lt.save_resume_data_failed_alert):
+            self.unsaved -= 1
+        elif isinstance(alert, lt.torrent_checked_alert):
+            self.checked = True
+        elif isinstance(alert, lt.tracker_error_alert):
+            problem = alert.error.message() or alert.failure_reason()
+            self.trouble.tracker(alert.url, problem)
+        elif isinstance(alert, lt.tracker_reply_alert):
+            self.trouble.tracker(alert.url, "")
+        elif isinstance(alert, lt.url_seed_alert):
+            self.trouble.web_seed(alert.server_url(), alert.error.message())
+        elif isinstance(alert, lt.hash_failed_alert):
+            self.trouble.bad_pieces += 1
+        elif isinstance(alert, lt.fastresume_rejected_alert):
+            self.job.report(Note("the saved state does not fit the files here; checking them"))
+        elif isinstance(alert, lt.listen_failed_alert):
+            self.job.report(Note(f"cannot listen on {alert.listen_interface()}", "warning"))
+        elif isinstance(alert, lt.file_error_alert):
+            self._broken(alert.error, alert.filename())
+        elif isinstance(alert, lt.torrent_error_alert):
+            self._broken(alert.error, str(self.job.folder))
+
+    def _broken(self, error: Any, path: str) -> None:
+        """Stop because of an error on disk, with all that came before it saved."""
+        self._save_now()
+        if error.value() in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"the disk is full ({path}); make room; {self.job.how_to_continue}")
+        raise FetchFailed(f"{error.message()} ({path}); {self.job.how_to_continue}")
+
+    def _save(self) -> None:
+        self.unsaved += 1
+        self.handle.save_resume_data(lt.torrent_handle.flush_disk_cache)
+
+    def _save_now(self) -> None:
+        """Save the state and wait until it is on disk."""
+        if self.handle.status().has_metadata and self.wanted:
+            self._save()
+            deadline = time.monotonic() + 10
+            while self.unsaved > 0 and time.monotonic() < deadline:
+                self.session.wait_for_alert(TURN_MS)
+                for alert in self.session.pop_alerts():
+                    if isinstance(alert, SAVED):
+                        self._heed(alert)
+
+    def _wait_for(self, kind: type) -> Any:
+        """The next alert of one kind; it is valid until the session is asked for more."""
+        while True:
+            self.session.wait_for_alert(TURN_MS)
+            found = None
+            for alert in self.session.pop_alerts():  # all of them: what comes after it counts too
+                if found is None and isinstance(alert, kind):
+                    found = alert
+                else:
+                    self._heed(alert)
+            if found is not None:
+                return found
+
+    def _seek(self) -> None:
+        """While nothing comes, go on looking for somebody who has it."""
+        if self.pulse.idle_s > UTP_AFTER_S:
+            self.session.apply_settings({"enable_outgoing_utp": True})
+        if self._due("seek", SEEK_EVERY_S):
+            for peer in self.job.peers:  # as if a tracker had said so: earlier failures count less
+                self.handle.connect_peer(peer, lt.peer_info.tracker)
+        if self._due("announce", ANNOUNCE_EVERY_S):
+            self.handle.force_reannounce()
+            if self.job.config.dht:
+                self.handle.force_dht_announce()
+
+    def _event(self, status: Any) -> Transfer:
+        """How it stands, for the person."""
+        progress = self.handle.file_progress() if self.wanted else []
+        here = [(e, progress[e.index]) for e in self.wanted] if progress else []
+        done, total = sum(n for _, n in here), sum(e.size_bytes for e in self.wanted)
+        moving = [(e.path, n, e.size_bytes) for e, n in here if 0 < n < e.size_bytes]
+        checking = status.state in CHECKING
+        peers = self.handle.get_peer_info()
+        web_seeds = sum(p.connection_type == lt.peer_info.web_seed for p in peers)
+        stalled = not checking and self.pulse.idle_s > STALL_AFTER_S
+        return Transfer(
+            task=self.job.dataset.name,
+            state="checking" if checking else "downloading" if total else "connecting",
+            done=int(total * status.progress) if checking else done,
+            total=total or None,
+            rate=0 if checking else self.pulse.rate,
+            eta_s=None if checking else self.pulse.eta_s(total - done),
+            peers=len(peers) - web_seeds,
+            seeds=sum(bool(p.flags & lt.peer_info.seed) for p in peers) - web_seeds,
+            web_seeds=web_seeds,
+            available=None if checking else self._available(),
+            waiting_for=self._why(status) if stalled else "",
+            files=tuple(moving[:SHOWN_FILES]),
+        )
+
+    def _why(self, status: Any) -> str:
+        """Why nothing comes."""
+        peers = [p for p in self.handle.get_peer_info() if not p.flags & lt.peer_info.connecting]
+        interesting = [p for p in peers if p.flags & lt.peer_info.interesting]
+        snapshot = diagnosis.Snapshot(
+            has_metadata=status.has_metadata,
+            peers=len(peers),
+            interested=len(interesting),
+            unchoked=sum(not p.flags & lt.peer_info.remote_choked for p in interesting),
+            available=self._available(),
+            dht=self.job.config.dht,
+            asked_peers=len(self.job.peers),
+        )
+        return diagnosis.explain(self.trouble, snapshot)
+
+    def _available(self) -> float:
+        """Share of the wanted pieces that are here or with somebody connected."""
+        have = self.handle.status(lt.torrent_handle.query_pieces).pieces
+        wanted = [i for i, p in enumerate(self.handle.get_piece_priorities()) if p]
+        held = self.handle.piece_availability() or [0] * len(have)
+        return sum(bool(have[i] or held[i]) for i in wanted) / max(1, len(wanted))

@@ -1,0 +1,1 @@
+"""Raw files to image shards: readers of datasets, archives, pictures, duplicates."""

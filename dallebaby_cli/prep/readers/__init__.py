@@ -1,0 +1,105 @@
+"""Readers: one file per raw layout; each turns a folder as fetched into Records, in a fixed order.
+
+A reader module has `fits(names) -> bool`, which tells the layout by the names of the folder's
+files, and `read(folder) -> Records`. Archives are read where they lie. Records are made one by one
+in the parent process and cross to workers, which call `record.read()` for the bytes.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from dallebaby_cli import files
+from dallebaby_cli.config.settings import nearest
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.prep import archives
+
+LAYOUTS = (
+    "visual-genome",  # holds COCO's annotations, too
+    "coco",
+    "flickr30k",
+    "stl10",
+    "cifar10",
+    "cifar100",
+    "openimages",
+    "yelp",
+    "indoor67",
+    "food101",
+    "svhn",
+    "imagenet64",
+    "webdataset",
+    "folder",
+)
+"""Module names, - for _. A folder of no known dataset is tried against each, in this order; any
+is a "folder" of pictures."""
+
+Split = Literal["train", "holdout"]
+Writer = Literal["human", "template"]
+
+
+class Drawn(NamedTuple):
+    """A picture that was made and captioned on the spot."""
+
+    pixels: np.ndarray  # uint8 RGB (H, W, 3)
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture of a dataset and what is known about it, before it is opened."""
+
+    file: str
+    """where it comes from, below the dataset's folder"""
+    read: Callable[[], bytes | np.ndarray | Drawn]
+    """gets a picture file's bytes, or pixels uint8 RGB (H, W, 3); picklable; may raise anything"""
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    split: Split | None = None
+    """the dataset's own split; None leaves it to the content's hash"""
+    written_by: Writer | tuple[Writer, ...] = "human"
+    """who wrote the captions, or each of them"""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a reader found."""
+
+    rows: Iterator[Record]
+    count: int | None = None
+    """how many rows there are, where that is known beforehand"""
+
+
+def detect(folder: Path) -> str:
+    """The name of the layout that a folder's files show."""
+    names = {PurePosixPath(path).name for path in archives.walk(folder)}
+    return next(layout for layout in LAYOUTS if _module(layout).fits(names))
+
+
+def read(layout: str, folder: Path) -> Records:
+    """The records of a folder in the given layout. Raises BadInput if it is not in that layout."""
+    if layout not in LAYOUTS:
+        raise BadInput(f"no reader for the layout {layout!r} of {folder}{nearest(layout, LAYOUTS)}")
+    found: Records = _module(layout).read(folder)
+    return found
+
+
+def _module(layout: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{layout.replace('-', '_')}")
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the names, sizes and times of all files below a folder: equal while nobody has
+    touched them. Raises BadInput if the folder cannot be read."""
+    lines = []
+    for path in archives.walk(folder):
+        try:
+            status = (folder / path).stat()
+            lines.append(f"{path!r} {status.st_size} {status.st_mtime_ns}")
+        except OSError:  # a dangling link, say
+            lines.append(f"{path!r} -")
+    return files.hash_of(sorted(lines))

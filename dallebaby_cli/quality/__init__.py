@@ -1,0 +1,1 @@
+"""How good a model is: metrics, scores on the hold-out pictures, agreement with the prompt."""

@@ -1,0 +1,66 @@
+"""How good a model is on the hold-out pictures: what training tells as it goes, and `evaluate` says
+of the finished one."""
+
+import math
+
+import numpy as np
+import torch
+
+from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.quality import metrics
+from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training.batches import Captioned, Pictures
+
+BITS = 1 / np.log(2)
+
+
+def transformer(
+    model: Transformer, holdout: Captioned, count: int, batch_size: int
+) -> dict[str, float]:
+    """Bits per code and per caption token of the first `count` pictures, one caption each."""
+    device = next(model.parameters()).device
+    count = min(len(holdout), count)
+    sums = np.zeros(2)
+    for indices in np.array_split(np.arange(count), -(-count // batch_size)):
+        text, codes = (t.to(device) for t in holdout.read(indices, (0,), drop=0))
+        parts = losses(model(text, codes), text, codes, model.config.vocabulary)
+        sums += np.array([part.item() for part in parts]) * len(indices)
+    text_bits, code_bits = sums / count * BITS
+    return {"bits_per_code": float(code_bits), "bits_per_caption_token": float(text_bits)}
+
+
+def unigram(sources: list[Tokens], size: int) -> float:
+    """Hold-out bits per code of knowing only how often each code occurs in training."""
+    train = sum(metrics.code_counts(s.codes("train"), size) for s in sources)
+    holdout = sum(metrics.code_counts(s.codes("holdout"), size) for s in sources)
+    assert isinstance(train, np.ndarray) and isinstance(holdout, np.ndarray)
+    return metrics.unigram_bits(train, holdout if holdout.sum() else train)
+
+
+def dvae(model: DVAE, holdout: Pictures, count: int, batch_size: int) -> dict[str, float]:
+    """PSNR in dB of the first `count` pictures (beside it, that of one flat colour for each) and
+    SSIM, and how the codebook is used; bits are those of an ideal code for the codes' frequencies.
+    """
+    device = next(model.parameters()).device
+    count = min(len(holdout), count)
+    scores, counts = [], np.zeros(model.config.codes, np.int64)
+    for indices in np.array_split(np.arange(count), -(-count // batch_size)):
+        pictures = holdout.read(indices).to(device)
+        output, quantized = model(pictures)
+        rebuilt = model.render(output)
+        flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
+        judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
+        scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
+        counts += metrics.code_counts(quantized.codes.cpu(), len(counts))
+    psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
+    perplexity = metrics.perplexity(counts)
+    return {
+        "psnr": psnr,
+        "flat_psnr": flat_psnr,
+        "ssim": ssim,
+        "codes_used": float((counts > 0).mean()),
+        "dead_codes": int((counts == 0).sum()),
+        "perplexity": perplexity,
+        "bits_per_image": model.config.grid**2 * math.log2(perplexity),
+    }

@@ -1,0 +1,1 @@
+"""The embedded dataset: scenes that are drawn, captioned and read back."""

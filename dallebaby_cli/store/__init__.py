@@ -1,0 +1,1 @@
+"""The formats on disk that everything meets in: manifests, shards, tokens, weights."""

@@ -1,0 +1,126 @@
+"""manifest.json: what an artefact folder holds, what it was made from, and whether it is whole.
+
+Every arrow of the pipeline ends in a folder `HOME/KIND/NAME` with one of these. Stages meet only
+here: they find their inputs through `newest` and `find`, and check parents by content id.
+"""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dallebaby_cli import __version__, files
+from dallebaby_cli.config.settings import nearest
+from dallebaby_cli.errors import BadInput, MissingInput, UsageError
+
+FORMAT = 1
+
+MADE_BY = {
+    "raw": "dallebaby fetch NAME",
+    "images": "dallebaby prep NAME",
+    "vae": "dallebaby train-vae",
+    "tokens": "dallebaby encode",
+    "dalle": "dallebaby train",
+    "classifier": "dallebaby evaluate",
+}
+"""Kind of artefact (also its folder below HOME) → the command that makes one, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of one manifest.json."""
+
+    kind: str
+    name: str
+    id: str = ""
+    """hash of the content; empty until complete"""
+    complete: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    """"KIND/NAME" of each input → its id"""
+    counts: dict[str, Any] = field(default_factory=dict)
+    when: str = ""
+    version: str = __version__
+    format: int = FORMAT
+
+
+def artefact(home: Path, kind: str, name: str) -> Path:
+    """The folder of an artefact; refuses names that would leave its kind's folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name):
+        raise UsageError(
+            f"{name!r} cannot be a name: use up to 100 letters, digits and . _ - + @, "
+            "beginning with a letter or digit"
+        )
+    return home / kind / name
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write `folder`/manifest.json atomically, stamped with the time."""
+    stamped = dataclasses.replace(manifest, when=datetime.now(UTC).isoformat())
+    text = json.dumps(dataclasses.asdict(stamped), indent=2, sort_keys=True)
+    files.write_text(folder / "manifest.json", text + "\n")
+
+
+def read(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, or None if there is none. Raises BadInput if it makes no sense."""
+    path = folder / "manifest.json"
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"{path} cannot be read ({error}); remove {folder} and make it again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise BadInput(
+            f"{path} has format {found!r} and this version reads {FORMAT}; "
+            f"make {folder.name} again, or use the version of dallebaby that made it"
+        )
+    known = {f.name for f in dataclasses.fields(Manifest)}
+    return Manifest(**{k: v for k, v in content.items() if k in known})
+
+
+def every(home: Path, kind: str) -> list[tuple[Path, Manifest]]:
+    """All artefacts of a kind with a readable manifest, newest first."""
+    found = []
+    for folder in sorted((home / kind).glob("*/")):
+        try:
+            manifest = read(folder)
+        except BadInput:
+            continue
+        if manifest is not None:
+            found.append((folder, manifest))
+    return sorted(found, key=lambda pair: pair[1].when, reverse=True)
+
+
+def newest(home: Path, kind: str) -> tuple[Path, Manifest]:
+    """The newest complete artefact of a kind. Raises MissingInput that says how to make one."""
+    for folder, manifest in every(home, kind):
+        if manifest.complete:
+            return folder, manifest
+    raise MissingInput(f"nothing complete in {home / kind}; run `{MADE_BY[kind]}` first")
+
+
+def find(home: Path, kind: str, name: str | None) -> tuple[Path, Manifest]:
+    """The complete artefact of that name, or with None the newest one of the kind."""
+    if name is None:
+        return newest(home, kind)
+    folder = artefact(home, kind, name)
+    manifest = read(folder)
+    command = MADE_BY[kind].replace("NAME", name)
+    if manifest is None:
+        names = [m.name for _, m in every(home, kind)]
+        raise MissingInput(f"no {kind}/{name} in {home}{nearest(name, names)} (run `{command}`)")
+    if not manifest.complete:
+        raise MissingInput(f"{folder} is not finished; run `{command}` again to continue it")
+    return folder, manifest
+
+
+def find_all(home: Path, kind: str, names: list[str]) -> list[tuple[Path, Manifest]]:
+    """The artefacts of those names, or the newest one of the kind if there are none."""
+    return [find(home, kind, name) for name in names] or [newest(home, kind)]

@@ -1,0 +1,128 @@
+"""Precedence, strictness, and configs that survive the way to disk and back."""
+
+import ast
+import dataclasses
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dallebaby_cli.config import DVAEConfig, TrainVaeConfig, models, settings, stages
+from dallebaby_cli.errors import UsageError
+
+
+def test_precedence_from_default_to_flag(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train-vae: {batch_size: 7, eval_every: 9, model: {width: 24}}\n")
+    tiny = settings.load("train-vae", preset="tiny")
+    made = settings.load(
+        "train-vae",
+        preset="tiny",
+        file=file,
+        settings=["eval_every=11", "optim.lr=3e-4"],
+        flags={"seed": 5, "steps": None},
+    )
+    assert made.precision == "auto"  # default
+    assert made.steps == tiny.steps and made.model.grid == tiny.model.grid  # preset
+    assert made.batch_size == 7 and made.model.width == 24  # file
+    assert made.eval_every == 11 and made.optim.lr == 3e-4  # --set
+    assert made.seed == 5  # flag
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("batchsize=3", "unknown setting batchsize; did you mean 'batch_size'"),
+        ("model.widht=3", "unknown setting model.widht; did you mean 'width'"),
+        ("batch_size=many", "batch_size='many': must be a whole number"),
+        ("batch_size=1.5", "must be a whole number"),
+        ("batch_size=true", "must be a whole number"),
+        ("optim.lr=nan", "must be a number"),
+        ("optim.lr=-1", "optim.lr=-1.0: must be above 0"),
+        ("precision=fp8", "must be one of auto, fp32, bf16"),
+        ("model=3", "has settings of its own"),
+        ("model.levels=[8,1]", "model.levels"),
+        ("seed", "write it as KEY=VALUE"),
+        ("accumulate=3", "must divide batch_size"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings.load("train-vae", settings=[setting])
+    assert words in str(caught.value)
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    for name, text, words in [
+        ("a.yaml", "trian: {}", "unknown section trian; did you mean 'train'"),
+        ("b.yaml", "train: [1]", "section train must hold"),
+        ("c.yaml", "{", "is not valid YAML"),
+        ("d.yaml", "- 1", "one section per command"),
+        ("e.yaml", "train: !!python/object/apply:os.system [id]", "is not valid YAML"),
+    ]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError) as caught:
+            settings.load("train", file=tmp_path / name)
+        assert words in str(caught.value) and name in str(caught.value)
+    with pytest.raises(UsageError, match="cannot read"):
+        settings.load("train", file=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("section", sorted(stages.SECTIONS))
+@pytest.mark.parametrize("preset", settings.preset_names())
+def test_every_preset_fits_and_comes_back_from_plain_values(section: str, preset: str) -> None:
+    made = settings.load(section, preset=preset)
+    assert settings.build(type(made), settings.as_dict(made)) == made
+
+
+def test_presets_hold_only_what_differs() -> None:
+    def spell_out(values: dict, made: object, at: str) -> list[str]:
+        same = []
+        for key, value in values.items():
+            default = getattr(made, key)
+            if isinstance(value, dict):
+                same += spell_out(value, default, f"{at}{key}.")
+            elif (tuple(value) if isinstance(value, list) else value) == default:
+                same.append(f"{at}{key}")
+        return same
+
+    for preset in settings.preset_names():
+        for section, cls in stages.SECTIONS.items():
+            values = settings._read_section(settings.PRESETS / f"{preset}.yaml", section)
+            assert not spell_out(values, cls(), f"{preset}: {section}."), preset
+
+
+def test_unknown_preset_suggests() -> None:
+    with pytest.raises(UsageError, match="did you mean 'tiny'"):
+        settings.load("train", preset="tyni")
+
+
+@given(st.integers(1, 64), st.integers(1, 32))
+def test_stem_and_halvings_lead_from_pixels_to_grid(grid: int, factor: int) -> None:
+    made = DVAEConfig(image_px=grid * factor, grid=grid)
+    assert made.patch_px * 2**made.halvings == factor
+
+
+def test_a_grid_that_does_not_divide_the_picture_names_those_that_do() -> None:
+    with pytest.raises(UsageError, match=r"model.grid=16: must divide the pictures' 40 px; 2 4 5"):
+        DVAEConfig(image_px=40, grid=16)
+
+
+@pytest.mark.parametrize("module", [stages, models])
+def test_every_field_has_help(module: types.ModuleType) -> None:
+    tree = ast.parse(Path(module.__file__ or "").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            fields = [i for i, s in enumerate(node.body) if isinstance(s, ast.AnnAssign)]
+            for i in fields:
+                after = node.body[i + 1]
+                assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), (
+                    f"{node.name}, line {node.body[i].lineno}: no help below the field"
+                )
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainVaeConfig().seed = 3  # type: ignore[misc]

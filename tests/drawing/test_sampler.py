@@ -1,0 +1,228 @@
+"""Fast sampling equals slow sampling, and no picture depends on its neighbours."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.half_precision import halve
+from dallebaby_cli.drawing.sampler import GREY, Sampler, choose
+from dallebaby_cli.errors import UsageError
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.transformer import Transformer, losses
+
+CPU = torch.device("cpu")
+PROMPTS = ["a red car", "a blue house left of a green tree", ""]
+SEEDS = [3, 4, 5]
+
+
+@torch.no_grad()
+def slow_draw(
+    sampler: Sampler, prompt: str, seed: int, config: SampleConfig, given: Sequence[int] = ()
+) -> torch.Tensor:
+    """One picture without cache or batch: a whole forward pass for every code that is not given."""
+    shape = sampler.model.config
+    noise = sampler._noise(seed)
+    text, empty = (
+        torch.from_numpy(sampler.tokenizer.encode([p], shape.text_tokens)) for p in (prompt, "")
+    )
+    codes = torch.zeros(1, shape.image_tokens, dtype=torch.int64)
+    for number in range(shape.image_tokens):
+        if number < len(given):
+            codes[:, number] = given[number]
+            continue
+        logits = sampler.model(text, codes)[1][:, number]
+        if config.guidance != 1:
+            without = sampler.model(empty, codes)[1][:, number]
+            rising = config.guidance_ramp * shape.image_tokens  # the codes until it is all there
+            pull = config.guidance
+            if number < rising:
+                pull = 1 + number / rising * (config.guidance - 1)
+            logits = without + pull * (logits - without)
+        codes[:, number] = choose(logits, noise[None, number], config)
+    return codes.view(shape.grid, shape.grid)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SampleConfig(guidance=1),
+        SampleConfig(guidance=3),
+        SampleConfig(guidance=2.5, temperature=0.7, top_k=20, top_p=0.9),
+        SampleConfig(guidance=4, guidance_ramp=0.6),
+        SampleConfig(guidance=1, temperature=0),
+    ],
+)
+def test_cached_equals_uncached_and_batched_equals_alone(
+    sampler: Sampler, config: SampleConfig
+) -> None:
+    together = sampler.draw(PROMPTS, SEEDS, config)
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        assert torch.equal(together[index], slow_draw(sampler, prompt, seed, config))
+        assert torch.equal(together[index], sampler.draw([prompt], [seed], config)[0])
+
+
+def test_halved_weights_in_bf16_draw_what_casting_them_draws(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "native_bf16", lambda device: True)
+    cast = sampler.draw(PROMPTS, SEEDS, SampleConfig())
+    halved = deepcopy(sampler.model)
+    halve(halved, CPU)
+    assert halved.image_head.weight.dtype == torch.bfloat16
+    assert torch.equal(replace(sampler, model=halved).draw(PROMPTS, SEEDS, SampleConfig()), cast)
+
+
+def test_halved_weights_on_a_cpu_are_rounded_and_nothing_else(sampler: Sampler) -> None:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("FBGEMM does not know this CPU, so weights stay as they are")
+    halved, rounded = deepcopy(sampler.model), deepcopy(sampler.model)
+    halve(halved, CPU)
+    assert not any(isinstance(module, torch.nn.Linear) for module in halved.modules())
+    for module in rounded.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.half().float()
+    fast, slow = replace(sampler, model=halved), replace(sampler, model=rounded)
+    config = SampleConfig(guidance=2)
+    drawn = fast.draw(PROMPTS, SEEDS, config)
+    assert torch.equal(drawn, slow.draw(PROMPTS, SEEDS, config))
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        assert torch.equal(drawn[index], slow_draw(fast, prompt, seed, config))
+
+
+def test_guidance_one_is_no_guidance_and_more_of_it_changes_the_picture(sampler: Sampler) -> None:
+    one = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1))
+    almost = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1 + 1e-7))
+    assert torch.equal(one, almost)  # the guided path, at a scale where it does nothing
+    assert not torch.equal(one[:2], sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=4))[:2])
+    alone = sampler.draw(PROMPTS[2:], SEEDS[2:], SampleConfig(guidance=4))
+    assert torch.equal(one[2:], alone)  # an empty caption has nothing to be guided by
+
+
+@pytest.mark.parametrize("ramp", [0, 1])
+@pytest.mark.parametrize("best", [None, 3])
+def test_pictures_do_not_depend_on_the_batch_size(
+    sampler: Sampler, best: int | None, ramp: float
+) -> None:
+    big, small = (
+        sampler.sketch(
+            PROMPTS[:2], 5, 7, SampleConfig(batch_size=size, guidance_ramp=ramp), best=best
+        )
+        for size in (64, 4)
+    )
+    assert big.seeds == small.seeds and torch.equal(big.codes, small.codes)
+    pictures = sampler.paint(big.codes)
+    assert pictures.shape == (2 * (best or 5), 16, 16, 3) and pictures.dtype == np.uint8
+    alone = SampleConfig(guidance_ramp=ramp)
+    assert np.array_equal(pictures[-1], sampler.generate(PROMPTS[1], 1, big.seeds[-1], alone)[0])
+
+
+def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -> None:
+    ramped = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6, guidance_ramp=1))
+    free = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1))
+    assert torch.equal(ramped[:, 0, 0], free[:, 0, 0])
+    assert not torch.equal(ramped, free)
+    assert not torch.equal(ramped, sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6)))
+
+
+@torch.no_grad()
+def log_likelihood(sampler: Sampler, prompt: str, codes: torch.Tensor) -> float:
+    """log p(codes | prompt), summed code by code in double precision."""
+    ids = sampler.tokenizer.encode([prompt], sampler.model.config.text_tokens)
+    logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return sum(np.log(row[code]) for row, code in zip(chances, codes.flatten(), strict=True))
+
+
+def test_best_keeps_the_candidates_that_their_prompt_makes_likeliest(sampler: Sampler) -> None:
+    n, best, seed = 8, 2, 11
+    config = SampleConfig(guidance=1.5)
+    kept = sampler.sketch(PROMPTS[:2], n, seed, config, best=best)
+    all_of_them = sampler.sketch(PROMPTS[:2], n, seed, config)
+    for number, prompt in enumerate(PROMPTS[:2]):
+        part = slice(number * n, (number + 1) * n)
+        scores = {
+            candidate: log_likelihood(sampler, prompt, codes) - log_likelihood(sampler, "", codes)
+            for candidate, codes in zip(
+                all_of_them.seeds[part], all_of_them.codes[part], strict=True
+            )
+        }
+        expected = sorted(scores, key=lambda candidate: -scores[candidate])[:best]
+        assert kept.seeds[number * best : (number + 1) * best] == expected
+        given = sampler.score([prompt] * n, all_of_them.codes[part])
+        assert given.tolist() == pytest.approx(list(scores.values()), abs=1e-3)
+    drawn = dict(zip(all_of_them.seeds, all_of_them.codes, strict=True))
+    for candidate, codes in zip(kept.seeds, kept.codes, strict=True):
+        assert torch.equal(codes, drawn[candidate])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_kept_rows_stay_and_the_rest_follows_from_them(sampler: Sampler, rows: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    kept = sampler.encode(picture)[:rows]
+    config = SampleConfig(guidance=2)
+    drawn = sampler.draw(PROMPTS, SEEDS, config, kept)
+    assert torch.equal(drawn[:, :rows], kept.expand(len(PROMPTS), -1, -1))
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        alone = slow_draw(sampler, prompt, seed, config, kept.flatten().tolist())
+        assert torch.equal(drawn[index], alone)
+    assert not torch.equal(drawn, sampler.draw(PROMPTS, SEEDS, config))
+
+
+def test_what_is_not_drawn_yet_is_grey(sampler: Sampler) -> None:
+    codes = sampler.draw(PROMPTS, SEEDS, SampleConfig())
+    whole = sampler.vae.decode(codes).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(sampler.paint(codes), whole)
+    assert np.array_equal(sampler.paint(codes, 16), whole)
+    half = sampler.paint(codes, 6)  # a row of four codes of 4 x 4 pixels each, and two more
+    assert (half[:, 8:] == GREY).all() and (half[:, 4:8, 8:] == GREY).all()
+    assert (half[:, :4] != GREY).any() and (half[:, 4:8, :8] != GREY).any()
+    assert (sampler.paint(codes, 0) == GREY).all()
+
+
+def test_four_captioned_pictures_can_be_learned_by_heart(sampler: Sampler) -> None:
+    captions = ["a red car", "a blue house", "a green tree", "a blue car left of a red tree"]
+    torch.manual_seed(0)
+    model = Transformer(sampler.model.config)
+    codes = torch.randint(0, model.config.codes, (4, model.config.image_tokens))
+    text = torch.from_numpy(sampler.tokenizer.encode(captions, model.config.text_tokens))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        _, loss = losses(model(text, codes), text, codes, sampler.tokenizer.vocabulary)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    learned = replace(sampler, model=model.eval())
+    config = SampleConfig(temperature=0, guidance=1)
+    assert torch.equal(learned.draw(captions, range(4), config).flatten(1), codes)
+
+
+def test_choosing_follows_the_probabilities() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    uniform = torch.rand(20000, 4, generator=torch.Generator().manual_seed(0))
+    noise = -torch.log(-torch.log(uniform))
+    for config, allowed in [
+        (SampleConfig(), 4),
+        (SampleConfig(temperature=0.5), 4),
+        (SampleConfig(top_k=2), 2),
+        (SampleConfig(top_p=0.6), 1),
+        (SampleConfig(top_p=0.7), 2),
+        (SampleConfig(temperature=0), 1),
+    ]:
+        drawn = choose(logits.expand(len(noise), -1), noise, config).bincount(minlength=4)
+        expected = (logits[0] / (config.temperature or 1e-9)).softmax(0)
+        expected[allowed:] = 0
+        expected /= expected.sum()
+        torch.testing.assert_close(drawn / len(noise), expected, atol=0.015, rtol=0)
+        assert (drawn > 0).sum() == allowed
+
+
+def test_nothing_to_draw_is_said(sampler: Sampler) -> None:
+    with pytest.raises(UsageError, match="at least one prompt"):
+        sampler.generate([], n=1)
+    with pytest.raises(UsageError, match="-n 1 or more"):
+        sampler.generate("a car", n=0)

@@ -1,0 +1,177 @@
+"""`fetch NAME` for each dataset of the catalogue: true file names and layout, tiny contents."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ran
+from swarm import ALONE, Site, make_torrent, site
+
+from dallebaby_cli.fetch import catalog
+from dallebaby_cli.fetch.catalog import Dataset, File
+
+KNOWN = catalog.load(Path("nowhere"))
+Cli = Callable[..., Ran]
+
+
+def by(transport: str) -> list[Any]:
+    return [pytest.param(d, id=d.name) for d in KNOWN.values() if d.transport == transport]
+
+
+def fill(folder: Path, files: list[File]) -> None:
+    """Small contents under the true names; a folder of the catalogue holds two files."""
+    for file in files:
+        names = [file.path]
+        if file.path.endswith("/"):
+            names = [f"{file.path}{name}" for name in ("one.tar.gz", "deeper/two.tar.gz")]
+        for name in names:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.urandom(20_000 + len(name)))
+
+
+def override(home: Path, dataset: Dataset, server: Site, **fields: Any) -> None:
+    """A user's catalogue: the same dataset, served from here, without the real one's sizes."""
+    files = []
+    for file in dataset.files:
+        urls = [f"{server.url}/beside/{file.path}"] if file.urls else []
+        unknown = {"size_bytes": None, "sha256": None, "md5": None}
+        files.append({**asdict(file), **unknown, "urls": urls})
+    entry = {"trackers": [], "torrent_url": None, "web_seeds": [], "files": files, **fields}
+    home.mkdir()
+    (home / "catalog.yaml").write_text(json.dumps({"datasets": {dataset.name: entry}}))
+
+
+def brought(folder: Path) -> dict[str, bytes]:
+    own = {"manifest.json", ".lock", ".torrent"}
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in own}
+
+
+@pytest.mark.parametrize("dataset", by("bittorrent"))
+def test_a_torrent_of_the_catalogue(cli: Cli, tmp_path: Path, dataset: Dataset) -> None:
+    home, www = tmp_path / "home", tmp_path / "www"
+    top = www / "the top folder"
+    fill(top, [f for f in dataset.files if f.in_torrent])
+    fill(www / "beside", [f for f in dataset.files if not f.in_torrent])
+    (top / "README.txt").write_text("in no catalogue")
+    with site(www) as server:
+        torrent = make_torrent(top, www / "it.torrent", web_seeds=[f"{server.url}/"])
+        override(
+            home,
+            dataset,
+            server,
+            info_hash=torrent.info_hash,
+            torrent_url=f"{server.url}/it.torrent",
+            web_seeds=[f"{server.url}/"],
+        )
+        ran = cli("--home", home, "fetch", dataset.name, "--timeout", "20", *ALONE)
+        assert ran.code == 0, ran.err
+        listed = cli("--home", home, "--json", "fetch", dataset.name, "--list", *ALONE)
+    expected = {
+        f.path: ((top if f.in_torrent else www / "beside") / f.path).read_bytes()
+        for f in dataset.files
+        if f.wanted
+    }
+    assert brought(home / "raw" / dataset.name) == expected
+    wanted = {row["path"] for row in json.loads(listed.out)["files"] if row["wanted"]}
+    assert wanted == set(expected)
+    here = json.loads(cli("--home", home, "--json", "datasets", dataset.name).out)
+    assert here["fetched"] and not here["prepared"]
+
+
+@pytest.mark.parametrize("dataset", by("http"))
+def test_a_web_site_of_the_catalogue(cli: Cli, tmp_path: Path, dataset: Dataset) -> None:
+    home, www = tmp_path / "home", tmp_path / "www"
+    fill(www / "beside", list(dataset.files))
+    with site(www) as server:
+        override(home, dataset, server)
+        ran = cli("--home", home, "fetch", dataset.name)
+    assert ran.code == 0, ran.err
+    expected = {f.path: (www / "beside" / f.path).read_bytes() for f in dataset.files if f.wanted}
+    assert brought(home / "raw" / dataset.name) == expected
+
+
+def test_labels_alone_need_no_swarm(cli: Cli, tmp_path: Path) -> None:
+    home, www, dataset = tmp_path / "home", tmp_path / "www", KNOWN["visual-genome"]
+    fill(www / "beside", [f for f in dataset.files if not f.in_torrent])
+    with site(www) as server:
+        override(home, dataset, server)
+        ran = cli("--home", home, "fetch", dataset.name, "--files", "image_data*", *ALONE)
+    assert ran.code == 0, ran.err
+    assert brought(home / "raw/visual-genome").keys() == {"image_data.json.zip"}
+
+
+# ---------------------------------------------------------------- Kaggle
+
+ZIP = b"PK\x05\x06" + bytes(18)  # an empty but whole archive
+CLIENT = f"""#!{sys.executable}
+import pathlib, sys
+assert sys.argv[1:5] == ["datasets", "download", "-d", "hsankesara/flickr-image-dataset"], sys.argv
+{{action}}
+folder = pathlib.Path(sys.argv[sys.argv.index("-p") + 1])
+(folder / "flickr-image-dataset.zip").write_bytes({ZIP!r})
+"""
+
+
+def client(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str = "") -> None:
+    """A program in place of Kaggle's client, which works only with an account."""
+    folder.mkdir(exist_ok=True)
+    (folder / "kaggle").write_text(CLIENT.replace("{action}", action))
+    (folder / "kaggle").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))  # a client beside it comes first
+
+
+def test_flickr30k_comes_through_kaggles_client(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(tmp_path / "bin", monkeypatch)
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k")
+    assert ran.code == 0, ran.err
+    assert brought(tmp_path / "home/raw/flickr30k") == {"flickr-image-dataset.zip": ZIP}
+
+
+def test_without_a_token_the_way_to_one_is_told(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(tmp_path / "bin", monkeypatch, "sys.exit('401 - Unauthorized')")
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k")
+    assert ran.code == 1 and "401 - Unauthorized" in ran.err
+    assert "kaggle.com/settings" in ran.err and "in a browser" in ran.err
+    assert not (tmp_path / "home/raw/flickr30k/manifest.json").exists()
+
+
+def test_without_a_client_the_way_to_one_is_told(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k")
+    assert ran.code == 1 and "pip install kaggle" in ran.err
+
+
+@pytest.mark.parametrize("name", ["flickr-image-dataset.zip", "archive.zip"])
+def test_a_zip_from_a_browser_is_taken(cli: Cli, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "home/raw/flickr30k"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"half of it")
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k")
+    assert ran.code == 1 and "is not a whole zip" in ran.err
+    (folder / "flickr-image-dataset.zip").unlink()
+    (folder / name).write_bytes(ZIP)
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k")
+    assert ran.code == 0 and brought(folder) == {"flickr-image-dataset.zip": ZIP}
+
+
+def test_a_client_that_hangs_is_stopped(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(tmp_path / "bin", monkeypatch, "import time; time.sleep(60)")
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k", "--timeout", "1")
+    assert ran.code == 1 and "Kaggle sent nothing for 1 s" in ran.err

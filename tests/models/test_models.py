@@ -1,0 +1,191 @@
+"""The dVAE and the transformer, against their definitions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dallebaby_cli.config import DVAEConfig, TransformerConfig
+from dallebaby_cli.models.tokenizers.dvae import DVAE, denormalise
+from dallebaby_cli.models.tokenizers.losses import reconstruction
+from dallebaby_cli.models.transformer import Cache, Transformer, losses
+
+
+@pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
+def test_dvae_maps_pictures_to_the_grid_and_back(px: int, grid: int) -> None:
+    model = DVAE(DVAEConfig(image_px=px, grid=grid, width=8, depth=1)).eval()
+    pictures = torch.randint(0, 256, (2, 3, px, px), dtype=torch.uint8)
+    output, quantized = model(pictures)
+    assert output.shape == pictures.shape and quantized.codes.shape == (2, grid, grid)
+    assert torch.equal(model.encode(pictures), quantized.codes)
+    assert (model.decode(quantized.codes).int() - denormalise(output).int()).abs().max() <= 1
+
+
+def test_dvae_refuses_what_is_not_a_picture() -> None:
+    model = DVAE(DVAEConfig(image_px=32, grid=8, width=8, depth=0))
+    for wrong in (
+        torch.rand(1, 3, 32, 32),  # a range nobody knows
+        torch.zeros(3, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    ):
+        with pytest.raises(ValueError, match=r"pictures must be uint8 \(B, 3, 32, 32\), not"):
+            model(wrong)
+
+
+def test_dvae_learns_a_handful_of_pictures() -> None:
+    torch.manual_seed(0)
+    model = DVAE(DVAEConfig(image_px=16, grid=8, width=16, depth=1))
+    pictures = torch.randint(0, 2, (8, 3, 4, 4)).mul(200).to(torch.uint8)
+    pictures = pictures.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = last = math.nan
+    for step in range(60):
+        loss = reconstruction(model(pictures)[0], pictures, "l1+l2")
+        first, last = (loss.item() if step == 0 else first), loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert last < first / 3
+
+
+SHAPE = TransformerConfig(
+    text_tokens=5, vocabulary=300, dim=32, depth=2, heads=2, dropout=0, codes=50, grid=3
+)
+
+
+@pytest.fixture
+def transformer() -> Transformer:
+    """A transformer whose every weight matters (fresh ones have zeros)."""
+    torch.manual_seed(0)
+    model = Transformer(SHAPE)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    text = torch.randint(0, SHAPE.vocabulary, (size, SHAPE.text_tokens))
+    return text, torch.randint(0, SHAPE.codes, (size, SHAPE.image_tokens))
+
+
+def test_a_fresh_transformer_knows_exactly_nothing() -> None:
+    text, codes = batch(4)
+    text_loss, image_loss = losses(Transformer(SHAPE)(text, codes), text, codes, SHAPE.vocabulary)
+    assert text_loss.item() == pytest.approx(math.log(SHAPE.vocabulary + 1), rel=1e-5)
+    assert image_loss.item() == pytest.approx(math.log(SHAPE.codes), rel=1e-5)
+
+
+@torch.no_grad()
+def test_no_prediction_sees_its_answer_or_what_follows(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    before_text, before_codes = transformer(text, codes)
+    for place in range(SHAPE.image_tokens):
+        changed = codes.clone()
+        changed[:, place] = (changed[:, place] + 1) % SHAPE.codes
+        after_text, after_codes = transformer(text, changed)
+        assert torch.equal(after_text, before_text)
+        torch.testing.assert_close(after_codes[:, : place + 1], before_codes[:, : place + 1])
+        if place + 1 < SHAPE.image_tokens:
+            assert not torch.allclose(after_codes[:, place + 1], before_codes[:, place + 1])
+    changed = text.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % SHAPE.vocabulary
+    after_text, after_codes = transformer(changed, codes)
+    torch.testing.assert_close(after_text[:, :3], before_text[:, :3])
+    assert not torch.allclose(after_codes[:, 0], before_codes[:, 0])
+
+
+@torch.no_grad()
+def test_cached_decoding_equals_the_whole_forward_pass(transformer: Transformer) -> None:
+    text, codes = batch(3)
+    _, expected = transformer(text, codes)
+    cache = Cache(SHAPE, 3, torch.empty(0))
+    logits = [transformer.prefill(text, cache)]
+    for number in range(SHAPE.image_tokens - 1):
+        logits.append(transformer.decode_one(codes[:, number], number, cache))
+    torch.testing.assert_close(torch.stack(logits, dim=1), expected, atol=1e-4, rtol=1e-4)
+
+
+def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:
+    """The same from the definitions: one sequence, position by position, head by head, complex
+    numbers for the rotations."""
+    c, weights = SHAPE, dict(model.named_parameters())
+    side, head = c.grid, c.dim // c.heads
+    embedded, angles = [], []
+    for i in range(1 + c.text_tokens):
+        word = text[i - 1] if i else c.vocabulary + c.text_tokens
+        embedded.append(weights["text_embedding.weight"][word])
+        angles.append((i, i))
+    embedded[-1] = embedded[-1] + weights["place_embedding.weight"][0]
+    for place in range(1, c.image_tokens):
+        row, column = divmod(place, side)
+        x = weights["image_embedding.weight"][codes[place - 1]]
+        x = x + weights["place_embedding.weight"][place]
+        for kind, beside in enumerate((column - 1, column, column + 1)):
+            there = row > 0 and 0 <= beside < side
+            code = codes[(row - 1) * side + beside] if there else c.codes
+            x = x + weights["above_embedding.weight"][kind * (c.codes + 1) + code]
+        embedded.append(x)
+        row, column = divmod(place - 1, side)  # it stands where the code is that it reads
+        angles.append((row + c.text_tokens + 1, column + c.text_tokens + 1))
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=0) * weight
+
+    planes = head // 4
+    speeds = 100.0 ** (-torch.arange(planes) / planes)
+    turns = torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in angles])
+    stream = torch.stack(embedded)
+    for number in range(c.depth):
+        own = {
+            k.split(".", 2)[2]: w for k, w in weights.items() if k.startswith(f"blocks.{number}.")
+        }
+        x = norm(stream, own["attention_norm.weight"]) @ own["qkv.weight"].T
+        heads = []
+        for h in range(c.heads):
+            q, k, v = (x[:, a * c.dim + h * head :][:, :head] for a in range(3))
+            q = norm(q, own["query_key_norm.weight"][0, 0])
+            k = norm(k, own["query_key_norm.weight"][1, 0])
+            q, k = (
+                torch.complex(y[:, : head // 2], y[:, head // 2 :])
+                * torch.polar(torch.ones_like(turns), turns)
+                for y in (q, k)
+            )
+            scores = (q @ k.conj().T).real / head**0.5
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            heads.append(scores.softmax(-1) @ v)
+        stream = stream + torch.cat(heads, dim=-1) @ own["attention_out.weight"].T
+        x = norm(stream, own["mlp_norm.weight"]) @ own["mlp_in.weight"].T
+        stream = stream + x.clamp(min=0) ** 2 @ own["mlp_out.weight"].T
+    stream = norm(stream, weights["norm.weight"])
+    words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
+    return words @ weights["text_head.weight"].T, picture @ weights["image_head.weight"].T
+
+
+@torch.no_grad()
+def test_the_forward_pass_is_the_textbooks(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    for number, found in enumerate(zip(*transformer(text, codes), strict=True)):
+        expected = textbook(transformer, text[number].tolist(), codes[number].tolist())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_refuses_wrong_shapes_and_types(transformer: Transformer) -> None:
+    text, codes = batch(2)
+    with pytest.raises(ValueError, match=r"text must be int64 \(B, 5\)"):
+        transformer(text[:, :-1], codes)
+    with pytest.raises(ValueError, match=r"codes must be int64 \(B, 9\), not int32"):
+        transformer(text, codes.int())
+
+
+def test_padding_is_no_loss_and_an_end_is_learned(transformer: Transformer) -> None:
+    text, codes = batch(1)
+    pads = torch.arange(SHAPE.text_tokens) + SHAPE.vocabulary
+    text[0, 2:] = pads[2:]  # two words, an end, two pads
+    logits = transformer(text, codes)
+    loss, _ = losses(logits, text, codes, SHAPE.vocabulary)
+    target = torch.tensor([*text[0, :2], SHAPE.vocabulary])
+    expected = torch.nn.functional.cross_entropy(logits[0][0, :3], target)
+    torch.testing.assert_close(loss, expected)

@@ -1,0 +1,152 @@
+"""`evaluate` on real, hardly trained models: every figure, what is left out and why."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Ran, draw_folder
+from PIL import Image
+
+from dallebaby_cli.config import settings
+from dallebaby_cli.drawing import sampler
+from dallebaby_cli.progress import ignore
+from dallebaby_cli.quality import pretrained
+from dallebaby_cli.stages.encode import encode
+from dallebaby_cli.stages.prep import prep
+from dallebaby_cli.stages.train import train
+from dallebaby_cli.stages.train_vae import train_vae
+from dallebaby_cli.store import manifest
+
+pytestmark = pytest.mark.slow  # they train real models, though small ones
+
+Cli = Callable[..., Ran]
+N = 6
+QUICK = ("--pictures", N, "--device", "cpu")
+QUICK += tuple(
+    word
+    for setting in ("steps=3", "batch_size=8", "eval_images=20", "model.width=8")
+    for word in ("--set", f"classifier.{setting}")
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a transformer for scenes ("s") and one for shapes ("f", the newer)."""
+    home = tmp_path_factory.mktemp("evaluate") / "home"
+    flags = {"image_px": 32, "limit": 150, "workers": 1, "holdout_percent": 10}
+    prep(home, "scenes", settings.load("prep", flags=flags), report=ignore)
+    prep(
+        home,
+        str(draw_folder(home.parent / "shapes", 60)),
+        settings.load("prep", flags=flags),
+        report=ignore,
+    )
+    where = {"preset": "tiny", "device": "cpu", "report": ignore}
+    short = {
+        section: settings.load(section, preset="tiny", flags={"steps": 3})
+        for section in ("train-vae", "train")
+    }
+    train_vae(home, short["train-vae"], ["scenes"], run_name="v", **where)
+    encode(home, settings.load("encode"), ["scenes", "shapes"], device="cpu", report=ignore)
+    train(home, short["train"], ["scenes@v"], run_name="s", **where)
+    train(home, short["train"], ["shapes@v"], run_name="f", **where)
+    return home
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy, on a machine without pretrained networks."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(pretrained, "CLIP", str(tmp_path / "clip"))
+    return shutil.copytree(trained, tmp_path / "home")
+
+
+def test_scenes_have_every_figure_and_the_same_ones_again(cli: Cli, home: Path) -> None:
+    arguments = ("--home", home, "evaluate", *QUICK, "--model", home / "dalle/s", "--json")
+    ran = cli(*arguments)
+    assert ran.code == 0, ran.err
+    facts = json.loads(ran.out)
+    of_training = manifest.find(home, "dalle", "s")[1].counts
+    for name in ("bits_per_code", "unigram_bits", "uniform_bits", "bits_per_caption_token"):
+        assert facts["holdout"][name] == pytest.approx(of_training[name], abs=1e-3)
+    assert facts["holdout"]["uniform_bits"] == pytest.approx(math.log2(1000))
+    of_vae = manifest.find(home, "vae", "v")[1].counts
+    assert facts["reconstruction"]["psnr"] == pytest.approx(of_vae["psnr"], abs=0.01)
+    distance = facts["distance"]
+    assert distance["drawn_compared"] == distance["holdout_compared"] == N
+    assert 0 <= distance["drawn_least"] <= distance["drawn_median"] <= 1
+    kinds = ("seen pairs", "held-out pairs", "two things")
+    assert [(row["kind"], row["pictures"]) for row in facts["agreement"]] == [
+        (kind, pictures) for kind in kinds for pictures in ("drawn", "real", "rebuilt")
+    ]
+    for row in facts["agreement"]:
+        asked = {"thing", "colour", "background", "all"}
+        assert set(row["right"]) == asked | ({"relation"} if row["kind"] == "two things" else set())
+        assert row["count"] == N and all(0 <= share <= 1 for share in row["right"].values())
+    assert [sentence.split()[0] for sentence in facts["missing"]] == ["FID", "the"]
+    for path in facts["samples"]:
+        with Image.open(path) as sheet:
+            assert sheet.width > 500
+    (judge,) = manifest.every(home, "classifier")
+    assert judge[1].complete and judge[1].counts["steps"] == 3
+
+    again = cli(*arguments)
+    assert json.loads(again.out) == facts and "classifier" not in again.err
+
+
+def test_the_table_for_people(cli: Cli, home: Path) -> None:
+    ran = cli("--home", home, "evaluate", *QUICK, "--model", home / "dalle/s")
+    assert ran.code == 0, ran.err
+    for words in ("bits per code", "psnr", "held-out pairs", "relation", "FID and rFID are left"):
+        assert words in ran.out
+    assert ran.out.count("%") >= 9 * 4
+
+
+def test_other_pictures_have_all_but_agreement(cli: Cli, home: Path) -> None:
+    ran = cli("--home", home, "evaluate", *QUICK, "--json")
+    facts = json.loads(ran.out)
+    assert facts["model"] == str(home / "dalle" / "f"), "the newest"
+    assert facts["holdout"] and facts["reconstruction"] and facts["distance"]
+    assert facts["agreement"] == [] and "drawn scenes only" in facts["missing"][-1]
+    assert not (home / "classifier").exists()
+
+
+def test_what_has_gone_or_changed_is_left_out_with_a_sentence(cli: Cli, home: Path) -> None:
+    arguments = ("--home", home, "evaluate", *QUICK, "--model", home / "dalle/s", "--json")
+    shutil.rmtree(home / "images")
+    facts = json.loads(cli(*arguments).out)
+    assert facts["holdout"] and facts["agreement"] and not facts["reconstruction"]
+    assert any("no images/scenes" in sentence for sentence in facts["missing"])
+
+    folder, about = manifest.find(home, "tokens", "scenes@v")
+    manifest.write(folder, replace(about, id="another"))
+    facts = json.loads(cli(*arguments).out)
+    assert facts["agreement"] and not facts["holdout"]
+    assert any("tokens/scenes@v has changed since" in sentence for sentence in facts["missing"])
+
+    shutil.rmtree(home / "tokens")
+    facts = json.loads(cli(*arguments).out)
+    assert facts["agreement"] and not facts["holdout"]
+
+
+def test_bad_input_is_one_sentence(
+    cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "BABY", tmp_path / "no-baby")
+    (home / "dalle" / "f" / "manifest.json").unlink()
+    for code, words, arguments in (
+        (1, "run `dallebaby train` first", ("--home", tmp_path / "empty")),
+        (1, "holds no finished model", ("--home", home, "--model", tmp_path / "nothing")),
+        (1, "has no manifest.json", ("--home", home, "--model", home / "dalle" / "f")),
+        (2, "pictures=0: must be 1 or more", ("--home", home, "--pictures", 0)),
+        (2, "classifier.model.width=7", ("--home", home, "--set", "classifier.model.width=7")),
+        (2, "unknown setting classifier.speed", ("--home", home, "--set", "classifier.speed=1")),
+    ):
+        ran = cli("evaluate", *arguments)
+        (line,) = (row for row in ran.err.splitlines() if row.startswith("error: "))
+        assert ran.code == code and words in line, ran.err

@@ -1,0 +1,274 @@
+"""`generate` as people use it: where prompts come from, what is left behind, what is refused."""
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Ran
+from PIL import Image
+
+from dallebaby_cli.config import SampleConfig, settings
+from dallebaby_cli.drawing.sampler import GREY, from_pretrained
+from dallebaby_cli.prep.images import decode
+from dallebaby_cli.store import weights
+from dallebaby_cli.store.pictures import GAP
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def generate(cli: Cli, model: Path, tmp_path: Path) -> Cli:
+    """Run `dallebaby generate ARGUMENTS...` with that model."""
+    return lambda *given: cli("--home", tmp_path, "generate", "--model", model, *given)
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Put bytes on stdin."""
+    return lambda content: monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    )
+
+
+def text(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    with Image.open(path) as picture:
+        picture.load()
+        return dict(picture.text)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def drawn(ran: Ran) -> dict:
+    """The facts of a run with --json that went well."""
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def refused(ran: Ran, code: int, *words: str) -> None:
+    """The run failed with one line that says these words, and wrote no picture."""
+    (line,) = (row for row in ran.err.splitlines() if row.lower().startswith("error: "))
+    assert ran.code == code and all(word in line for word in words), ran.err
+    assert "Traceback" not in ran.err
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def prompts_of(ran: Ran) -> list[str]:
+    return [text(Path(path))["prompt"] for path in drawn(ran)["pictures"]]
+
+
+def test_prompts_come_from_arguments_files_and_pipes(
+    generate: Cli, pipe: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa green tree\r\n\n  ¿un árbol?  \n".encode())
+    short = ("-n", 1, "--json")
+    assert prompts_of(generate("a car", "--file", file, *short)) == [
+        *("a car", "a green tree", "¿un árbol?")
+    ]
+    pipe(b"a house\na car\n")
+    assert prompts_of(generate(*short)) == ["a house", "a car"]
+    pipe(b"a house\n")
+    assert prompts_of(generate("a tree", "-", *short)) == ["a tree", "a house"]
+    pipe(b"not read\n")
+    assert prompts_of(generate("a tree", *short)) == ["a tree"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["😀", "красная машина", "赤い車", "سيارة حمراء", "\u200b", "%s"]
+)
+def test_any_script_makes_a_picture(generate: Cli, prompt: str) -> None:
+    assert prompts_of(generate(prompt, "-n", 1, "--json")) == [prompt]
+
+
+def test_rare_words_and_long_prompts_are_drawn_and_told(generate: Cli) -> None:
+    ran = generate("a RED zebu, a car", "an okapi (red)", "-n", 1)
+    assert ran.code == 0
+    assert "seldom or never met: zebu, an, okapi\n" in ran.err
+    assert "seldom" not in generate("a blue house left of a tree", "-n", 1).err
+    long = "a red car " * 3334
+    ran = generate(long, "-n", 1, "--json")
+    assert prompts_of(ran) == [long]
+    assert "is cut to the 10 tokens" in ran.err and "a red car a red car" in ran.err
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def test_metadata_suffices_to_draw_a_picture_again(
+    generate: Cli, model: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    Image.effect_noise((40, 24), 90).convert("RGB").save(photo)
+    options = ("--guidance", 2, "--top-k", 50, "--set", "guidance_ramp=0.5", "--best", 2)
+    ran = generate(
+        "a red car", "a tree", "-n", 5, *options, "--image", photo, "--keep", 2, "--json"
+    )
+    facts = drawn(ran)
+    assert pixels(Path(facts["grid"])).shape == (2 * 16 + GAP, 2 * 16 + GAP, 3)
+    sampler = from_pretrained(model)
+    first_rows = sampler.encode(decode(photo.read_bytes(), 16))[:2]
+    for path in map(Path, facts["pictures"]):
+        about = text(path)
+        assert about["model"] == weights.model_id(model)
+        kept = torch.tensor([int(code) for code in about["kept"].split()]).view(-1, 4)
+        assert torch.equal(kept, first_rows)
+        config = settings.build(SampleConfig, json.loads(about["sampling"]))
+        codes = sampler.draw([about["prompt"]], [int(about["seed"])], config, kept)
+        assert np.array_equal(sampler.paint(codes)[0], pixels(path))
+
+
+def test_best_is_drawn_from_the_candidates(generate: Cli, tmp_path: Path) -> None:
+    def seeds(*options: object) -> list[int]:
+        facts = drawn(generate("a red car", "--seed", 3, "--json", *options))
+        return [int(text(Path(path))["seed"]) for path in facts["pictures"]]
+
+    assert seeds("-n", 3) == [3, 4, 5]
+    best = seeds("-n", 10, "--best", 2)
+    assert len(set(best)) == 2 and set(best) < set(range(3, 13))
+
+
+def test_an_animation_shows_the_grid_coming_about(generate: Cli, tmp_path: Path) -> None:
+    out, animation = tmp_path / "g.png", tmp_path / "new" / "g.gif"
+    assert generate("a tree", "-n", 2, "--out", out, "--progressive", animation).code == 0
+    grid = pixels(out).astype(int)
+    with Image.open(animation) as frames:
+        assert frames.n_frames == 17 and frames.size == (2 * 16 + GAP, 16)
+        for number in (0, 8, 16):
+            frames.seek(number)
+            frame = np.asarray(frames.convert("RGB")).astype(int)
+            rows = number
+            assert np.abs(frame[rows:, :16] - GREY).max(initial=0) <= 2
+            if rows:  # its lower edge may still change with what comes below
+                assert np.abs(frame[:rows] - grid[:rows]).mean() < 40
+    assert np.abs(frame - grid).mean() < 8, "a palette of 256 colours"
+
+
+def test_what_a_pipe_cannot_show_is_hinted(generate: Cli) -> None:
+    ran = generate("a tree", "-n", 1, "--show")
+    assert ran.code == 0 and "▀" not in ran.out
+    assert len(re.findall(r"open .*\.png; --show needs a terminal", ran.err)) == 1
+
+
+def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> None:
+    mine, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
+    command = ("--home", tmp_path, "generate", "--model", model, "-n", "1", "--seed", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dallebaby_cli", *map(str, command)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        close_fds=True,
+    )
+    os.close(theirs)
+    seen = ""
+    answers = ["a red car\n", "a tree\n", "\n"]
+    while select.select([mine], [], [], 60)[0]:
+        try:
+            seen += os.read(mine, 65536).decode(errors="replace")
+        except OSError:  # closed: it has ended
+            break
+        if answers and seen.count("prompt: ") == 4 - len(answers):
+            os.write(mine, answers.pop(0).encode())
+    os.close(mine)
+    assert process.wait(timeout=60) == 0 and not answers, seen
+    for name in ("a-red-car-1", "a-tree-1"):
+        assert (tmp_path / "samples" / f"{name}.png").exists() and f"{name}.png" in seen
+    assert seen.count("▀") > 50
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("",), 2, ["the prompt is empty"]),
+        (("a", " "), 2, ["the prompt is empty"]),
+        (("a \udcff car",), 1, ["the prompt is not text"]),
+        (("a", "-n", 0), 2, ["-n"]),
+        (("a", "--best", 0), 2, ["--best"]),
+        (("a", "-n", 2, "--best", 3), 2, ["--best 3", "1 to 2"]),
+        (("a", "--guidance", "nan"), 2, ["guidance", "must be a number"]),
+        (("a", "--top-p", 0), 2, ["top_p=0.0: must be above 0"]),
+        (("a", "--seed", 2**63), 2, ["--seed"]),
+        (("a", "--device", "cpu:x"), 2, ["--device cpu:x"]),
+        (("a", "--set", "guidance_ramp=2"), 2, ["guidance_ramp=2.0: must be 0 to 1"]),
+        (("a", "--keep", 2), 2, ["--keep needs a picture", "--image"]),
+        (("a", "--image", "{photo}", "--keep", 0), 2, ["--keep"]),
+        (("a", "--image", "{photo}", "--keep", 4), 2, ["--keep 4", "4 rows", "1 to 3"]),
+        (("a", "--image", "{text}"), 1, ["text.txt cannot be used (not an image", "JPEG"]),
+        (("a", "--image", "{missing}"), 2, ["--image", "missing.txt"]),
+        (("--file", "{missing}"), 2, ["--file", "missing.txt"]),
+        (("--file", "{empty}"), 1, ["empty.txt has no prompts", "one a line"]),
+        (("--file", "{photo}"), 1, ["photo.png is not text"]),
+        (("a", "--progressive", "x.png"), 2, ["--progressive x.png", "ends in .gif"]),
+        (("a", "--out", "x.gif"), 2, ["--out x.gif", "ends in .png"]),
+        (("a", "--out", "{folder}"), 2, ["folder.png", "must be a file"]),
+        (("a", "--out", "{text}/x.png"), 2, ["text.txt is no folder that can be written to"]),
+        ((), 2, ["no prompt", "--file"]),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    generate: Cli,
+    pipe: Callable[[bytes], None],
+    tmp_path: Path,
+    arguments: tuple[object, ...],
+    code: int,
+    words: list[str],
+) -> None:
+    pipe(b"\n")
+    places = {name: tmp_path / f"{name}.txt" for name in ("text", "empty", "missing")}
+    places |= {name: tmp_path / f"{name}.png" for name in ("photo", "folder")}
+    places["text"].write_text("a red car\n")
+    places["empty"].write_text("\n \n")
+    places["folder"].mkdir()
+    Image.effect_noise((20, 20), 90).save(places["photo"])
+    refused(generate(*(str(a).format(**places) for a in arguments)), code, *words)
+    assert {*tmp_path.rglob("*")} == {*places.values()} - {places["missing"]}, "nothing was made"
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "vae.safetensors", "tokenizer.json"])
+def test_a_model_with_a_missing_or_swapped_file_draws_nothing(
+    cli: Cli, model: Path, tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    other = next(p for p in model.iterdir() if p.name not in (part, "config.json"))
+    draw = ("--home", tmp_path, "generate", "a", "--model", folder)
+    (folder / part).write_bytes(other.read_bytes())
+    refused(cli(*draw), 1, part, "damaged or swapped")
+    (folder / part).unlink()
+    refused(cli(*draw), 1, part, "is missing")
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_description_that_lost_its_parts_is_named(cli: Cli, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "copy")
+    about = folder / "config.json"
+    for part in ("files", "vae"):
+        content = json.loads((model / "config.json").read_text())
+        del content[part]
+        about.write_text(json.dumps(content))
+        ran = cli("--home", tmp_path, "generate", "a", "--model", folder)
+        refused(ran, 1, "config.json is damaged", "restore it")

@@ -1,0 +1,54 @@
+"""Stages find the right input, or say exactly what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dallebaby_cli.errors import BadInput, MissingInput, UsageError
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
+
+
+def put(home: Path, kind: str, name: str, complete: bool = True) -> Path:
+    folder = manifest.artefact(home, kind, name)
+    manifest.write(folder, Manifest(kind=kind, name=name, id=f"id of {name}", complete=complete))
+    return folder
+
+
+def test_the_newest_complete_one_is_taken(tmp_path: Path) -> None:
+    put(tmp_path, "images", "old")
+    put(tmp_path, "images", "new")
+    put(tmp_path, "images", "unfinished", complete=False)
+    assert manifest.newest(tmp_path, "images")[1].name == "new"
+    assert [m.name for _, m in manifest.find_all(tmp_path, "images", [])] == ["new"]
+    assert [m.name for _, m in manifest.find_all(tmp_path, "images", ["old"])] == ["old"]
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="nothing complete in .*vae; run `dallebaby train-vae`"):
+        manifest.newest(tmp_path, "vae")
+    put(tmp_path, "images", "stamps")
+    with pytest.raises(MissingInput, match="did you mean 'stamps'.*`dallebaby prep stmaps`"):
+        manifest.find(tmp_path, "images", "stmaps")
+    put(tmp_path, "images", "half", complete=False)
+    with pytest.raises(MissingInput, match="is not finished; run `dallebaby prep half` again"):
+        manifest.find(tmp_path, "images", "half")
+
+
+def test_manifests_of_another_version_or_damaged_are_named(tmp_path: Path) -> None:
+    path = put(tmp_path, "vae", "run") / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(BadInput, match="has format 99 and this version reads 1"):
+        manifest.find(tmp_path, "vae", "run")
+    path.write_text("{")
+    with pytest.raises(BadInput, match="cannot be read"):
+        manifest.find(tmp_path, "vae", "run")
+    assert manifest.every(tmp_path, "vae") == []  # a bad one does not hide the others
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/etc", "a/b", ".hidden", "x" * 101, "a b", "ä"])
+def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be a name"):
+        manifest.artefact(tmp_path, "vae", name)

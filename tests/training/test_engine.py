@@ -1,0 +1,262 @@
+"""Two real processes under torchrun do what one does, stop together, and go on after a kill."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Ran, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dallebaby_cli.store import manifest
+from dallebaby_cli.training import checkpoint, engine
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+CLOSE = 1e-5
+SECONDS = 240  # most that one command may take
+# Muon lifts rounding errors of gradients that are all but 0 to the size of a whole update
+SHORT = (
+    *("--preset", "tiny", "--steps", "30", "--set", "eval_every=10"),
+    *("--set", "optim.muon=false", "--set", "accumulate=2"),
+)
+DALLE = (*SHORT, "--set", "model.dropout=0")  # which each process draws for itself
+SIZES = ("--set", "shard_pictures=64", "--set", "batch_size=16")
+ENCODE = ("encode", *SIZES, "--set", "views=2")
+LONG = (
+    *("train-vae", "--preset", "tiny", "--steps", "400"),
+    *(
+        "--set",
+        "save_every_s=0.2",
+        "--set",
+        "model.quantizer=vq",
+    ),  # which talks in its forward pass
+)
+
+
+def start(home: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start `torchrun --nproc-per-node 2 -m dallebaby_cli ARGUMENTS...`."""
+    return subprocess.Popen(
+        [sys.executable, *TORCHRUN, "dallebaby_cli", "--home", str(home), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Ran:
+    out, err = process.communicate(timeout=SECONDS)
+    return Ran(process.returncode, out, err)
+
+
+def together(home: Path, *arguments: object) -> Ran:
+    """Run a command on two processes to its good end."""
+    ran = finish(start(home, *arguments))
+    assert ran.code == 0, f"{arguments}\n{ran.out}\n{ran.err}"
+    return ran
+
+
+def by_hand(*arguments: object, own: Callable[[int], tuple] = lambda rank: ()) -> list[Ran]:
+    """Run two processes without torchrun, each with arguments of its own, too."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    company = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, (*arguments, *own(rank)))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **company, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
+    return [finish(process) for process in processes]
+
+
+def errors(ran: Ran) -> list[str]:
+    """The sentences that a failed run ended with; tracebacks of ours are a failure."""
+    assert ran.code != 0 and "dallebaby_cli/" not in ran.err, ran.err
+    return [line for line in ran.err.splitlines() if line.startswith("error:")]
+
+
+def events(folder: Path, kind: str) -> list[dict]:
+    log = folder / "log.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def same_run(one: Path, two: Path) -> None:
+    """Both runs had the same figures all along and the same last loss, but for rounding."""
+    told = [[*events(folder, "evaluation"), events(folder, "step")[-1]] for folder in (one, two)]
+    for ours, theirs in zip(*told, strict=True):
+        for figure in ours.keys() - {"event", "time", "images_per_s", "tokens_per_s"}:
+            assert theirs[figure] == pytest.approx(ours[figure], rel=CLOSE), figure
+
+
+@pytest.fixture(scope="module")
+def one(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which one process has trained both models."""
+    home = shutil.copytree(prepared, tmp_path_factory.mktemp("one") / "home")
+    run(home, "train-vae", *SHORT)
+    run(home, *ENCODE)
+    run(home, "train", *DALLE)
+    return home
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.iterdir()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind, command", [("vae", ("train-vae", *SHORT)), ("dalle", ("train", *DALLE))]
+)
+def test_two_processes_train_what_one_does(
+    one: Path, tmp_path: Path, kind: str, command: tuple[str, ...]
+) -> None:
+    home = shutil.copytree(one, tmp_path / "home")
+    shutil.move(home / kind, tmp_path / "away")
+    ran = together(home, *command)
+    assert ran.out.count(": trained") == 1, "one process speaks"
+    whole, shared = only(one / kind), only(home / kind)
+    assert shared.name == whole.name, "a run's name does not tell how many worked on it"
+    same_run(whole, shared)
+    assert [e["step"] for e in events(shared, "evaluation")] == [0, 10, 20, 30]
+    assert ": already trained" in run(home, *command).out
+
+
+@pytest.mark.slow
+def test_two_processes_encode_what_one_does(one: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(one, tmp_path / "home")
+    shutil.rmtree(home / "tokens")
+    together(home, *ENCODE)
+    whole, shared = only(one / "tokens"), only(home / "tokens")
+    shards = {path.name: path.read_bytes() for path in whole.glob("*.arrow")}
+    assert len(shards) > 2
+    assert {path.name: path.read_bytes() for path in shared.glob("*.arrow")} == shards
+    ours, theirs = manifest.read(whole), manifest.read(shared)
+    assert ours and theirs and (ours.id, ours.counts) == (theirs.id, theirs.counts)
+    assert "already complete" in together(home, *ENCODE).out
+
+
+def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
+    """The id of one of the processes that torchrun started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    mark = f"RANK={rank}".encode()
+    (found,) = (c for c in children if mark in Path(f"/proc/{c}/environ").read_bytes().split(b"\0"))
+    return int(found)
+
+
+def saved_at(state: Path) -> int:
+    return state.stat().st_mtime_ns if state.exists() else 0
+
+
+def signal_one(home: Path, rank: int, number: signal.Signals) -> Ran:
+    """Start or continue a run, send one process a signal in its midst, and wait for the end."""
+    state = home / "vae" / "broken" / "state.pt"
+    saves = {saved_at(state)}
+    process = start(home, *LONG, "--run", "broken")
+    end = time.monotonic() + SECONDS
+    while len(saves) < 3:  # twice anew
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.01)
+        saves.add(saved_at(state))
+    os.kill(process_of(rank, process), number)
+    return finish(process)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_ends_all_and_the_run_goes_on(prepared: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(prepared, tmp_path / "home")
+    together(home, *LONG, "--run", "whole")
+    killed = signal_one(home, 1, signal.SIGKILL)
+    (sentence,) = errors(killed)
+    assert "another process of this run has ended" in sentence
+    stopped = signal_one(home, 1, signal.SIGTERM)
+    (sentence,) = errors(stopped)
+    saved = checkpoint.load_state(home / "vae" / "broken" / "state.pt")
+    assert saved and f"stopped at step {saved['step']}; run it again to continue" in sentence
+    assert 0 < saved["step"] < 400
+    together(home, *LONG, "--run", "broken")
+    folders = [home / "vae" / name for name in ("whole", "broken")]
+    whole, broken = (folder / "model.safetensors" for folder in folders)
+    assert broken.read_bytes() == whole.read_bytes(), "bit for bit"
+
+
+VQ_ALONE = """
+import os, torch
+from dallebaby_cli.errors import ProcessLost
+from dallebaby_cli.models.quantizers import VQ
+from dallebaby_cli.training import distributed
+with engine.session():
+    quantizer, features = VQ(8, 4, 0.25).train(), torch.randn(2, 4, 3, 3)
+    quantizer(features)
+    if engine.rank() == 1:
+        os._exit(9)
+    try:
+        quantizer(features)
+    except ProcessLost as error:
+        print(error, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_quantizer_that_waits_for_a_dead_process_says_so() -> None:
+    first, _ = by_hand("-c", VQ_ALONE)
+    assert first.code == 0, first.err
+    assert "another process of this run has ended" in first.out
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_is_one_sentence(prepared: Path) -> None:
+    ran = finish(start(prepared, "train-vae", "--preset", "tiny", "--set", "batch_size=15"))
+    assert errors(ran) == [
+        "error: batch_size=15 cannot be shared evenly by 2 processes; take --set batch_size=16, "
+        "or another number of processes"
+    ]
+    assert not (prepared / "vae").exists() or not [*(prepared / "vae").glob("*/state.pt")]
+
+
+@pytest.mark.slow
+def test_the_one_that_fails_alone_says_why(prepared: Path, tmp_path: Path) -> None:
+    """As on two machines with different command lines."""
+    home = shutil.copytree(prepared, tmp_path / "home")
+    command = ("-m", "dallebaby_cli", "--home", home, *LONG)
+    first, second = by_hand(*command, own=lambda rank: ("--seed", rank))
+    assert errors(first) == [], "it fails because of the other, which says why"
+    (sentence,) = errors(second)
+    assert "process 1 has other settings or inputs than process 0" in sentence
+
+
+def test_other_commands_are_not_done_twice(
+    cli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = cli("prep", "scenes")
+    assert ran.code == 2
+    assert "run `dallebaby prep` alone" in ran.err
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
+def test_shares_are_without_overlap_or_loss(world: int, accumulate: int, each: int) -> None:
+    batch = np.arange(world * accumulate * each)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "world", lambda: world)
+        shares = []
+        for rank in range(world):
+            patch.setattr(engine, "rank", lambda rank=rank: rank)
+            shares.append(batch[engine.share()].reshape(accumulate, each))
+    parts = np.concatenate(shares, axis=1)  # of an accumulated batch, the processes' side by side
+    assert np.array_equal(np.sort(parts, axis=1).reshape(-1), batch)
