@@ -82,9 +82,11 @@ def global_options(
         raise typer.Exit()
     if os.environ.get("WORLD_SIZE", "1") != "1" and ctx.invoked_subcommand not in SHARED:
         raise UsageError(
-            f"torchrun is for {', '.join(SHARED)}; run `dallebaby {ctx.invoked_subcommand}` alone"
+            f"several processes are for {', '.join(SHARED)}; run "
+            f"`dallebaby {ctx.invoked_subcommand}` alone"
         )
     ctx.obj = Settings(
+        arguments=tuple(ctx.obj),
         home=home,
         config=config,
         set=tuple(set_ or ()),
@@ -123,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
         with _session():
-            app(arguments, prog_name="dallebaby")
+            app(arguments, prog_name="dallebaby", obj=arguments)
     except BrokenPipeError:
         sys.exit(141)
     except (DallebabyError, OSError) as error:

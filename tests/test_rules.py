@@ -196,9 +196,9 @@ FLAGS = {
     "fetch": "files help list name peer timeout verify",
     "prep": "help limit name on px workers",
     "caption": "each help on with",
-    "train-vae": "from help minutes preset run seed steps",
-    "encode": "help vae",
-    "train": "from help minutes preset run seed steps",
+    "train-vae": "from help minutes preset processes run seed steps",
+    "encode": "help processes vae",
+    "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out progressive seed show temperature "
     "top-k top-p",
     "evaluate": "help model pictures seed",

@@ -12,11 +12,13 @@ def encode(
     ctx: typer.Context,
     names: options.Names = None,
     vae: Annotated[str | None, typer.Option(help="Run of the dVAE; the newest if absent.")] = None,
+    processes: options.Processes = None,
 ) -> None:
     """Turn prepared pictures into the codes that `train` learns to draw."""
     from dallebaby_cli.stages.encode import encode as stage
 
     settings: Settings = ctx.obj
+    settings.in_processes(processes)
     config = settings.load("encode")
     with settings.reporter() as report:
         done = stage(

@@ -19,6 +19,8 @@ class Settings:
     """The global options, as every command finds them in `ctx.obj`."""
 
     home: Path
+    arguments: tuple[str, ...] = ()
+    """the whole command line, global options first"""
     config: Path | None = None
     set: tuple[str, ...] = ()
     device: str = "auto"
@@ -62,6 +64,23 @@ class Settings:
         from dallebaby_cli.models.device import default_preset
 
         return chosen or default_preset(self.device)
+
+    def in_processes(self, wanted: str | None) -> None:
+        """Do the command in several processes and leave with their exit code; return at once in
+        each of them, and where one is enough."""
+        from dallebaby_cli.training import engine
+
+        if wanted is None or engine.started():
+            return
+        count = engine.processes(wanted)
+        if count == 1:
+            return
+        rest = list(self.arguments)
+        for place, argument in enumerate(rest):
+            if argument.partition("=")[0] == "--processes":
+                del rest[place : place + (1 if "=" in argument else 2)]
+                break
+        raise SystemExit(engine.launch(count, rest))
 
     def train(
         self,

@@ -15,11 +15,13 @@ def train(
     run: options.Run = None,
     start_from: options.From = None,
     seed: options.Seed = None,
+    processes: options.Processes = None,
 ) -> None:
     """Train the transformer that draws pictures from captions."""
     from dallebaby_cli.stages.train import train as stage
 
     settings: Settings = ctx.obj
+    settings.in_processes(processes)
     flags = {"steps": steps, "minutes": minutes, "seed": seed}
     settings.train("train", stage, names, preset, flags, run_name=run, start_from=start_from)
     settings.hint('dallebaby generate "a red car"')

@@ -173,6 +173,8 @@ class RunConfig:
     """steps between evaluations on the hold-out pictures"""
     eval_images: int = 2000
     """most hold-out pictures that an evaluation reads; the last one of a run reads all"""
+    shard: bool = False
+    """split the model among the processes of a run (FSDP2), where it does not fit one device"""
     save_every_s: float = 15
     """seconds of training between checkpoints"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

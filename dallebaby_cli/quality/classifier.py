@@ -19,6 +19,8 @@ from dallebaby_cli.scenes.spec import Scene
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.training import augment, run
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
 
 TRAINING = 1_000_000  # seed of the renders; `prep` has small ones, and what is asked another
 SHOWN = 16  # renders in renders.png
@@ -52,6 +54,12 @@ class ClassifierTask:
     unit: str = "images"
     compile: bool = False
     frames: int = 0
+
+    def parts(self) -> dict[str, Objective]:
+        return {"model": Objective(self.model, self.loss)}
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        return state.backward("model", batch, progress)
 
     @property
     def units_per_step(self) -> int:

@@ -29,6 +29,8 @@ from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training import engine, run
 from dallebaby_cli.training.batches import Captioned, Order
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
 TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
@@ -52,6 +54,12 @@ class DalleTask:
     @property
     def compile(self) -> bool:
         return self.config.compile
+
+    def parts(self) -> dict[str, Objective]:
+        return {"model": Objective(self.model, self.loss)}
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        return state.backward("model", batch, progress)
 
     @property
     def units_per_step(self) -> int:

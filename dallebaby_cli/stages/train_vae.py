@@ -20,6 +20,8 @@ from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import augment, engine, run
 from dallebaby_cli.training.batches import Order, Pictures
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
 
 SHOWN = 8  # pictures in reconstructions.png
 AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
@@ -40,6 +42,12 @@ class VaeTask:
     unit: str = "images"
     compile: bool = False  # its steps become no faster, and those of VQ differ
     frames: int = 40
+
+    def parts(self) -> dict[str, Objective]:
+        return {"model": Objective(self.model, self.loss)}
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        return state.backward("model", batch, progress)
 
     @property
     def units_per_step(self) -> int:

@@ -1,26 +1,31 @@
-"""One run on several processes, as torchrun starts them; alone, everything here does nothing.
+"""One run on several processes ("ranks"), on torch's own engines; alone, all here does nothing.
 
-Every process holds the whole model and takes its share of each batch; their gradients are averaged
-in one message between the backward pass and the optimizer, so all take the same step and stay
-equal. That is what torch's DistributedDataParallel does, but for overlapping the message with the
-backward pass. In return the model, its averaged weights and its checkpoints are those of a run on
-one process, losses may call the model as they like, and a run can go on with another number of
-processes.
+Each rank takes its share of every batch. Either every rank holds the whole model, and
+DistributedDataParallel averages the gradients while the backward pass still runs; or, with
+`shard=true`, FSDP2 (`fully_shard`) splits weights, gradients and optimizer states among the ranks,
+for models that do not fit one device. All ranks take the same step and stay equal, and a checkpoint
+is that of a run on one process, so a run can go on with another number of ranks.
 
-The first process alone writes, reports and measures time; `once` tells the others what it found.
-Decisions that must be the same everywhere come from there, or from averaged numbers.
+The first rank alone writes, reports and measures time; `once` tells the others what it found.
+Decisions that must be the same everywhere come from there, or from reduced numbers.
 """
 
 import contextlib
+import inspect
 import json
+import logging
 import os
+import sys
+import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -32,6 +37,7 @@ T = TypeVar("T")
 
 JOIN = timedelta(minutes=5)
 WORK = timedelta(hours=12)  # longest that the others wait for the first one to evaluate and save
+METHODS = ("encode", "decode", "prefill", "decode_one")  # that use weights, beside `forward`
 
 
 def rank() -> int:
@@ -50,23 +56,70 @@ def first() -> bool:
 
 
 def share() -> slice:
-    """This process's part of a batch: every `world`-th, so that the parts of an accumulated batch
-    are the same pictures for any number of processes."""
+    """This rank's part of a batch: every `world`-th, so that the parts of an accumulated batch
+    are the same pictures for any number of ranks."""
     return slice(rank(), None, world())
+
+
+# ---------------------------------------------------------------- starting and meeting
+
+
+def started() -> bool:
+    """Whether this process is one of several that were started together."""
+    return "RANK" in os.environ
+
+
+def processes(wanted: str) -> int:
+    """How many `--processes` asks for; auto is one a GPU. Raises UsageError."""
+    if wanted == "auto":
+        return max(torch.cuda.device_count(), 1)
+    if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
+        raise UsageError(f"--processes {wanted}: must be auto or a number from 1")
+    return int(wanted)
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Start `dallebaby ARGUMENTS...` in so many processes on this machine, through torch's own
+    launcher, and wait for them. Returns the exit code of the one that failed first, or 0."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable()  # the ranks say themselves what is wrong
+    cores = max((os.cpu_count() or 1) // processes, 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "dallebaby_cli", *arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code >= 0 else 128 - code  # a signal counts below 0
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Work with the other processes that torchrun started while the block runs.
+    """Work with the other processes that were started while the block runs.
 
-    Only the first process's words are seen. When processes fail, the error of the one that failed
-    first is raised there; the others, which fail because of it, leave silently.
+    Only the first rank's words are seen. When ranks fail, the error of the one that failed first
+    is raised there; the others, which fail because of it, leave silently.
     """
     store = _join()
     try:
         with contextlib.ExitStack() as stack:
             if not first():
-                nowhere = stack.enter_context(open(os.devnull, "w"))
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
             yield
@@ -96,7 +149,7 @@ def _join() -> Store:
 
 
 def device(name: str) -> torch.device:
-    """The device called `name` that is this process's own. Raises UsageError."""
+    """The device called `name` that is this rank's own. Raises UsageError."""
     found = devices.resolve(name)
     if world() == 1 or found.type == "cpu":
         return found
@@ -105,61 +158,105 @@ def device(name: str) -> torch.device:
     if local >= places or found.index is not None:
         raise UsageError(
             f"--device {name}: each process of a machine needs a GPU of its own and there are "
-            f"{places}; start as many (--nproc-per-node) and name none, or use --device cpu"
+            f"{places}; start as many (--processes) and name none, or use --device cpu"
         )
     if found.type == "cuda":
         torch.cuda.set_device(local)
     return torch.device(found.type, local)
 
 
-def sum(tensor: Tensor) -> Tensor:
-    """Add up a tensor over all processes, in place."""
+# ---------------------------------------------------------------- models
+
+
+def synchronise(module: nn.Module) -> None:
+    """Give every rank the first one's weights and buffers."""
+    if world() > 1:
+        with ranks.losses_named(), torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                whole = tensor.detach().contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Average the module's gradients over the ranks, in buckets, while the backward pass runs."""
+    wrapper = nn.parallel.DistributedDataParallel
+    known = inspect.signature(wrapper).parameters
+    newer = "forward_sync_buffers" in known  # the name since torch 2.15
+    # what a quantizer counts is the same everywhere already
+    buffers: dict[str, Any] = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
+    return wrapper(module, init_sync=False, gradient_as_bucket_view=True, **buffers)
+
+
+def shard(module: nn.Module) -> None:
+    """Split a module's weights among the ranks, layer by layer: each is whole only while it is
+    computed. Weights that move in the forward pass stay whole (`whole_weights` of their module)."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    # what a model returns may be a view here: nothing changes it in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    kind = next(module.parameters()).device.type
+    mesh = init_device_mesh(kind, (world(),))
+    whole = {w for part in module.modules() for w in getattr(part, "whole_weights", ())}
+    lists = (nn.ModuleList, nn.Sequential)
+    for layers in [part for part in module.modules() if isinstance(part, lists)]:
+        for layer in layers.children():
+            if not isinstance(layer, lists) and [*layer.children()]:
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+    # the averaged weights, which have no backward pass, must not stay whole either
+    fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+    for name in METHODS:
+        if hasattr(module, name):
+            register_fsdp_forward_method(module, name)
+
+
+# ---------------------------------------------------------------- what ranks tell each other
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """Add up a tensor over all ranks, in place."""
     return ranks.reduce(tensor)
 
 
-def average(tensors: Sequence[Tensor]) -> None:
-    """Average tensors of one device and type over all processes, in place and in one message."""
-    if world() == 1:
-        return
-    flat = sum(torch.cat([tensor.reshape(-1) for tensor in tensors])) / world()
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view(tensor.shape))
-
-
 def highest(number: int) -> int:
-    """The highest of all processes' numbers."""
+    """The highest of all ranks' numbers."""
     return int(ranks.reduce(torch.tensor(number), ranks.Op.MAX))
 
 
+def lowest(number: int) -> int:
+    """The lowest of all ranks' numbers."""
+    return -highest(-number)
+
+
 def wait() -> None:
-    """Go on when every process has come here."""
+    """Go on when every rank has come here."""
     highest(0)
 
 
 def broadcast(content: bytes) -> bytes:
-    """The first process's bytes."""
+    """The first rank's bytes."""
     if world() == 1:
         return content
     size = highest(len(content) if first() else 0)
     buffer = torch.empty(size, dtype=torch.uint8)
     if first():
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    with ranks.told_plainly():
+    with ranks.losses_named():
         dist.broadcast(buffer, src=0)
     return buffer.numpy().tobytes()
 
 
-def once(make: Callable[[], T]) -> T:
-    """What `make` returns (anything that JSON can hold) in the first process, which alone calls
-    it; the others wait."""
+def once(make: Callable[[], T], together: bool = False) -> T:
+    """What `make` returns (anything that JSON can hold) in the first rank, which alone calls it
+    while the others wait, or which they all call `together` with it."""
     if world() == 1:
         return make()
-    return json.loads(broadcast(json.dumps(make()).encode() if first() else b""))
+    made = make() if first() or together else None
+    return json.loads(broadcast(json.dumps(made).encode() if first() else b""))
 
 
 def require_same(what: str, ours: str) -> None:
-    """Raise Mismatch in a process whose `ours` is not that of the first one."""
+    """Raise Mismatch in a rank whose `ours` is not that of the first one."""
     if once(lambda: ours) != ours:
         raise Mismatch(
             f"process {rank()} has other {what} than process 0; start all with one command line, "

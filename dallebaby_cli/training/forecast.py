@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import loop, optim, plan
+from dallebaby_cli.training import loop, optim, pace, plan
 from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.state import State
 
-BY_HEART_STEPS, BY_HEART_S = 30, 4.0  # most steps on one batch, and most seconds
+MEMORISED_STEPS, MEMORISED_S = 30, 4.0  # most steps on one batch, and most seconds
 LOADED_BATCHES = 12  # that are timed
 
 
@@ -26,7 +26,7 @@ class Forecast:
     stage: str
     parameters: int
     first_loss: float | None
-    """of one batch, before it is learned by heart"""
+    """of one batch, before it is memorised"""
     last_loss: float | None
     """after as many steps as that was given; None is not finite"""
     working_s: float
@@ -46,14 +46,19 @@ class Forecast:
 
 
 def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Forecast:
-    """Learn one batch of the task by heart, and time the parts of the run that its config plans
+    """Memorise one batch of the task, and time the parts of the run that its config plans
     for so many pictures, with checkpoints in `folder`, which is left as it was."""
     config = task.config
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    first, last, working_s = _learn_by_heart(task, device)
-    loading_s = _loading(task)
+    before = torch.get_num_threads()
     costs = plan.measure(task, config, device, folder, may_compile=True)
+    try:
+        pace.use(costs.threads)
+        first, last, working_s = _memorise(task, device)
+        loading_s = _loading(task)
+    finally:
+        pace.use(before)
     steps = plan.length(costs, config, task.frames)
     return Forecast(
         stage=task.name,
@@ -72,22 +77,21 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
     )
 
 
-def _learn_by_heart(task: Any, device: torch.device) -> tuple[float | None, float | None, float]:
+def _memorise(task: Any, device: torch.device) -> tuple[float | None, float | None, float]:
     """The loss of one batch, what is left of it after some steps on nothing else, and the seconds
     of such a step. A loss that is not finite is None."""
     config, batch = task.config, task.batch(0)
     losses: list[float] = []
     seconds: list[float] = []
-    with torch.random.fork_rng():
-        state = loop.State.fresh(deepcopy(task.model), config, device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        state = State.fresh(plan.copies(task.parts()), config, device)
         state.model.train()
-        end = time.monotonic() + BY_HEART_S
-        while len(losses) < BY_HEART_STEPS and (len(losses) < 3 or time.monotonic() < end):
-            rate = optim.learning_rate(state.step, BY_HEART_STEPS, config.optim)
+        end = time.monotonic() + MEMORISED_S
+        while len(losses) < MEMORISED_STEPS and (len(losses) < 3 or time.monotonic() < end):
+            rate = optim.learning_rate(state.step, MEMORISED_STEPS, config.optim)
             began = time.perf_counter()
-            loss, _ = loop.take_step(task, state, batch, rate, 0.0, config, device)
+            losses.append(loop.take_step(task, state, batch, rate, 0.0).loss)
             seconds.append(time.perf_counter() - began)
-            losses.append(loss)
             state.step += 1
     first, last = (loss if math.isfinite(loss) else None for loss in (losses[0], losses[-1]))
     return first, last, statistics.median(seconds)

@@ -5,33 +5,38 @@ the same code scores the model before the first step and after the last. A step'
 rate and dropout follow from its number and the saved state, so a run that was killed goes on
 exactly as it would have: bit for bit on a CPU.
 
-Several processes (engine.py) take these turns together: each works on its share of the batch,
-the first alone scores, shows, saves and logs.
+What a step consists of is the task's own affair: the loop gives it the batch and the parts that
+are trained (parts.py), and takes their gradients. Several ranks (engine.py) take these turns
+together: each works on its share of the batch, the first alone scores, shows, saves and logs.
 """
 
 import contextlib
-import json
 import math
+import signal
 import time
-from collections.abc import Iterator, Mapping, Sized
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.errors import Diverged, Interrupted
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.store.pictures import write_png
-from dallebaby_cli.training import checkpoint, engine, optim, pictures_of_run
+from dallebaby_cli.models import ranks
+from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.training import checkpoint, engine, optim, pace
 from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.log import Log
+from dallebaby_cli.training.pace import Pace
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
+
+T = TypeVar("T")
 
 MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
 MAX_ROLLBACKS = 3
@@ -45,7 +50,11 @@ class Task(Protocol):
         """The command's, as people see it."""
 
     @property
-    def model(self) -> nn.Module: ...
+    def model(self) -> nn.Module:
+        """What is kept: its averaged weights are scored, shown and saved."""
+
+    def parts(self) -> Mapping[str, Objective]:
+        """What is trained, by name: `model` first, then the networks that help to train it."""
 
     @property
     def unit(self) -> str:
@@ -61,8 +70,9 @@ class Task(Protocol):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """This process's share of the step's batch, on the CPU, pictures first."""
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
-        """The mean loss of a batch, a scalar, when `progress` (0 to 1) of the run is over."""
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """Give the parts their gradients (`state.backward`) when `progress` (0 to 1) of the run is
+        over; the mean loss that people see, a scalar."""
 
     @property
     def train(self) -> Sized: ...
@@ -88,61 +98,19 @@ class Task(Protocol):
         frame of training.gif. Those that take longer are for the `last` time only."""
 
 
-@dataclass
-class State:
-    """All that changes while training; the same in every process."""
+@dataclass(frozen=True)
+class Taken:
+    """What became of a step."""
 
-    model: nn.Module
-    ema: nn.Module
-    optimizer: optim.Optimizers
-    step: int = 0
-    lr_scale: float = 1.0
-    """halved by each roll-back"""
-    skipped: int = 0
-    rollbacks: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    """of the last evaluation"""
-
-    @classmethod
-    def fresh(
-        cls, model: nn.Module, config: RunConfig, device: torch.device, compiled: bool = False
-    ) -> "State":
-        model = model.to(device).to(memory_format=torch.channels_last)  # 2 x faster on a CPU
-        ema = deepcopy(model).requires_grad_(False).eval()
-        if compiled:
-            devices.compile(model)
-        return cls(model, ema, optim.build(model, config.optim))
-
-    def save(self, path: Path) -> None:
-        """Write everything: once, by the first process."""
-        if not engine.first():
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in ("step", "lr_scale", "skipped", "rollbacks")},
-        }
-        checkpoint.save_state(path, state)
-
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Become what `save` wrote."""
-        self.model.load_state_dict(saved["model"])
-        self.ema.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("step", "lr_scale", "skipped", "rollbacks"):
-            setattr(self, name, saved[name])
-
-    @torch.no_grad()
-    def average(self, decay: float) -> None:
-        """Move the averaged weights towards the model's, quickly while they are young; what is
-        no weight (how long a code has been idle) is copied."""
-        weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        ours: list[Tensor] = list(self.ema.parameters())
-        theirs: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(ours, theirs, weight)
-        for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            copy.copy_(buffer)
+    loss: float
+    ok: bool
+    """False if the loss or a gradient was not finite, and so nothing was changed"""
+    asked: int
+    """the signal that asked some rank to stop; 0 if none did"""
+    threads: int
+    """that the first rank wants for the next one; 0 to change nothing"""
+    due: bool
+    """whether the first rank wants a checkpoint"""
 
 
 def fit(
@@ -154,38 +122,46 @@ def fit(
     report: Report,
     flops_per_step: float = 0.0,
     compiled: bool = False,
+    watch: Pace | None = None,
 ) -> State:
-    """Train `task.model` to `steps` steps, from `folder`/state.pt if there is one.
+    """Train `task.parts` to `steps` steps, from `folder`/state.pt if there is one.
 
-    Leaves state.pt, log.jsonl, TensorBoard files and the task's pictures in `folder`. Raises
-    Interrupted after saving when asked to stop, Diverged when roll-backs do not help.
+    `watch` sees how long the steps take, and may change the number of threads. Leaves state.pt,
+    log.jsonl, TensorBoard files and the task's pictures in `folder`. Raises Interrupted after
+    saving when asked to stop, Diverged when roll-backs do not help.
     """
-    state = State.fresh(task.model, config, device, compiled)
+    state = State.fresh(task.parts(), config, device, compiled)
     state_path = folder / "state.pt"
     saved = checkpoint.load_state(state_path)
     log = None
     if engine.first():
-        log = Log(folder, task, steps, flops_per_step, config.precision, report)
+        log = Log(folder, task, steps, flops_per_step, device, config.precision, report)
+    if watch:
+        state.threads = watch.chosen
     if saved:
         state.restore(saved)
         if log:
             log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
+    pace.use(state.threads)
+    if watch:
+        watch.chosen = state.threads
     batches = prefetch(task.batch, state.step, steps)
     frames = {round(steps * (i / task.frames) ** 2) for i in range(task.frames)}
-    saved_at, bad = time.monotonic(), 0
+    saved_at, bad, taken = time.monotonic(), 0, Taken(0.0, True, 0, 0, False)
     state.model.train()
     with Interrupt() as interrupt, log or contextlib.nullcontext():
         while True:
             last = state.step == steps
             scored = last or state.step % config.eval_every == 0
             if scored:
-                _evaluate(task, state, device, config, log, last)
+                _evaluate(task, state, log, last)
             if scored or state.step in frames:
-                _show(task, state, device, config, log, last)
+                _show(task, state, log, last)
+            alone = engine.world() == 1
             due = time.monotonic() - saved_at >= config.save_every_s
-            asked = engine.highest(interrupt.asked)  # in any process, at the same step
-            if last or due or asked or state.step == 0:
+            asked = interrupt.asked if alone else taken.asked
+            if last or asked or state.step == 0 or (due if alone else taken.due):
                 state.save(state_path)
                 saved_at = time.monotonic()
             if last:
@@ -194,17 +170,24 @@ def fit(
                 raise Interrupted(f"stopped at step {state.step}; run it again to continue", asked)
 
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
-            progress = state.step / steps
-            loss, ok = take_step(task, state, next(batches), lr, progress, config, device)
-            bad = 0 if ok else bad + 1
-            state.skipped += not ok
+            began = time.perf_counter()
+            wanted = watch.chosen if watch else 0
+            taken = take_step(
+                *(task, state, next(batches), lr, state.step / steps),
+                *(interrupt.asked, wanted, due),
+            )
+            if watch:
+                watch.step(time.perf_counter() - began)
+            _follow(state, taken.threads, watch, report)
+            bad = 0 if taken.ok else bad + 1
+            state.skipped += not taken.ok
             if bad == MAX_BAD_STEPS:
                 _roll_back(state, state_path, report)
                 batches.close()
                 batches, bad = prefetch(task.batch, state.step, steps), 0
                 continue
             if log:
-                log.step(state.step, loss, lr)
+                log.step(state.step, taken.loss, lr)
             state.step += 1
 
 
@@ -214,29 +197,45 @@ def take_step(
     batch: tuple[Tensor, ...],
     lr: float,
     progress: float,
-    config: RunConfig,
-    device: torch.device,
-) -> tuple[float, bool]:
-    """One optimizer step; its loss, and False if it was not finite and so was not taken."""
-    words = (config.seed, state.step, engine.rank())
+    asked: int = 0,
+    threads: int = 0,
+    due: bool = False,
+) -> Taken:
+    """One optimizer step. `asked` is the signal that came to this rank, `threads` and `due` (for a
+    checkpoint) what the first one wants after it; all ranks learn of them with the loss."""
+    words = (state.config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-    loss_sum = torch.zeros((), device=device)
-    for parts in zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True):
-        moved = tuple(part.to(device, non_blocking=True) for part in parts)
-        with devices.autocast(device, config.precision):
-            part_loss = task.loss(state.model, moved, progress) / config.accumulate
-        part_loss.backward()  # type: ignore[no-untyped-call]
-        loss_sum += part_loss.detach()
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    engine.average([loss_sum, *gradients])
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
-    loss, length = torch.stack((loss_sum, norm)).tolist()  # the step's only wait for a GPU
-    ok = math.isfinite(loss + length)
+    with ranks.losses_named() if engine.world() > 1 else contextlib.nullcontext():
+        loss = task.step(state, batch, progress)
+        lengths = [part.clip() for part in state.parts.values()]
+    if engine.world() > 1:  # the only message of a step beside the gradients
+        signals = (asked == signal.SIGINT, asked == signal.SIGTERM)
+        wishes = (threads, due) if engine.first() else (0, 0)
+        told = torch.tensor((0.0, *signals, *wishes), device=loss.device)
+        told[0] = loss / engine.world()
+        loss, *heard = engine.add_up(told)
+        lengths += heard
+    mean, *norms = torch.stack((loss, *lengths)).tolist()  # the step's only wait for a GPU
+    ok = math.isfinite(mean + sum(norms))
     if ok:
-        state.optimizer.step(lr)
-        state.average(config.ema_decay)
-    state.model.zero_grad(set_to_none=True)
-    return loss, ok
+        state.update(lr)
+    for part in state.parts.values():
+        part.module.zero_grad(set_to_none=True)
+    if engine.world() > 1:
+        interrupted, terminated, threads, wanted = map(int, norms[-4:])
+        due = bool(wanted)
+        asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+    return Taken(mean, ok, asked, threads, due)
+
+
+def _follow(state: State, threads: int, watch: Pace | None, report: Report) -> None:
+    """Compute with the threads that the first rank wants, and say why."""
+    if threads and threads != state.threads:
+        state.threads = threads
+        pace.use(threads)
+    if watch and watch.news:
+        report(Note(f"step {state.step}: {watch.news}"))
+        watch.news = ""
 
 
 def glance(pictures: Sized, config: RunConfig) -> int:
@@ -244,28 +243,32 @@ def glance(pictures: Sized, config: RunConfig) -> int:
     return min(config.eval_images, len(pictures))
 
 
-@torch.no_grad()
-def _evaluate(
-    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None", last: bool
-) -> None:
-    """Score the averaged weights: the first process does, all know the figures."""
-    if log:
-        count = len(task.holdout) if last else glance(task.holdout, config)
-        with log.aside(), devices.autocast(device, config.precision):
-            state.metrics = task.evaluate(state.ema, task.holdout, count)
-            warning = task.warning(state.metrics) if state.step else None
-            log.evaluation(state.step, state.metrics, warning)
-    state.metrics = engine.once(lambda: state.metrics)
+def judged(state: State, judge: Callable[[nn.Module], T]) -> T | None:
+    """What `judge` makes of the averaged weights, in the first rank, and in those that it needs for
+    computing them; None in others."""
+    if not (engine.first() or state.sharded):
+        return None
+    with torch.no_grad(), devices.autocast(state.device, state.config.precision):
+        return judge(state.ema)
 
 
-@torch.no_grad()
-def _show(
-    task: Task, state: State, device: torch.device, config: RunConfig, log: "Log | None", last: bool
-) -> None:
+def _evaluate(task: Task, state: State, log: Log | None, last: bool) -> None:
+    """Score the averaged weights; all ranks know the figures."""
+    count = len(task.holdout) if last else glance(task.holdout, state.config)
+    with log.aside() if log else contextlib.nullcontext():
+        figures = judged(state, lambda model: task.evaluate(model, task.holdout, count))
+        if log and figures is not None:
+            warning = task.warning(figures) if state.step else None
+            log.evaluation(state.step, figures, warning)
+        state.metrics = engine.once(lambda: figures or {}, together=True)
+
+
+def _show(task: Task, state: State, log: Log | None, last: bool) -> None:
     """Draw what the averaged weights make."""
-    if log:
-        with log.aside(), devices.autocast(device, config.precision):
-            log.pictures(state.step, task.pictures(state.ema, last))
+    with log.aside() if log else contextlib.nullcontext():
+        drawn = judged(state, lambda model: task.pictures(model, last))
+        if log and drawn is not None:
+            log.pictures(state.step, drawn)
 
 
 def _roll_back(state: State, path: Path, report: Report) -> None:
@@ -288,104 +291,3 @@ def _roll_back(state: State, path: Path, report: Report) -> None:
             "warning",
         )
     )
-
-
-class Log:
-    """What a run tells: log.jsonl and TensorBoard on disk, progress to whoever listens."""
-
-    def __init__(
-        self,
-        folder: Path,
-        task: Task,
-        steps: int,
-        flops_per_step: float,
-        precision: devices.Precision,
-        report: Report,
-    ) -> None:
-        self.folder, self.task, self.steps, self.report = folder, task, steps, report
-        self.flops_per_step = flops_per_step
-        device = next(task.model.parameters()).device
-        self.peak = matmul_peak(device, precision) if flops_per_step else 0.0
-        self.score = ""
-        self.since, self.counted = time.monotonic(), 0
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = _whole_lines(folder / "log.jsonl").open("a")
-        self.board = SummaryWriter(str(folder / "tensorboard"))
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
-        self.board.close()
-
-    def event(self, event: str, **facts: Any) -> None:
-        """Append one line to log.jsonl."""
-        self.file.write(json.dumps({"event": event, **facts, "time": round(time.time(), 3)}) + "\n")
-        self.file.flush()
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Work that is not training: its time does not count."""
-        began = time.monotonic()
-        yield
-        self.since += time.monotonic() - began
-
-    def step(self, step: int, loss: float, lr: float) -> None:
-        """One step was taken; told after about each second of training."""
-        self.counted += 1
-        elapsed = time.monotonic() - self.since
-        if elapsed < 1 and step + 1 < self.steps:
-            return
-        rate = self.counted / elapsed
-        units = rate * self.task.units_per_step
-        peak = rate * self.flops_per_step / self.peak if self.peak else 0.0
-        self.since, self.counted = time.monotonic(), 0
-        self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
-        self.board.add_scalar("train/loss", loss, step)
-        self.board.add_scalar("train/lr", lr, step)
-        share = f", {peak:.0%} of peak" if peak else ""
-        detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s{share}{self.score}"
-        self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
-
-    def evaluation(self, step: int, metrics: Mapping[str, float], warning: str | None) -> None:
-        """The hold-out figures of a step, and what is wrong with them."""
-        self.event("evaluation", step=step, **metrics)
-        first, value = next(iter(metrics.items()))
-        self.score = f", hold-out {first} {value:.3g}"
-        for name, value in metrics.items():
-            self.board.add_scalar(f"holdout/{name}", value, step)
-        if warning:
-            self.event("warning", step=step, text=warning)
-            self.report(Note(f"step {step}: {warning}", "warning"))
-
-    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """The pictures of a step, the first of them as a frame too."""
-        for name, picture in pictures.items():
-            write_png(self.folder / f"{name}.png", picture)
-            self.board.add_image(name, picture, step, dataformats="HWC")
-        pictures_of_run.keep_frame(self.folder, step, next(iter(pictures.values())))
-
-
-def _whole_lines(path: Path) -> Path:
-    """Cut off the half line that a killed process may have left."""
-    if path.exists():
-        content = path.read_bytes()
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
-    return path
-
-
-def matmul_peak(
-    device: torch.device, precision: devices.Precision, side: int = 1024, seconds: float = 0.2
-) -> float:
-    """Floating-point operations a second of large matrix products, in the precision of training:
-    the yardstick for "share of peak"."""
-    a = torch.randn(side, side, device=device)
-    with devices.autocast(device, precision):
-        (a @ a)[0, 0].item()
-        best, end = math.inf, time.monotonic() + seconds
-        while time.monotonic() < end:
-            began = time.perf_counter()
-            (a @ a)[0, 0].item()
-            best = min(best, time.perf_counter() - began)
-    return 2 * side**3 / best

@@ -1,10 +1,10 @@
 """Muon: momentum whose matrix is made orthogonal before it is applied, for hidden layers.
 
 After Jordan et al. 2024 (kellerjordan.github.io/posts/muon), scaled so that AdamW's learning rate
-fits (Liu et al. 2025, arXiv 2502.16982). torch.optim.Muon computes in bf16, which takes a hundred
-times longer on a processor that has it not; this one computes in the parameters' own precision, and
-matrices of one shape at once. A convolution's kernel counts as the matrix of its first dimension
-by all others.
+fits, and shared among the ranks (Liu et al. 2025, arXiv 2502.16982). torch.optim.Muon computes in
+bf16, which takes a hundred times longer on a processor that has it not; this one computes in the
+parameters' own precision, and matrices of one shape at once. A convolution's kernel counts as the
+matrix of its first dimension by all others.
 """
 
 from collections import defaultdict
@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from dallebaby_cli.models import ranks
+from dallebaby_cli.training import engine
+from dallebaby_cli.training.split import like, local
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -40,6 +44,15 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return whole @ x
 
 
+def shared(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of matrices of one shape (r, c), which all ranks have: each rank makes its share
+    of them, and all get the results."""
+    mine = matrices[engine.share()]
+    each = -(-len(matrices) // engine.world())
+    mine += matrices[:1] * (each - len(mine))  # all send as many
+    return list(ranks.gather(orthogonal(torch.stack(mine)))[: len(matrices)])
+
+
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay, for matrices and kernels."""
 
@@ -55,11 +68,13 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
-                momenta = torch.stack([self._momentum(w).flatten(1) for w in weights])
-                updates = [update.view(shape) for update in orthogonal(momenta)]
-                size = group["lr"] * RMS * max(momenta.shape[1:]) ** 0.5
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, updates, alpha=-size)
+                momenta = [local(self._momentum(w), full=True).flatten(1) for w in weights]
+                made = zip(shared(momenta), weights, strict=True)
+                updates = [local(like(update.view(shape), weight)) for update, weight in made]
+                size = group["lr"] * RMS * max(momenta[0].shape) ** 0.5
+                ours = [local(weight) for weight in weights]
+                torch._foreach_mul_(ours, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(ours, updates, alpha=-size)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         assert weight.grad is not None

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dallebaby_cli.config import OptimConfig
 from dallebaby_cli.training.muon import Muon
+from dallebaby_cli.training.split import like
 
 
 class Optimizers:
@@ -29,9 +31,23 @@ class Optimizers:
         return {str(index): part.state_dict() for index, part in enumerate(self.parts)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, on any number of ranks."""
         for index, part in enumerate(self.parts):
-            part.load_state_dict(saved[str(index)])
+            fused = [group.get("fused") for group in part.param_groups]
+            weights = [weight for group in part.param_groups for weight in group["params"]]
+            state = saved[str(index)]["state"]
+            split = {n: _like_weight(kept, weights[int(n)]) for n, kept in state.items()}
+            part.load_state_dict({**saved[str(index)], "state": split})
+            for group, ours in zip(part.param_groups, fused, strict=True):
+                group["fused"] = ours
+
+
+def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
+    """What an optimizer keeps of a weight, split among the ranks as the weight is."""
+    return {
+        name: like(value, weight) if value.shape == weight.shape else value
+        for name, value in kept.items()
+    }
 
 
 def build(model: nn.Module, config: OptimConfig) -> Optimizers:
@@ -51,8 +67,9 @@ def build(model: nn.Module, config: OptimConfig) -> Optimizers:
         {"params": [p for p in rest if id(p) not in decayed], "weight_decay": 0.0},
     ]
     betas = (config.betas[0], config.betas[1])
+    mixed = len({isinstance(p, DTensor) for p in rest}) > 1  # which the fused kernel refuses
     parts: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+        torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=not mixed)
     ]
     if hidden:
         parts.append(Muon(hidden.values(), config.lr, config.weight_decay))

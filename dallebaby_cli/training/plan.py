@@ -1,14 +1,14 @@
 """How long a run takes: its parts are timed once, on a throw-away copy of the model, and add up.
 
-`train-vae` and `train` plan their steps from minutes with it, `doctor` foretells both.
+`train-vae` and `train` plan their steps from minutes with it, `doctor` estimates both.
 """
 
 import bisect
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import engine, optim
+from dallebaby_cli.training import engine, optim, pace
 from dallebaby_cli.training.batches import prefetch
-from dallebaby_cli.training.loop import State, Task, glance, take_step
+from dallebaby_cli.training.loop import Task, glance, judged, take_step
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
 TIMED_BATCHES = 8  # of an evaluation
@@ -34,6 +36,8 @@ class Costs:
     flops_per_step: float
     compiled: bool = False
     """whether steps are that fast with torch.compile"""
+    threads: int = 0
+    """of a CPU, with which steps are that fast; 0 elsewhere"""
     start_s: float = 0.0
     """to measure all this"""
     evaluation_s: float = 0.0
@@ -76,41 +80,61 @@ def measure(
     device: torch.device,
     folder: Path | None = None,
     may_compile: bool = False,
+    threads: int | None = None,
 ) -> Costs:
     """Time a few real steps with their batches, and count a step's floating-point operations; with
     the `folder` where the run's checkpoints will lie, time the rest of it, too. If they
-    `may_compile`, steps of a long run are tried with torch.compile. Changes nothing that the run
-    itself uses: the model is a copy and the random numbers are put back."""
-    began = time.perf_counter()
-    with torch.random.fork_rng():
-        state = State.fresh(deepcopy(task.model), config, device)
-        state.model.train()
-        with FlopCounterMode(display=False) as counter:
-            take_step(task, state, task.batch(0), 0.0, 0.0, config, device)
-        flops = float(counter.get_total_flops())
-        step_s, compiled = _step_s(task, state, config, device), False
-        run_s = step_s * config.steps if config.steps else config.minutes * 60
-        if may_compile and task.compile and run_s >= COMPILED_FROM_S:
-            if _compiles(task, state, config, device):
-                compiled_s = _step_s(task, state, config, device)
-                step_s, compiled = min(step_s, compiled_s), compiled_s < step_s
-        if folder is None:
-            return Costs(step_s, flops, compiled)
-        seen = glance(task.holdout, config)
-        timed = min(seen, TIMED_BATCHES * config.batch_size)
-        with torch.no_grad(), devices.autocast(device, config.precision):
-            _first(lambda: task.evaluate(state.ema, task.holdout, min(timed, config.batch_size)))
-            evaluated_s = _first(lambda: task.evaluate(state.ema, task.holdout, timed))
-            show_s = _first(lambda: task.pictures(state.ema, last=False))
-        path = folder / "plan.pt"
-        save_s = _first(lambda: state.save(path))
-        if engine.first():
-            path.unlink()
+    `may_compile`, steps of a long run are tried with torch.compile. A CPU takes them with so many
+    `threads`; None tries which number is fastest. Changes nothing that the run itself uses: the
+    models are copies, and threads and random numbers are put back."""
+    began, before = time.perf_counter(), torch.get_num_threads()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            return _measure(task, config, device, folder, may_compile, threads, began)
+        finally:
+            pace.use(before)
+
+
+def _measure(
+    task: Task,
+    config: RunConfig,
+    device: torch.device,
+    folder: Path | None,
+    may_compile: bool,
+    threads: int | None,
+    began: float,
+) -> Costs:
+    state = State.fresh(copies(task.parts()), config, device)
+    state.model.train()
+    with FlopCounterMode(display=False) as counter:
+        take_step(task, state, task.batch(0), 0.0, 0.0)
+    flops = float(counter.get_total_flops())
+    step_s, threads = _fastest(task, state, device, threads)
+    compiled = False
+    run_s = step_s * config.steps if config.steps else config.minutes * 60
+    if may_compile and task.compile and run_s >= COMPILED_FROM_S and _compiles(task, state):
+        compiled_s = _step_s(task, state)
+        step_s, compiled = min(step_s, compiled_s), compiled_s < step_s
+    if folder is None:
+        return Costs(step_s, flops, compiled, threads)
+    seen = glance(task.holdout, config)
+    timed = min(seen, TIMED_BATCHES * config.batch_size)
+    one_batch = min(timed, config.batch_size)
+    _timed(lambda: judged(state, lambda model: task.evaluate(model, task.holdout, one_batch)))
+    evaluated_s = _timed(
+        lambda: judged(state, lambda model: task.evaluate(model, task.holdout, timed))
+    )
+    show_s = _timed(lambda: judged(state, lambda model: task.pictures(model, last=False)))
+    path = folder / "plan.pt"
+    save_s = _timed(lambda: state.save(path))
+    if engine.first():
+        path.unlink()
     one_s = evaluated_s / timed
     return Costs(
         step_s,
         flops,
         compiled,
+        threads,
         start_s=_since(began),
         evaluation_s=one_s * seen,
         last_evaluation_s=one_s * len(task.holdout),
@@ -119,43 +143,74 @@ def measure(
     )
 
 
-def _step_s(task: Task, state: State, config: RunConfig, device: torch.device) -> float:
+def copies(objectives: Mapping[str, Objective]) -> dict[str, Objective]:
+    """The same tasks for copies of their modules."""
+    modules = deepcopy({name: objective.module for name, objective in objectives.items()})
+    return {name: replace(o, module=modules[name]) for name, o in objectives.items()}
+
+
+def _fastest(
+    task: Task, state: State, device: torch.device, threads: int | None
+) -> tuple[float, int]:
+    """Mean seconds of a step with the number of threads that is fastest, which is left in use, and
+    that number; 0 where there is nothing to choose."""
+    most = engine.lowest(torch.get_num_threads())
+    if device.type != "cpu" or threads == 0:
+        return _step_s(task, state), 0
+    tried = [threads] if threads else pace.counts(most)
+    found: dict[int, float] = {}
+    for number in tried:
+        pace.use(number)
+        found[number] = _step_s(task, state, TIMED_S / len(tried))
+    chosen = min(found, key=lambda number: found[number])
+    pace.use(chosen)
+    return found[chosen], chosen
+
+
+def _step_s(task: Task, state: State, timed_s: float = TIMED_S) -> float:
     """Mean seconds of a step and of the wait for its batch."""
-    rate = optim.learning_rate(0, 1000, config.optim)
+    rate = optim.learning_rate(0, 1000, state.config.optim)
     with closing(prefetch(task.batch, 0, WARM_STEPS + MAX_TIMED)) as batches:
         for _ in range(WARM_STEPS):
-            take_step(task, state, next(batches), rate, 0.0, config, device)
+            take_step(task, state, next(batches), rate, 0.0)
         times: list[float] = []
-        while sum(times) < TIMED_S and len(times) < MAX_TIMED:
+        while sum(times) < timed_s and len(times) < MAX_TIMED:
             began = time.perf_counter()
-            take_step(task, state, next(batches), rate, 0.0, config, device)
+            take_step(task, state, next(batches), rate, 0.0)
             times.append(_since(began))
     return sum(times) / len(times)
 
 
-def _compiles(task: Task, state: State, config: RunConfig, device: torch.device) -> bool:
-    """Compile the model; False where that fails in any process, mostly for want of a compiler."""
+def can_compile(task: Task, config: RunConfig, device: torch.device) -> bool:
+    """Whether compiled steps can be taken here, tried with one on a copy of the models."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return _compiles(task, State.fresh(copies(task.parts()), config, device))
+
+
+def _compiles(task: Task, state: State) -> bool:
+    """Compile the model; False where that fails in any rank, mostly for want of a compiler."""
     devices.compile(state.model)
-    batch = tuple(part.chunk(config.accumulate)[0].to(device) for part in task.batch(0))
     failed = False
     try:
-        with devices.autocast(device, config.precision):
-            task.loss(state.model, batch, 0.0).backward()  # type: ignore[no-untyped-call]
+        with ExitStack() as apart:
+            for part in state.parts.values():
+                apart.enter_context(part.syncing(last=False))
+            task.step(state, task.batch(0), 0.0)
     except RuntimeError:
         failed = True
-    state.model.zero_grad(set_to_none=True)
+    for part in state.parts.values():
+        part.module.zero_grad(set_to_none=True)
     return not engine.highest(failed)
 
 
-def _first(work: Callable[[], object]) -> float:
-    """Seconds that the first process takes for what it does alone."""
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds that the first rank takes for what it does, alone or with the others."""
     began = time.perf_counter()
-    if engine.first():
-        work()
+    work()
     return _since(began)
 
 
 def _since(began: float) -> float:
-    """Seconds by the clock of the first process, so that all plan the same."""
+    """Seconds by the clock of the first rank, so that all plan the same."""
     elapsed = time.perf_counter() - began
     return engine.once(lambda: elapsed)

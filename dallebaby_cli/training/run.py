@@ -21,14 +21,15 @@ from dallebaby_cli import files
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import Diverged, Mismatch, UsageError
-from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.training import engine, loop, pictures_of_run, plan
+from dallebaby_cli.training import engine, loop, pace, pictures_of_run, plan
+from dallebaby_cli.training.pace import Pace
+from dallebaby_cli.training.state import State
 
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
-LENGTH = ("steps", "minutes", "save_every_s")  # may change between starts of one run
+MAY_CHANGE = ("steps", "minutes", "save_every_s", "shard")  # between starts of one run
 
 
 @dataclass(frozen=True)
@@ -77,28 +78,31 @@ def finish(
             _check_same(folder, found, resolved, parents)
             if found.complete and _length(found, config) <= found.counts["steps"]:
                 return Finished(folder, found, False, task.warning(found.counts))
-        unplanned = found is None and config.steps is None
-        timed = folder if unplanned else None
-        costs = plan.measure(task, config, device, timed, may_compile=found is None)
-        compiled = bool(found.counts.get("compiled")) if found else costs.compiled
-        steps = _length(found, config) if found else plan.length(costs, config, task.frames)
+        most = engine.lowest(torch.get_num_threads())
+        plan_ = _plan(folder, found, task, config, device, report)
         draft = Manifest(
             kind=kind,
             name=folder.name,
             config=resolved,
             parents=dict(parents),
-            counts={"steps": steps, "minutes": config.minutes, "compiled": compiled},
+            counts=plan_.counts,
         )
         if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
-        about = f", about {plan.duration(costs, steps, config, task.frames) / 60:.1f} minutes"
-        report(Note(f"{task.name}: {steps} steps{about if unplanned else ''}, in {folder}"))
-        flops = costs.flops_per_step
-        state = loop.fit(task, config, steps, folder, device, report, flops, compiled)
-        _require_use(task, state, config, folder, device, report)
+        report(Note(f"{task.name}: {plan_.steps} steps{plan_.about}, in {folder}"))
+        watch = Pace(plan_.step_s, plan_.threads, most) if plan_.threads else None
+        try:
+            state = loop.fit(
+                *(task, config, plan_.steps, folder, device, report),
+                *(plan_.flops, plan_.compiled, watch),
+            )
+        finally:
+            pace.use(most)
+        _require_use(task, state, config, folder, report)
+        averaged = state.averaged()
 
         def seal() -> str:
-            weights.save_weights(folder / "model.safetensors", state.ema.state_dict())
+            weights.save_weights(folder / "model.safetensors", averaged)
             pictures_of_run.bind(folder)
             return weights.write_model(folder, kind, describe())
 
@@ -111,30 +115,87 @@ def finish(
         return Finished(folder, done, True, task.warning(done.counts))
 
 
-def _require_use(
-    task: loop.Task,
-    state: loop.State,
-    config: RunConfig,
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of a run before it starts or goes on."""
+
+    steps: int
+    flops: float
+    """floating-point operations of a step"""
+    compiled: bool
+    threads: int
+    step_s: float
+    """seconds of a step when the run was new"""
+    counts: dict[str, Any]
+    """that its manifest keeps"""
+    about: str = ""
+    """how long it will take, in words"""
+
+
+def _plan(
     folder: Path,
+    found: Manifest | None,
+    task: loop.Task,
+    config: RunConfig,
     device: torch.device,
     report: Report,
+) -> _Planned:
+    """Measure what a new run needs; one that exists goes on as it was planned, if it can."""
+    timed = folder if found is None and config.steps is None else None
+    threads = int(found.counts.get("threads", 0)) if found else None
+    new = found is None
+    costs = plan.measure(task, config, device, timed, may_compile=new, threads=threads)
+    compiled, step_s, about = costs.compiled, costs.step_s, ""
+    if found:
+        steps = _length(found, config)
+        step_s = float(found.counts.get("step_s", step_s))
+        compiled = bool(found.counts.get("compiled"))
+        compiled = compiled and _still_compiles(task, config, device, report)
+    else:
+        steps = plan.length(costs, config, task.frames)
+    if timed:
+        seconds = plan.duration(costs, steps, config, task.frames)
+        about = f", about {seconds / 60:.1f} minutes"
+    counts = {
+        "steps": steps,
+        "minutes": config.minutes,
+        "compiled": compiled,
+        "threads": costs.threads,
+        "step_s": round(step_s, 6),
+    }
+    flops = costs.flops_per_step
+    return _Planned(steps, flops, compiled, costs.threads, step_s, counts, about)
+
+
+def _still_compiles(
+    task: loop.Task, config: RunConfig, device: torch.device, report: Report
+) -> bool:
+    """Whether a run that began compiled can go on so; a note if not."""
+    if plan.can_compile(task, config, device):
+        return True
+    text = "torch.compile does not work here (any more), so the run goes on without; it is slower"
+    report(Note(f"{task.name}: {text}", "warning"))
+    return False
+
+
+def _require_use(
+    task: loop.Task, state: State, config: RunConfig, folder: Path, report: Report
 ) -> None:
     """Raise Diverged if a run that was no trial has learned nothing, not even its own pictures."""
     if task.learned(state.metrics) or state.step < TRIAL_STEPS:
         return
 
-    @torch.no_grad()
-    def by_heart() -> bool:
+    def memorised() -> bool:
         count = loop.glance(task.train, config)
-        with devices.autocast(device, config.precision):
-            return task.learned(task.evaluate(state.ema, task.train, count))
+        figures = loop.judged(state, lambda model: task.evaluate(model, task.train, count))
+        return figures is not None and task.learned(figures)
 
-    if not engine.once(by_heart):
+    if not engine.once(memorised, together=state.sharded):
         why = task.warning(state.metrics)
         raise Diverged(f"{folder} has come to nothing and stays unfinished: {why}")
     report(
         Note(
-            "it has learned its training pictures by heart and nothing that holds for others; "
+            "it has memorised its training pictures and learned nothing that holds for others; "
             "prepare more pictures, or train for less time",
             "warning",
         )
@@ -165,7 +226,7 @@ def _check_share(config: RunConfig) -> None:
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in LENGTH}
+    return {k: v for k, v in config.items() if k not in MAY_CHANGE}
 
 
 def _length(found: Manifest, config: RunConfig) -> int:

@@ -30,6 +30,7 @@ from dallebaby_cli.store.shards import Described, Shards, ShardWriter
 from dallebaby_cli.training import checkpoint, loop
 from dallebaby_cli.training import run as runs
 from dallebaby_cli.training.batches import Pictures
+from dallebaby_cli.training.state import State
 
 CPU = torch.device("cpu")
 STEPS = 14
@@ -68,7 +69,7 @@ def test_a_run_broken_off_ends_as_one_that_was_not(
     model = dataclasses.replace(SMALL.model, quantizer=quantizer)
     config = dataclasses.replace(SMALL, model=model)
 
-    def fit(folder: Path, stop: int = -1) -> loop.State:
+    def fit(folder: Path, stop: int = -1) -> State:
         torch.manual_seed(0)
         model = DVAE(config.model)
         if isinstance(model.quantizer, VQ):

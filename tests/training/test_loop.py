@@ -24,6 +24,8 @@ from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.training import checkpoint, loop, muon, optim, plan, run
 from dallebaby_cli.training.batches import Order, prefetch
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(batch_size=8, eval_every=10, save_every_s=0)
@@ -64,6 +66,12 @@ class LineTask:
         scale = float("nan") if step in self.poison else 1.0
         return (torch.cat((x * scale, torch.full((8, 1), float(step))), dim=1),)
 
+    def parts(self) -> dict[str, Objective]:
+        return {"model": Objective(self.model, self.loss)}
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        return state.backward("model", batch, progress)
+
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         x, step = batch[0][:, :4], int(batch[0][0, 4])
         self.seen.append(step)
@@ -85,7 +93,7 @@ class LineTask:
         return {"line": np.full((2, 2, 3), 255 * last, np.uint8)}
 
 
-def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFIG) -> loop.State:
+def fit(task: LineTask, folder: Path, steps: int = 40, config: RunConfig = CONFIG) -> State:
     return loop.fit(task, config, steps, folder, CPU, progress.ignore)
 
 
@@ -268,7 +276,7 @@ def test_a_model_of_no_use_is_left_unfinished(
     assert done.manifest.complete and warnings == ["step 4: far off"]
     assert done.warning == finish(tmp_path / "trial", Ending(), 4)[0].warning == "far off"
     done, warnings = finish(tmp_path / "heart", Ending(ends=(0, 9)), 5)
-    assert done.manifest.complete and "by heart" in warnings[-1]
+    assert done.manifest.complete and "memorised" in warnings[-1]
 
 
 def test_planning_leaves_no_trace(tmp_path: Path) -> None:
@@ -352,7 +360,7 @@ def test_averaging_remembers_no_history(tmp_path: Path) -> None:
 def test_averaging_copies_what_is_no_weight(tmp_path: Path) -> None:
     model = Line()
     model.register_buffer("count", torch.tensor(0))
-    state = loop.State.fresh(model, CONFIG, CPU)
+    state = State.fresh({"model": Objective(model, LineTask().loss)}, CONFIG, CPU)
     state.model.count.fill_(7)
     with torch.no_grad():
         state.model.layer.weight += 1

@@ -94,6 +94,11 @@ class VQ(nn.Module):
         self.codebook = nn.Parameter(F.normalize(torch.randn(codes, dim), dim=-1))
         self.register_buffer("idle", torch.full((codes,), patience))  # passes since last chosen
 
+    @property
+    def whole_weights(self) -> tuple[nn.Parameter, ...]:
+        """Those that the forward pass moves, so that every rank of a run must hold all of them."""
+        return (self.codebook,)
+
     def forward(self, features: Tensor, progress: float = 1.0) -> Quantized:
         """Quantize features (B, D, G, G). The loss is that of van den Oord, eq. 3: the distance
         of codes from features held still, and `commitment` times the other way round."""

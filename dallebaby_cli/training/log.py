@@ -1,0 +1,121 @@
+"""What a run tells: log.jsonl and TensorBoard on disk, progress to whoever listens."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.store.pictures import write_png
+from dallebaby_cli.training import pictures_of_run
+from dallebaby_cli.training.peak import matmul_peak
+
+
+class Told(Protocol):
+    """What of a task its log has to know."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def units_per_step(self) -> int: ...
+
+
+class Log:
+    """The first rank's account of a run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        task: Told,
+        steps: int,
+        flops_per_step: float,
+        device: torch.device,
+        precision: devices.Precision,
+        report: Report,
+    ) -> None:
+        self.folder, self.task, self.steps, self.report = folder, task, steps, report
+        self.flops_per_step = flops_per_step
+        self.peak = matmul_peak(device, precision) if flops_per_step else 0.0
+        self.score = ""
+        self.since, self.counted = time.monotonic(), 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = _whole_lines(folder / "log.jsonl").open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+        self.board.close()
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Append one line to log.jsonl."""
+        self.file.write(json.dumps({"event": event, **facts, "time": round(time.time(), 3)}) + "\n")
+        self.file.flush()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work that is not training: its time does not count."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        """One step was taken; told after about each second of training."""
+        self.counted += 1
+        elapsed = time.monotonic() - self.since
+        if elapsed < 1 and step + 1 < self.steps:
+            return
+        rate = self.counted / elapsed
+        units = rate * self.task.units_per_step
+        self.since, self.counted = time.monotonic(), 0
+        self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
+        self.board.add_scalar("train/loss", loss, step)
+        self.board.add_scalar("train/lr", lr, step)
+        detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s"
+        detail += f"{self._share(rate)}{self.score}"
+        self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
+
+    def _share(self, steps_per_s: float) -> str:
+        """How much of the device's peak that is. Over all of it shows that the peak was measured
+        while others used the machine: then nothing more is said of it."""
+        share = steps_per_s * self.flops_per_step / self.peak if self.peak else 0.0
+        if share > 1:
+            self.peak = 0.0
+        return f", {share:.0%} of peak" if 0 < share <= 1 else ""
+
+    def evaluation(self, step: int, metrics: Mapping[str, float], warning: str | None) -> None:
+        """The hold-out figures of a step, and what is wrong with them."""
+        self.event("evaluation", step=step, **metrics)
+        first, value = next(iter(metrics.items()))
+        self.score = f", hold-out {first} {value:.3g}"
+        for name, value in metrics.items():
+            self.board.add_scalar(f"holdout/{name}", value, step)
+        if warning:
+            self.event("warning", step=step, text=warning)
+            self.report(Note(f"step {step}: {warning}", "warning"))
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """The pictures of a step, the first of them as a frame too."""
+        for name, picture in pictures.items():
+            write_png(self.folder / f"{name}.png", picture)
+            self.board.add_image(name, picture, step, dataformats="HWC")
+        pictures_of_run.keep_frame(self.folder, step, next(iter(pictures.values())))
+
+
+def _whole_lines(path: Path) -> Path:
+    """Cut off the half line that a killed process may have left."""
+    if path.exists():
+        content = path.read_bytes()
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
+    return path

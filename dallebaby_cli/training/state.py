@@ -1,0 +1,134 @@
+"""All that changes while a model is trained, and how it is saved and restored."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dallebaby_cli.config import RunConfig
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.training import checkpoint, engine
+from dallebaby_cli.training.parts import Objective, Part, is_sharded
+from dallebaby_cli.training.split import load_whole, local, whole
+
+COUNTS = ("step", "lr_scale", "skipped", "rollbacks", "threads")
+
+
+@dataclass
+class State:
+    """What a run has come to; the same in every rank."""
+
+    parts: dict[str, Part]
+    """the first is the model that is kept"""
+    ema: nn.Module
+    """its averaged weights"""
+    config: RunConfig
+    device: torch.device
+    step: int = 0
+    lr_scale: float = 1.0
+    """halved by each roll-back"""
+    skipped: int = 0
+    rollbacks: int = 0
+    threads: int = 0
+    """that a CPU computes with; results depend on it, by rounding. 0: as torch has it"""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """of the last evaluation"""
+
+    @classmethod
+    def fresh(
+        cls,
+        objectives: Mapping[str, Objective],
+        config: RunConfig,
+        device: torch.device,
+        compiled: bool = False,
+    ) -> "State":
+        """Before the first step, on the device, ready for the ranks there are."""
+        sharded = is_sharded(config)
+        for objective in objectives.values():
+            objective.module.to(device)
+            if not sharded:  # FSDP2 takes no others
+                objective.module.to(memory_format=torch.channels_last)  # 2 x faster on a CPU
+        model = next(iter(objectives.values())).module
+        ema = deepcopy(model).requires_grad_(False).eval()
+        if compiled:
+            devices.compile(model)
+        parts = {name: Part(objective, config) for name, objective in objectives.items()}
+        engine.synchronise(ema)
+        if sharded:
+            engine.shard(ema)
+        return cls(parts, ema, config, device)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is kept, as it is trained."""
+        return next(iter(self.parts.values())).module
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the ranks can only compute it together."""
+        return is_sharded(self.config)
+
+    def backward(self, name: str, batch: tuple[Tensor, ...], *more: Any) -> Tensor:
+        """Add the gradients of a part's loss over this rank's share of a batch, which its loss gets
+        with what is `more`; the mean loss, a scalar that is not differentiable."""
+        part, config = self.parts[name], self.config
+        total = torch.zeros((), device=self.device)
+        pieces = list(zip(*(tensor.chunk(config.accumulate) for tensor in batch), strict=True))
+        for number, piece in enumerate(pieces, start=1):
+            moved = tuple(tensor.to(self.device, non_blocking=True) for tensor in piece)
+            with part.syncing(last=number == len(pieces)):
+                with devices.autocast(self.device, config.precision):
+                    loss = part.loss(moved, *more) / config.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def update(self, lr: float) -> None:
+        """Take a step along the gradients of all parts, and let the averaged weights follow."""
+        for part in self.parts.values():
+            part.optimizer.step(lr * part.rate)
+        self.average(self.config.ema_decay)
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the model's, quickly while they are young; what is
+        no weight (how long a code has been idle) is copied."""
+        weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        ours: list[Tensor] = [local(p) for p in self.ema.parameters()]
+        theirs: list[Tensor] = [local(p) for p in self.model.parameters()]
+        torch._foreach_lerp_(ours, theirs, weight)
+        for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            copy.copy_(buffer)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The averaged weights, whole. All ranks call it."""
+        return whole(self.ema.state_dict())
+
+    def save(self, path: Path) -> None:
+        """Write everything: once, by the first rank. All ranks call it."""
+        if not (engine.first() or self.sharded):
+            return
+        (main, *_), others = self.parts.items(), [*self.parts.items()][1:]
+        state = {
+            **main[1].state_dict(),
+            "ema": self.averaged(),
+            **{name: getattr(self, name) for name in COUNTS},
+        }
+        if others:
+            state["parts"] = {name: part.state_dict() for name, part in others}
+        if engine.first():
+            checkpoint.save_state(path, state)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Become what `save` wrote, on whichever number of ranks."""
+        (main, *_), others = self.parts.items(), [*self.parts.items()][1:]
+        main[1].load_state_dict(saved)
+        for name, part in others:
+            part.load_state_dict(saved["parts"][name])
+        load_whole(self.ema, saved["ema"])
+        for name in COUNTS:  # those of an older version lack some
+            setattr(self, name, saved.get(name, getattr(self, name)))
