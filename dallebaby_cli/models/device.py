@@ -16,7 +16,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def resolve(name: str) -> torch.device:
-    """The device called `name`; auto is cuda, then mps, then cpu. Raises UsageError."""
+    """The device called `name`; auto is cuda, then mps, then cpu. Raises UsageError. From then on
+    fp32 is fp32 there: cuDNN's own choice is TF32, whose codes would differ from a CPU's."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

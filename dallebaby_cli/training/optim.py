@@ -33,13 +33,13 @@ class Optimizers:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, on any number of ranks."""
         for index, part in enumerate(self.parts):
-            fused = [group.get("fused") for group in part.param_groups]
+            ours = [{**group} for group in part.param_groups]
             weights = [weight for group in part.param_groups for weight in group["params"]]
             state = saved[str(index)]["state"]
             split = {n: _like_weight(kept, weights[int(n)]) for n, kept in state.items()}
             part.load_state_dict({**saved[str(index)], "state": split})
-            for group, ours in zip(part.param_groups, fused, strict=True):
-                group["fused"] = ours
+            for group, before in zip(part.param_groups, ours, strict=True):
+                group |= {key: before[key] for key in before.keys() & {"fused"}}
 
 
 def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:

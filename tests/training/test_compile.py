@@ -1,5 +1,6 @@
 """torch.compile: taken where it makes the steps of a long run faster, and changes nothing else."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from dallebaby_cli import progress
 from dallebaby_cli.config import RunConfig, TransformerConfig
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.store import manifest
 from dallebaby_cli.training import checkpoint, loop, plan
 
 STEPS = 6
@@ -139,3 +141,11 @@ def test_without_a_compiler_a_run_goes_on_as_ever(prepared: Path, tmp_path: Path
     done = subprocess.run(command, env=os.environ | nothing, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert ": trained" in done.stdout and re.search(r"compiled +no", done.stdout)
+    (folder,) = (home / "dalle").iterdir()
+    told = manifest.read(folder)
+    manifest.write(folder, dataclasses.replace(told, counts={**told.counts, "compiled": True}))
+    longer = [*command[:-1], "8"]  # as if it had begun where there is a compiler
+    done = subprocess.run(longer, env=os.environ | nothing, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "going on from step 4" in done.stderr and "does not work here" in done.stderr
+    assert re.search(r"compiled +no", done.stdout)
