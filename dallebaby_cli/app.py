@@ -13,6 +13,7 @@ from rich.console import Console
 from dallebaby_cli import __version__
 from dallebaby_cli.commands import (
     caption,
+    config,
     datasets,
     demo,
     doctor,
@@ -55,6 +56,7 @@ app.command(
 app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)
 app.command("doctor", epilog="Example: dallebaby doctor coco --preset baby-64")(doctor.doctor)
+app.command("config", epilog="Example: dallebaby config train --preset gpu-128")(config.config)
 app.command("status", epilog="Example: dallebaby status --home other-folder")(status.status)
 
 

@@ -204,6 +204,7 @@ FLAGS = {
     "evaluate": "help model pictures seed",
     "demo": "help minutes",
     "doctor": "help preset",
+    "config": "help preset",
     "status": "help",
 }
 

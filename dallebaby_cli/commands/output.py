@@ -43,8 +43,15 @@ class Settings:
         )
 
     def load_several(self, sections: Sequence[str], preset: str) -> dict[str, Any]:
-        """The configs of several commands. Each takes the `--set` settings that it knows; one that
-        none knows is refused."""
+        """The configs of several commands; see `shared`."""
+        return {
+            section: settings.load(section, preset=preset, file=self.config, settings=mine)
+            for section, mine in self.shared(sections).items()
+        }
+
+    def shared(self, sections: Sequence[str]) -> dict[str, list[str]]:
+        """The `--set` settings that each of several commands takes: those that it knows. One that
+        none knows goes to all, which refuse it."""
         taken: dict[str, list[str]] = {section: [] for section in sections}
         for setting in self.set:
             key = setting.partition("=")[0]
@@ -54,10 +61,7 @@ class Settings:
                     break
             for section in takers or sections:
                 taken[section].append(setting)
-        return {
-            section: settings.load(section, preset=preset, file=self.config, settings=mine)
-            for section, mine in taken.items()
-        }
+        return taken
 
     def preset(self, chosen: str | None) -> str:
         """The preset that was asked for, or the one that suits the device."""

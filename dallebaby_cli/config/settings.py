@@ -5,11 +5,15 @@ A value comes from, weakest first: the default in `stages.py` < the preset (`pre
 named like it.
 """
 
+import ast
 import dataclasses
 import difflib
+import functools
+import inspect
+import itertools
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +30,19 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting of a command, as `dallebaby config` shows it."""
+
+    key: str
+    """dotted, as `--set` takes it: optim.lr"""
+    value: Any
+    origin: str
+    """where the value comes from, such as "default" or "preset tiny" """
+    default: Any
+    help: str
+
+
 def load(
     section: str,
     *,
@@ -39,23 +56,89 @@ def load(
     `flags` maps dotted keys to values; None means that the flag was not given.
     Raises UsageError for an unknown preset, file, key or a value that does not fit.
     """
-    cls = SECTIONS[section]
     merged: dict[str, Any] = {}
+    for _, values in _layers(section, preset, file, settings, flags or {}):
+        _merge(merged, values)
+    return build(SECTIONS[section], merged)
+
+
+def explain(
+    section: str,
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> list[Setting]:
+    """Every setting of a command, and where the value that `load` gives it comes from."""
+    cls, settings = SECTIONS[section], tuple(settings)
+    config = load(section, preset=preset, file=file, settings=settings, flags=flags)
+    values, defaults = _flat(as_dict(config)), _flat(as_dict(cls()))
+    origins = {
+        key: origin
+        for origin, given in _layers(section, preset, file, settings, flags or {})
+        for key in _flat(given)
+    }
+    return [
+        Setting(key, value, origins.get(key, "default"), defaults[key], _help(cls, key))
+        for key, value in values.items()
+    ]
+
+
+def _layers(
+    section: str,
+    preset: str | None,
+    file: Path | None,
+    settings: Iterable[str],
+    flags: Mapping[str, Any],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where values come from and what is given there, weakest first."""
     if preset is not None:
         if preset not in preset_names():
             raise UsageError(f"no preset {preset!r}{nearest(preset, preset_names())}")
-        _merge(merged, _read_section(PRESETS / f"{preset}.yaml", section))
+        yield f"preset {preset}", _read_section(PRESETS / f"{preset}.yaml", section)
     if file is not None:
-        _merge(merged, _read_section(file, section))
+        yield f"--config {file}", _read_section(file, section)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {setting}: write it as KEY=VALUE, for example seed=1")
-        _merge(merged, _nest(key, _parse(text)))
-    for key, value in (flags or {}).items():
+        yield "--set", _nest(key, _parse(text))
+    for key, value in flags.items():
         if value is not None:
-            _merge(merged, _nest(key, value))
-    return build(cls, merged)
+            yield "flag", _nest(key, value)
+
+
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) else {at + key: value}
+    return flat
+
+
+def _help(cls: Any, key: str) -> str:
+    """What a dotted key means: the string below its field, and the words that it may be."""
+    *outer, name = key.split(".")
+    for part in outer:
+        cls = typing.get_type_hints(cls)[part]
+    hint = typing.get_type_hints(cls)[name]
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    return strings_below(cls)[name] + (f" ({', '.join(choices)})" if choices else "")
+
+
+@functools.cache
+def strings_below(cls: type) -> dict[str, str]:
+    """The string below each field of a dataclass, those that it inherits included. Python does not
+    keep them, so they are read from the source."""
+    found: dict[str, str] = {}
+    for owner in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        (tree,) = ast.parse(inspect.getsource(owner)).body
+        for field, below in itertools.pairwise(typing.cast(ast.ClassDef, tree).body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                found[ast.unparse(field.target)] = " ".join(text.split())
+    return found
 
 
 def knows(section: str, key: str) -> bool:
