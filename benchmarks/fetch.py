@@ -160,7 +160,7 @@ def compare(
                 runs[name].append(client(torrent, folder))
                 print(f"  {name}: {json.dumps(vars(runs[name][-1]))}", file=sys.stderr)
     print(f"\n{torrent.name}, {size / 1e9:.2f} GB, medians of {rounds}\n")
-    print("| client | MB/s | beside the fastest peer | CPU s/GB | peak MB | own MB |")
+    print("| client | MB/s | beside the fastest other | CPU s/GB | peak MB | own MB |")
     print("|---|---|---|---|---|---|")
 
     def median(name: str, what: str) -> float:

@@ -31,7 +31,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PEERS = ["img2dataset", "webdataset", "torchvision", "simplejpeg", "pyvips", "pyvips-binary"]
+BASELINES = ["img2dataset", "webdataset", "torchvision", "simplejpeg", "pyvips", "pyvips-binary"]
 SIZE = (640, 480)
 CORES = os.cpu_count() or 1
 CACHE = Path(tempfile.gettempdir()) / "bench-prep"
@@ -222,10 +222,10 @@ def ours(folder: Path, out: Path, px: int, near: bool) -> list[str]:
 
 
 def others_python(cache: Path) -> Path:
-    python = cache / "peers" / "bin" / "python"
+    python = cache / "baselines" / "bin" / "python"
     if not python.exists():
-        subprocess.run(["uv", "venv", "-q", "-p", sys.executable, cache / "peers"], check=True)
-        subprocess.run(["uv", "pip", "install", "-q", "-p", python, *PEERS], check=True)
+        subprocess.run(["uv", "venv", "-q", "-p", sys.executable, cache / "baselines"], check=True)
+        subprocess.run(["uv", "pip", "install", "-q", "-p", python, *BASELINES], check=True)
     return python
 
 

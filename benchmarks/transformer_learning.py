@@ -1,11 +1,12 @@
 """Our transformer and DALLE-pytorch's learn the same cached codes for the same minutes, side by
 side on a core each, three seeds: hold-out bits a code.
 
-Both have the same shape. The peer has the settings of its train_dalle.py (Adam at 3e-4, norms
+Both have the same shape. The baseline has the settings of its train_dalle.py (Adam at 3e-4, norms
 clipped at 0.5) at our 32 pictures a step, which suit it better here than its 4; scoring does not
 count as its time, but does as ours. Ours is preset `scenes` at that shape.
 
-    python benchmarks/transformer_learning.py [HOME] [--minutes 8] [--seeds 3] [--peer-rate 3e-4]
+    python benchmarks/transformer_learning.py [HOME] [--minutes 8] [--seeds 3]
+        [--baseline-rate 3e-4]
 """
 
 import argparse
@@ -15,10 +16,10 @@ import statistics
 import subprocess
 from pathlib import Path
 
+import baseline_environment
 import dvae_runs
 import matplotlib
 import numpy as np
-import peer_environment
 
 from dallebaby_cli.config import TrainConfig
 from dallebaby_cli.config.settings import load
@@ -27,7 +28,7 @@ from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training.batches import Captioned
 
-PEER = Path(__file__).parent / "peers" / "dalle_pytorch_learning.py"
+BASELINE = Path(__file__).parent / "baselines" / "dalle_pytorch_learning.py"
 PICTURES, VAE, TOKENS = "scenes64-many", "learning", "scenes64-many@learning"
 SHAPE = {"dim": 256, "depth": 6, "heads": 4}
 
@@ -39,11 +40,11 @@ def main() -> None:
     parser.add_argument("home", nargs="?", type=Path, default=Path("experiments"))
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--peer-rate", type=float, default=3e-4)
+    parser.add_argument("--baseline-rate", type=float, default=3e-4)
     options = parser.parse_args()
     codes = prepare(options.home)
-    python = peer_environment.python(options.home)
-    ours, peers = [], []
+    python = baseline_environment.python(options.home)
+    ours, baselines = [], []
     for seed in range(options.seeds):
         name = f"learning-{seed}"
         command: list[object] = [*dvae_runs.CHILD, options.home, "train", TOKENS, "--run", name]
@@ -51,27 +52,36 @@ def main() -> None:
         command += ["--set", "eval_every=200"]
         for key, value in SHAPE.items():
             command += ["--set", f"model.{key}={value}"]
-        theirs = [python, "-W", "ignore", PEER, codes, options.minutes, seed, options.peer_rate]
+        theirs = [
+            python,
+            "-W",
+            "ignore",
+            BASELINE,
+            codes,
+            options.minutes,
+            seed,
+            options.baseline_rate,
+        ]
         one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
-        peer = subprocess.Popen(
+        baseline = subprocess.Popen(
             [str(word) for word in theirs], env=one_core, stdout=subprocess.PIPE, text=True
         )
         subprocess.run([str(word) for word in command], env=one_core, check=True)
-        peers.append([json.loads(line) for line in peer.communicate()[0].splitlines()])
+        baselines.append([json.loads(line) for line in baseline.communicate()[0].splitlines()])
         ours.append(curve(options.home / "dalle" / name / "log.jsonl"))
-        print(f"seed {seed}: {ours[-1][-1]}, peer {peers[-1][-1]}", flush=True)
+        print(f"seed {seed}: {ours[-1][-1]}, baseline {baselines[-1][-1]}", flush=True)
     print("\n| | hold-out bits a code, each seed | median | steps |\n|---|---|---|---|")
-    for who, curves in (("dallebaby", ours), ("DALLE-pytorch", peers)):
+    for who, curves in (("dallebaby", ours), ("DALLE-pytorch", baselines)):
         last = [points[-1]["bits_per_code"] for points in curves]
         steps = statistics.median(points[-1]["step"] for points in curves)
         each = " / ".join(f"{bits:.2f}" for bits in last)
         print(f"| {who} | {each} | {statistics.median(last):.2f} | {steps:,.0f} |")
-    draw(options.home / "transformer-learning.png", ours, peers)
+    draw(options.home / "transformer-learning.png", ours, baselines)
 
 
 def prepare(home: Path) -> Path:
     """Pictures, a dVAE and their codes, made if they are not there; the codes and captions as the
-    peer reads them: words counted from 1, 0 behind a caption's end."""
+    baseline reads them: words counted from 1, 0 behind a caption's end."""
     images = ["prep", "scenes", "--name", PICTURES, "--px", "64", "--limit", "70000"]
     vae = ["train-vae", PICTURES, "--run", VAE, "--preset", "scenes"]
     for command in (images, vae, ["encode", PICTURES, "--vae", VAE]):
@@ -101,14 +111,14 @@ def curve(log: Path) -> list[dict[str, float]]:
 
 
 def draw(
-    path: Path, ours: list[list[dict[str, float]]], peers: list[list[dict[str, float]]]
+    path: Path, ours: list[list[dict[str, float]]], baselines: list[list[dict[str, float]]]
 ) -> None:
     """Bits a code over time, a line a seed."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 3.4), layout="constrained")
-    for who, curves, colour in (("dallebaby", ours, "C0"), ("DALLE-pytorch", peers, "C1")):
+    for who, curves, colour in (("dallebaby", ours, "C0"), ("DALLE-pytorch", baselines, "C1")):
         for number, points in enumerate(curves):
             minutes = [point["seconds"] / 60 for point in points]
             bits = [point["bits_per_code"] for point in points]

@@ -14,9 +14,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import peer_environment
+import baseline_environment
 
-PEERS = Path(__file__).parent / "peers"
+BASELINES = Path(__file__).parent / "baselines"
 PROGRAMS = {
     "dallebaby": "ours.py",
     "DALLE-pytorch": "dalle_pytorch_transformer.py",
@@ -80,13 +80,13 @@ def main() -> None:
     options = parser.parse_args()
     jobs = dict.fromkeys(TRAINING + SAMPLING + GROWTH)
     jobs = [job for job in jobs if options.only in (None, job.work)]
-    peers = peer_environment.python(options.home)
+    baselines = baseline_environment.python(options.home)
     found: dict[Job, list[dict[str, float]]] = defaultdict(list)
     for number in range(options.rounds):
         for job in jobs:
             if number and job.precision == "bf16":
                 continue  # once is enough of what most CPUs only emulate
-            found[job].append(run(job, peers))
+            found[job].append(run(job, baselines))
             print(f"round {number + 1}: {job}: {found[job][-1]}", file=sys.stderr, flush=True)
     medians = {
         job: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
@@ -99,13 +99,13 @@ def main() -> None:
         tell_growth(medians)
 
 
-def run(job: Job, peers: Path) -> dict[str, float]:
+def run(job: Job, baselines: Path) -> dict[str, float]:
     """The answer of one process."""
-    command: list[object] = [sys.executable if job.who == OURS else peers, "-W", "ignore"]
-    command += [PEERS / PROGRAMS[job.who], job.work, "--grid", job.grid, "--batch", job.batch]
+    command: list[object] = [sys.executable if job.who == OURS else baselines, "-W", "ignore"]
+    command += [BASELINES / PROGRAMS[job.who], job.work, "--grid", job.grid, "--batch", job.batch]
     command += ["--precision", job.precision, "--guidance", job.guidance]
     command += ["--no-cache"] * (not job.cache) + ["--compile"] * job.compiled
-    here = os.environ | ({"PYTHONPATH": str(PEERS.parents[1])} if job.who == OURS else {})
+    here = os.environ | ({"PYTHONPATH": str(BASELINES.parents[1])} if job.who == OURS else {})
     done = subprocess.run(
         [str(word) for word in command], env=here, check=True, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Run by benchmarks/transformer_learning.py in the peer's own environment: train DALLE-pytorch's
+"""Run by benchmarks/transformer_learning.py in the baselines' environment: train DALLE-pytorch's
 transformer on cached codes as its train_dalle.py does, for so many minutes, and print a line of
 JSON now and then.
 

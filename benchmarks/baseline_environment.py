@@ -1,4 +1,4 @@
-"""The peers' own environment: their packages beside each other, none of them ours."""
+"""The baselines' own environment: their packages beside each other, none of them ours."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ WITHOUT_DEPENDENCIES = ("dalle-pytorch",)  # one of them, youtokentome, does not
 
 
 def python(home: Path) -> Path:
-    """The interpreter of HOME/peer-environment, which is made if it is not there (with uv)."""
-    venv = home / "peer-environment"
+    """The interpreter of HOME/baseline-environment, which is made if it is not there (with uv)."""
+    venv = home / "baseline-environment"
     found = venv / "bin" / "python"
     if not found.exists():
         subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)

@@ -1,11 +1,12 @@
 """Our dVAE beside DALLE-pytorch's: the same pictures, grid and number of codes, the same minutes on
 the same cores, one after the other; then images a second at equal parameters.
 
-The peer has the settings of its own train_vae.py (8 pictures a step, Adam at 1e-3 decaying by 0.98
-every 100 steps, hidden 256, 2 residual blocks, temperature from 1) in an environment of its own
-(uv); scoring does not count as its time, but does as ours. Ours is preset `scenes` at its minutes.
+The baseline has the settings of its own train_vae.py (8 pictures a step, Adam at 1e-3 decaying by
+0.98 every 100 steps, hidden 256, 2 residual blocks, temperature from 1) in an environment of its
+own (uv); scoring does not count as its time, but does as ours. Ours is preset `scenes` at its
+minutes.
 
-    python benchmarks/dvae_peer.py [HOME] [--minutes 10]
+    python benchmarks/dvae_baseline.py [HOME] [--minutes 10]
 """
 
 import argparse
@@ -15,10 +16,10 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import baseline_environment
 import dvae_runs
 import matplotlib
 import numpy as np
-import peer_environment
 import torch
 
 from dallebaby_cli.config import DVAEConfig
@@ -29,7 +30,7 @@ from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import plan
 from dallebaby_cli.training.batches import Pictures
 
-PEER = Path(__file__).parent / "peers" / "dalle_pytorch_vae.py"
+BASELINE = Path(__file__).parent / "baselines" / "dalle_pytorch_vae.py"
 PICTURES = 70_000  # of which 5 % are held out: over 200,000 codes on an 8 x 8 grid
 
 
@@ -45,20 +46,20 @@ def main() -> None:
     if not images.exists():
         command = ["prep", "scenes", "--name", images.name, "--px", "64"]
         subprocess.run([*dvae_runs.CHILD, home, *command, "--limit", str(PICTURES)], check=True)
-    peer = run_peer(home, images, minutes)
+    baseline = run_baseline(home, images, minutes)
     ours = run_ours(home, images.name, minutes)
     print("\n| | parameters | pictures seen | PSNR dB | codes used | perplexity |")
     print("|---|---|---|---|---|---|")
-    for name, curve in (("dallebaby", ours), ("DALLE-pytorch", peer)):
+    for name, curve in (("dallebaby", ours), ("DALLE-pytorch", baseline)):
         last = curve[-1]
         print(
             f"| {name} | {last['parameters'] / 1e6:.2f} M | {last['seen']:,} | {last['psnr']:.1f} "
             f"| {last['codes_used']:.0%} | {last['perplexity']:.0f} |"
         )
-    draw(home / "dvae-peer.png", ours, peer)
+    draw(home / "dvae-baseline.png", ours, baseline)
     print("\n| parameters | batch | dallebaby images/s | DALLE-pytorch images/s | ratio |")
     print("|---|---|---|---|---|")
-    for speed in (point for point in peer if "speed" in point):
+    for speed in (point for point in baseline if "speed" in point):
         for batch, theirs in speed["speed"].items():
             parameters, mine = our_speed(images, speed["parameters"], int(batch))
             print(
@@ -67,18 +68,20 @@ def main() -> None:
             )
 
 
-def run_peer(home: Path, images: Path, minutes: float) -> list[dict]:
-    """Train the peer; its points in time."""
+def run_baseline(home: Path, images: Path, minutes: float) -> list[dict]:
+    """Train the baseline; its points in time."""
     source = [Shards(images)]
-    data = home / "peer-pictures.npz"
+    data = home / "baseline-pictures.npz"
     if not data.exists():
         parts = {side: Pictures(source, side) for side in ("train", "holdout")}
         arrays = {side: part.read(np.arange(len(part))).numpy() for side, part in parts.items()}
         np.savez(data, **arrays)
-    python = peer_environment.python(home)
-    log = home / "peer.jsonl"
+    python = baseline_environment.python(home)
+    log = home / "baseline.jsonl"
     with log.open("w") as lines:
-        subprocess.run([python, "-W", "ignore", PEER, data, str(minutes)], stdout=lines, check=True)
+        subprocess.run(
+            [python, "-W", "ignore", BASELINE, data, str(minutes)], stdout=lines, check=True
+        )
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
@@ -86,7 +89,7 @@ def run_ours(home: Path, name: str, minutes: float) -> list[dict]:
     """Train ours; its points in time, starting where the run's first line was written."""
     config = load("train-vae", preset="scenes")
     settings = ("eval_every=1500", "eval_images=4000")
-    run = dvae_runs.Run("ours-beside-peer", name, minutes, settings)
+    run = dvae_runs.Run("ours-beside-baseline", name, minutes, settings)
     outcome = dvae_runs.train(home, run, threads=os.cpu_count() or 1)
     events = outcome.events
     scored = [event for event in events if event["event"] == "evaluation"]
@@ -103,7 +106,7 @@ def run_ours(home: Path, name: str, minutes: float) -> list[dict]:
 
 
 def our_speed(images: Path, parameters: int, batch: int) -> tuple[int, float]:
-    """Parameters nearest to the peer's, and images a second of whole steps."""
+    """Parameters nearest to the baseline's, and images a second of whole steps."""
     config = load("train-vae", preset="scenes")
     widths = range(16, 512, 8)
     sizes = {width: size_of(replace(config.model, width=width)) for width in widths}
@@ -120,13 +123,13 @@ def size_of(config: DVAEConfig) -> int:
         return sum(p.numel() for p in DVAE(config).parameters())
 
 
-def draw(path: Path, ours: list[dict], peer: list[dict]) -> None:
+def draw(path: Path, ours: list[dict], baseline: list[dict]) -> None:
     """PSNR and codes used over time."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for name, curve in (("dallebaby", ours), ("DALLE-pytorch", peer)):
+    for name, curve in (("dallebaby", ours), ("DALLE-pytorch", baseline)):
         points = [point for point in curve if "psnr" in point]
         minutes = [point["seconds"] / 60 for point in points]
         axes[0].plot(minutes, [point["psnr"] for point in points], marker=".", label=name)

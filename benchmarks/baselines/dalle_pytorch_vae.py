@@ -1,4 +1,4 @@
-"""Run by benchmarks/dvae_peer.py in the peer's own environment: train DALLE-pytorch's dVAE as
+"""Run by benchmarks/dvae_baseline.py in the baselines' environment: train DALLE-pytorch's dVAE as
 its train_vae.py does, for so many minutes, and print a line of JSON now and then.
 
     python dalle_pytorch_vae.py PICTURES.npz MINUTES
