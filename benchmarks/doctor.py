@@ -1,4 +1,4 @@
-"""Does a run take as long as doctor foretells? Asks it how many steps fit the minutes, then takes
+"""Does a run take as long as doctor estimates? Asks it how many steps fit the minutes, then takes
 so many and looks at the clock. Takes prepared pictures (draws `scenes` if there are none), and
 encoded ones for `--stage train`. The runs stay in HOME, with their pictures, as doctor-NAME.
 
@@ -25,7 +25,7 @@ def dallebaby(home: Path, *arguments: object) -> str:
     ).stdout
 
 
-def foretold(home: Path, name: str, stage: str, minutes: float) -> tuple[dict[str, Any], float]:
+def estimated(home: Path, name: str, stage: str, minutes: float) -> tuple[dict[str, Any], float]:
     """What doctor says of that stage's run, and the seconds that it took to say so."""
     began = time.monotonic()
     facts = json.loads(dallebaby(home, "doctor", name, "--json", "--set", f"minutes={minutes}"))
@@ -52,10 +52,10 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.home / "images").exists():
         dallebaby(options.home, "prep", "scenes")
-    print("| dataset | doctor took | steps | foretold | it took | took / foretold |")
+    print("| dataset | doctor took | steps | estimated | it took | took / estimated |")
     print("|---|---|---|---|---|---|")
     for name in options.names:
-        run, asked_s = foretold(options.home, name, options.stage, options.minutes)
+        run, asked_s = estimated(options.home, name, options.stage, options.minutes)
         took = taken(options.home, name, options.stage, run["steps"])
         print(
             f"| {name} | {asked_s:.0f} s | {run['steps']:,} | {run['seconds']:.0f} s "

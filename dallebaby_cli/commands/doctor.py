@@ -25,7 +25,7 @@ def doctor(
     ] = None,
     preset: options.Preset = None,
 ) -> None:
-    """Check device, disk and pictures, try a batch, and foretell how long training will take."""
+    """Check device, disk and pictures, try a batch, and estimate how long training will take."""
     from dallebaby_cli.stages.doctor import doctor as stage
 
     settings: Settings = ctx.obj

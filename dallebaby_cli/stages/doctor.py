@@ -1,6 +1,6 @@
 """What a run would meet here: the machine, the disk, the pictures, and how long training takes.
 
-Nothing is foretold that was not tried: a batch is loaded and learned by heart, and the parts of the
+Nothing is estimated that was not tried: a batch is loaded and memorised, and the parts of the
 planned runs are timed through the very functions that `train-vae` and `train` go through.
 """
 
@@ -251,7 +251,7 @@ def _examine_pictures(
     train, holdout = len(task.train), len(Shards(home / name).rows("holdout"))
     px = task.config.model.image_px
     counted = f"{train:,} to train on, {holdout:,} held out, {px} px"
-    few = "with so few, models learn them by heart; prepare more"
+    few = "with so few, models memorise them; prepare more"
     none = "nothing tells whether it learns more than these pictures; prepare with a hold-out split"
     advice = none if not holdout else few if train < FEW_PICTURES else ""
     found.checks.append(Check(name, "warn" if advice else "ok", counted, advice))
@@ -324,7 +324,7 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
 def _examine_run(
     found: Diagnosis, task: Any, pictures: int, device: torch.device, scratch: Path
 ) -> None:
-    """Learn one batch by heart and time the parts of the run planned for so many pictures."""
+    """Memorise one batch and time the parts of the run planned for so many pictures."""
     try:
         run = forecast(task, pictures, device, scratch)
     except RuntimeError as error:  # of which torch has a kind for GPUs alone

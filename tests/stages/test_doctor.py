@@ -69,7 +69,7 @@ def test_a_good_workspace_gets_a_table_and_a_picture(cli: Cli, home: Path) -> No
     assert after - before == {Path("doctor.png")}
 
 
-def test_runs_are_foretold_as_planned(examine: Examine, home: Path) -> None:
+def test_runs_are_estimated_as_planned(examine: Examine, home: Path) -> None:
     code, facts, checks = examine(home, "shapes", "--set", "steps=300", "--set", "eval_every=100")
     vae, dalle = facts["runs"]
     assert code == 0 and facts["ok"] and facts["picture"] == str(home / "doctor.png")
@@ -185,7 +185,7 @@ def test_black_pictures_without_captions(examine: Examine, cli: Cli, tmp_path: P
     code, _, checks = examine(tmp_path)
     assert checks["pixels"]["state"] == "warn" and "flat" in checks["pixels"]["advice"]
     assert (
-        checks["images/black"]["state"] == "warn" and "by heart" in checks["images/black"]["advice"]
+        checks["images/black"]["state"] == "warn" and "memorise" in checks["images/black"]["advice"]
     )
     assert checks["train"]["state"] == "warn" and "no captions" in checks["train"]["advice"]
     assert code == 0 and "train: learning" not in checks
