@@ -190,6 +190,17 @@ def test_the_tests_mirror_the_package() -> None:
     assert not sorted(rooms - {room(name) for name in MODULES})
 
 
+def test_the_map_of_the_house_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"`(?:dallebaby_cli/|tests/)?([a-z0-9_/]+\.(?:py|yaml))`", page))
+    there = {path for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("*.*")}
+    assert len(files) > 40
+    assert not sorted(f for f in files - {"utils.py"} if not any(p.match(f) for p in there))
+    drawn = set(re.findall(r"^[│├└─ ]*([a-z]+)/ ", page, re.M)) | {"commands"}
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in MODULES.values()}
+    assert not sorted({room for room in rooms if not room.endswith(".py")} ^ drawn)
+
+
 FLAGS = {
     "": "config debug device help home json quiet set version",
     "datasets": "help",
