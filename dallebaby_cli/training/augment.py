@@ -34,6 +34,8 @@ def vary(pictures: Tensor, draws: np.ndarray, crop: float, flip: bool) -> Tensor
 def soften(pictures: Tensor, seed: tuple[int, ...]) -> Tensor:
     """uint8 (B, 3, P, P), each blurred and made noisy by a random amount, fine and coarse, as
     pictures are that a dVAE rebuilt; what is done follows from the seed."""
+    from torchvision.transforms.v2.functional import resize  # here, because it takes a second
+
     random = np.random.default_rng(seed)
     count, _, side, _ = pictures.shape
 
@@ -43,12 +45,9 @@ def soften(pictures: Tensor, seed: tuple[int, ...]) -> Tensor:
     def noise(size: int) -> Tensor:
         return torch.from_numpy(random.standard_normal((count, 3, size, size), np.float32))
 
-    def resized(x: Tensor, size: int) -> Tensor:
-        return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-
     x = pictures.float()
     for smaller in (side // 2, side // 3):
-        x = torch.lerp(x, resized(resized(x, smaller), side), uniform())
-    coarse = resized(noise(side // 4), side)
+        x = torch.lerp(x, resize(resize(x, [smaller]), [side]), uniform())
+    coarse = resize(noise(side // 4), [side])
     x = x + SOFTENING * (uniform() * noise(side) + uniform() * coarse)
     return x.round().clamp(0, 255).to(torch.uint8)

@@ -1,11 +1,13 @@
 """Crops and mirrored pictures: what the numbers drawn say, and nothing that was not there."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from dallebaby_cli.training.augment import DRAWS, vary
+from dallebaby_cli.training.augment import DRAWS, SOFTENING, soften, vary
 
 SLOPE = torch.arange(16, dtype=torch.uint8).mul(8).expand(32, 3, 16, 16)  # dark left, light right
 
@@ -48,3 +50,27 @@ def test_crops_keep_at_least_so_much_and_differ() -> None:
 def test_the_extremes_of_what_is_drawn_stay_inside() -> None:
     for value in (0.0, np.nextafter(1.0, 0.0)):
         assert vary(SLOPE, np.full((len(SLOPE), DRAWS), value), 0.05, True).shape == SLOPE.shape
+
+
+@pytest.mark.parametrize("side", [16, 33, 64])
+def test_softened_pictures_are_blurred_and_noisy_as_ever(side: int) -> None:
+    """Step by step with torch's own resizing: a classifier trained before is trained the same."""
+    seed, count = (1, 3, side), 3
+    pictures = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8)
+    )
+    random = np.random.default_rng(seed)
+
+    def resized(x: torch.Tensor, size: int) -> torch.Tensor:
+        return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+    def noise(size: int) -> torch.Tensor:
+        return torch.from_numpy(random.standard_normal((count, 3, size, size), np.float32))
+
+    shares = (torch.from_numpy(random.random((count, 1, 1, 1), np.float32)) for _ in range(4))
+    x = pictures.float()
+    for smaller in (side // 2, side // 3):
+        x = torch.lerp(x, resized(resized(x, smaller), side), next(shares))
+    coarse = resized(noise(side // 4), side)
+    x = x + SOFTENING * (next(shares) * noise(side) + next(shares) * coarse)
+    assert torch.equal(soften(pictures, seed), x.round().clamp(0, 255).to(torch.uint8))
