@@ -22,6 +22,7 @@ from dallebaby_cli.errors import UsageError
 
 PRESETS = Path(__file__).parent / "presets"
 
+FEW = 40  # names that a sentence lists
 T = TypeVar("T")
 
 
@@ -173,7 +174,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, candidates, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(repr(c) for c in close)}?"
-    return f"; there are {', '.join(candidates)}" if candidates else ""
+    return f"; there are {', '.join(candidates)}" if 0 < len(candidates) <= FEW else ""
 
 
 def _plain(value: Any) -> Any:
@@ -207,7 +208,7 @@ def _read_section(path: Path, section: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

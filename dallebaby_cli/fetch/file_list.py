@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dallebaby_cli import names
-from dallebaby_cli.config.settings import nearest
-from dallebaby_cli.errors import BadInput, UsageError
-from dallebaby_cli.fetch.catalog import Dataset, matches
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.fetch.catalog import Dataset, matches, require_all
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,11 @@ class Entry:
     size_bytes: int
     offset: int
     """of its first byte among all the bytes of the torrent"""
+
+    @property
+    def here(self) -> str:
+        """The path with this system's sign between names, as libtorrent itself writes it."""
+        return str(PurePath(self.path))
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,8 @@ def absent(found: Contents, dataset: Dataset, patterns: tuple[str, ...]) -> list
     With `patterns`, raises UsageError for the first one that names nothing at all.
     """
     paths = [e.path for e in found.entries]
-    beside = [f.path for f in dataset.files if not f.in_torrent]
-    for pattern in patterns:
-        if not any(matches(p, (pattern,)) for p in (*paths, *beside)):
-            raise UsageError(
-                f"--files {pattern}: nothing in {dataset.name} has such a path"
-                f"{nearest(pattern, paths[:1000])} (--list shows them all)"
-            )
+    beside = [name for f in dataset.files if not f.in_torrent for name in f.patterns]
+    require_all(patterns, [*paths, *beside], dataset.name)
     if patterns:
         return []
     expected = [f for f in dataset.files if f.wanted and f.in_torrent]

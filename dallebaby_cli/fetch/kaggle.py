@@ -17,19 +17,16 @@ INCOMING = ".kaggle.part"  # a folder: the client leaves its own marks beside wh
 REPORT_EVERY_S = 0.5
 
 
-def download(job: Job) -> Brought:
+def download(job: Job, wanted: list[File]) -> Brought:
     """Bring the dataset's archive, or take the one that a person has put there; see transfer.py."""
     brought = {}
-    for file in job.dataset.files:
-        if file.path in job.wanted:
-            path = job.folder / file.path
-            if not path.exists() and not _by_hand(job, file):
-                _by_client(job, file)
-            if not zipfile.is_zipfile(path):
-                raise BadInput(f"{path} is not a whole zip archive; remove it and run this again")
-            brought[file.path] = Fetched(
-                size_bytes=path.stat().st_size, sha256=files.sha256_file(path)
-            )
+    for file in wanted:
+        path = job.folder / file.path
+        if not path.exists() and not _by_hand(job, file):
+            _by_client(job, file)
+        if not zipfile.is_zipfile(path):
+            raise BadInput(f"{path} is not a whole zip archive; remove it and run this again")
+        brought[file.path] = Fetched(size_bytes=path.stat().st_size, sha256=files.sha256_file(path))
     shutil.rmtree(job.folder / INCOMING, ignore_errors=True)
     return Brought(files=brought)
 
@@ -46,14 +43,14 @@ def _by_hand(job: Job, file: File) -> bool:
 def _by_client(job: Job, file: File) -> None:
     """Let Kaggle's client download the archive; it continues what it had begun."""
     slug = str(job.dataset.kaggle)
-    beside = Path(sys.executable).with_name("kaggle")
-    client = str(beside) if beside.exists() else shutil.which("kaggle")
+    beside = str(Path(sys.executable).parent)
+    client = shutil.which("kaggle", path=beside) or shutil.which("kaggle")
     if client is None:
         raise FetchFailed(f"Kaggle's client is not installed; {_how(job, file)}")
     incoming = job.folder / INCOMING
     incoming.mkdir(exist_ok=True)
     arguments = [client, "datasets", "download", "-d", slug, "-p", str(incoming)]
-    with (incoming / "client.log").open("w+") as log:
+    with (incoming / "client.log").open("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             _watch(job, process, incoming)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -175,3 +175,150 @@ def test_a_client_that_hangs_is_stopped(
     client(tmp_path / "bin", monkeypatch, "import time; time.sleep(60)")
     ran = cli("--home", tmp_path / "home", "fetch", "flickr30k", "--timeout", "1")
     assert ran.code == 1 and "Kaggle sent nothing for 1 s" in ran.err
+
+
+# ---------------------------------------------------------------- patterns
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Site]]:
+    """A workspace whose catalogue has one dataset a transport, each with the same two files, and
+    the site that serves them."""
+    www, home = tmp_path / "www", tmp_path / "home"
+    (www / "d").mkdir(parents=True)
+    for name in ("one.zip", "two.csv"):
+        (www / "d" / name).write_bytes(ZIP if name == "one.zip" else b"a,b\n")
+    client(tmp_path / "bin", monkeypatch)
+    with site(www) as server:
+        torrent = make_torrent(www / "d", www / "d.torrent", web_seeds=[f"{server.url}/"])
+        found = [{"path": n, "urls": [f"{server.url}/d/{n}"]} for n in ("one.zip", "two.csv")]
+        kaggle = "hsankesara/flickr-image-dataset"
+        entries = {
+            "web": {"files": found},
+            "kaggle": {"kaggle": kaggle, "files": [{"path": "one.zip", "also": ["archive.zip"]}]},
+            "swarm": {
+                "info_hash": torrent.info_hash,
+                "torrent_url": f"{server.url}/d.torrent",
+                "web_seeds": [f"{server.url}/"],
+                "files": [{"path": n} for n in ("one.zip", "two.csv")],
+            },
+        }
+        home.mkdir()
+        (home / "catalog.yaml").write_text(json.dumps({"datasets": entries}))
+        yield home, server
+
+
+TRANSPORTS = pytest.mark.parametrize("name", ["web", "kaggle", "swarm"])
+
+
+def fetch(cli: Cli, home: Path, name: str, *patterns: str) -> Ran:
+    asked = [part for pattern in patterns for part in ("--files", pattern)]
+    return cli("--home", home, "fetch", name, "--timeout", "20", *asked, *ALONE)
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("pattern", ["*.zip", "one.zip", "o*", "**.zip", "[o]ne.zip"])
+def test_a_glob_brings_what_it_names(
+    cli: Cli, datasets: tuple[Path, Site], name: str, pattern: str
+) -> None:
+    home, _ = datasets
+    ran = fetch(cli, home, name, pattern)
+    assert ran.code == 0, ran.err
+    assert brought(home / "raw" / name) == {"one.zip": ZIP}
+    assert "already complete" in fetch(cli, home, name, "*.zip").out
+
+
+@TRANSPORTS
+def test_a_pattern_that_names_nothing_is_refused(
+    cli: Cli, datasets: tuple[Path, Site], name: str
+) -> None:
+    home, _ = datasets
+    ran = fetch(cli, home, name, "*.zip", "one.zp")
+    assert ran.code == 2
+    (line,) = (row for row in ran.err.splitlines() if row.startswith("error: "))
+    assert f"--files one.zp: nothing in {name} has such a path; did you mean 'one.zip'?" in line
+    assert not (home / "raw" / name / "manifest.json").exists()
+    assert fetch(cli, home, name, "*.zip").code == 0
+    before = (home / "raw" / name / "manifest.json").read_bytes()
+    ran = fetch(cli, home, name, "*.tar")  # nor when something is here
+    assert ran.code == 2 and "--files *.tar: nothing in" in ran.err
+    assert (home / "raw" / name / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["web", "kaggle"])
+def test_what_was_called_complete_with_no_files_is_fetched_now(
+    cli: Cli, datasets: tuple[Path, Site], name: str
+) -> None:
+    """A glob once left such manifests."""
+    home, _ = datasets
+    assert fetch(cli, home, name, "*.zip").code == 0
+    (home / "raw" / name / "one.zip").unlink()
+    path = home / "raw" / name / "manifest.json"
+    content = json.loads(path.read_text())
+    content["counts"] |= {"files": {}, "bytes": 0}
+    path.write_text(json.dumps(content))
+    assert fetch(cli, home, name, "*.zip").code == 0
+    assert brought(home / "raw" / name) == {"one.zip": ZIP}
+
+
+@TRANSPORTS
+def test_a_further_pattern_adds_to_what_is_here(
+    cli: Cli, datasets: tuple[Path, Site], name: str
+) -> None:
+    home, _ = datasets
+    assert fetch(cli, home, name, "*.zip").code == 0
+    ran = fetch(cli, home, name, "*")
+    assert ran.code == 0, ran.err
+    expected = {"one.zip"} if name == "kaggle" else {"one.zip", "two.csv"}
+    assert brought(home / "raw" / name).keys() == expected
+
+
+def test_a_pattern_may_be_typed_as_windows_writes_paths(cli: Cli, tmp_path: Path) -> None:
+    home, www = tmp_path / "home", tmp_path / "www"
+    for path in ("deep/er/a.zip", "deep/b.zip"):
+        (www / "d" / path).parent.mkdir(parents=True, exist_ok=True)
+        (www / "d" / path).write_bytes(path.encode())
+    with site(www) as server:
+        torrent = make_torrent(www / "d", www / "d.torrent", web_seeds=[f"{server.url}/"])
+        ran = fetch(cli, home, str(torrent.path), r"er\*.zip")
+    assert ran.code == 0, ran.err
+    assert brought(home / "raw" / "d").keys() == {"deep/er/a.zip"}
+
+
+def test_a_glob_that_names_files_beside_the_torrent_asks_the_torrent_too(
+    cli: Cli, tmp_path: Path
+) -> None:
+    home, www, dataset = tmp_path / "home", tmp_path / "www", KNOWN["visual-genome"]
+    top = www / "top"
+    fill(top, [f for f in dataset.files if f.in_torrent])
+    fill(www / "beside", [f for f in dataset.files if not f.in_torrent])
+    with site(www) as server:
+        torrent = make_torrent(top, www / "it.torrent", web_seeds=[f"{server.url}/"])
+        address = {"torrent_url": f"{server.url}/it.torrent", "web_seeds": [f"{server.url}/"]}
+        override(home, dataset, server, info_hash=torrent.info_hash, **address)
+        ran = fetch(cli, home, dataset.name, "*.zip")
+    assert ran.code == 0, ran.err
+    here = brought(home / "raw" / dataset.name).keys()
+    assert here == {f.path for f in dataset.files if f.path.endswith(".zip")}
+
+
+def test_mirrors_do_not_stand_in_for_a_torrent_that_holds_more(cli: Cli, tmp_path: Path) -> None:
+    """What the catalogue does not list is in the torrent alone: nothing is left out silently."""
+    home, www = tmp_path / "home", tmp_path / "www"
+    top = www / "top"
+    fill(top, [File(path="known.zip"), File(path="more.txt")])
+    with site(www) as server:
+        torrent = make_torrent(top, www / "it.torrent")  # nobody seeds it
+        entry = {
+            "info_hash": torrent.info_hash,
+            "torrent_url": f"{server.url}/it.torrent",
+            "files": [{"path": "known.zip", "urls": [f"{server.url}/top/known.zip"]}],
+        }
+        home.mkdir()
+        (home / "catalog.yaml").write_text(json.dumps({"datasets": {"mine": entry}}))
+        arguments = ["fetch", "mine", "--timeout", "4", *ALONE]
+        both = ["--files", "known.zip", "--files", "more.txt"]
+        ran = cli("--home", home, *arguments, *both)
+        assert ran.code == 1 and "nothing came" in ran.err
+        ran = cli("--home", home, *arguments, "--files", "known.zip")
+    assert ran.code == 0, ran.err
