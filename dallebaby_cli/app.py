@@ -1,6 +1,7 @@
 """The Typer app: a table of contents in pipeline order, and main(), the only error boundary."""
 
 import errno
+import io
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -124,6 +125,8 @@ def globals_first(arguments: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Expected failures become one sentence and an exit code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    if isinstance(sys.stdout, io.TextIOWrapper):  # elsewhere than in a terminal, Windows has cp1252
+        sys.stdout.reconfigure(errors="replace")
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
         with _session():

@@ -1,11 +1,11 @@
 """Files that are whole or not there at all: atomic writes, hashes, locks, free space."""
 
-import fcntl
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dallebaby_cli.errors import Busy, DiskFull
@@ -32,12 +32,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make renames in `folder` survive a power cut, where a folder can be opened (on Windows it
+    cannot)."""
+    with suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -69,9 +71,14 @@ def folder_bytes(folder: Path) -> int:
 
 def allocated_bytes(path: Path) -> int:
     """Disk space that a file, or all files below a folder, take up; half-fetched ones have
-    holes. 0 if there is none."""
+    holes, which count only where the system does not tell of them. 0 if there is none."""
     found = path.rglob("*") if path.is_dir() else [path]
-    return sum(f.stat().st_blocks * 512 for f in found if f.is_file() and not f.is_symlink())
+    return sum(_allocated(f.stat()) for f in found if f.is_file() and not f.is_symlink())
+
+
+def _allocated(status: os.stat_result) -> int:
+    blocks: int | None = getattr(status, "st_blocks", None)  # not on Windows
+    return status.st_size if blocks is None else blocks * 512
 
 
 def human_bytes(count: float) -> str:
@@ -83,10 +90,18 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def nearest(path: Path) -> Path:
+    """`path` if it is there, else the closest folder above it that is. Raises FileNotFoundError
+    where there is none: on a drive that is not there."""
+    for there in (path, *path.absolute().parents):
+        if there.exists():
+            return there
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
 def free_bytes(folder: Path) -> int:
     """Room on the disk that holds `folder`, or will."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest(folder)).free
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -103,14 +118,19 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 def lock(folder: Path, what: str) -> Iterator[None]:
     """Hold `folder`/.lock for the block; raise Busy if another process does.
 
-    `flock` is released by the kernel when its process ends, however it ends.
+    The system releases it when its process ends, however it ends; the file may stay.
     """
+    from filelock import FileLock, Timeout  # here, because --help needs none
+
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(
-                f"another dallebaby is already working on {what} ({folder}); wait for it or stop it"
-            ) from None
+    held = FileLock(folder / ".lock", timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise Busy(
+            f"another dallebaby is already working on {what} ({folder}); wait for it or stop it"
+        ) from None
+    try:
         yield
+    finally:
+        held.release()

@@ -1,11 +1,16 @@
 """Ctrl-C and SIGTERM as a wish to stop at the next safe moment."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from dallebaby_cli.errors import Interrupted
+
+STOP = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    STOP.append(signal.SIGBREAK)  # Ctrl-Break, which other programs can send
 
 
 class Interrupt:
@@ -17,7 +22,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 

@@ -1,10 +1,15 @@
 """Names that came from outside: the only way a torrent or archive may name a file on our disk."""
 
+import os
 import re
 import unicodedata
+from pathlib import PurePath
 
 LONGEST = 255  # bytes of one name, on every file system that matters
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NOT_ON_WINDOWS = re.compile(
+    r"""[<>:"|?*]|[ .]$|^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³]) *(\.|$)""", re.I
+)
 
 
 def unsafe(path: str) -> str:
@@ -24,7 +29,21 @@ def unsafe(path: str) -> str:
         return "holds an empty name"
     if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST for part in parts):
         return f"holds a name of over {LONGEST} bytes"
+    if os.name == "nt" and not on_windows(path):
+        return "holds a name that Windows does not allow"
     return ""
+
+
+def on_windows(path: str) -> bool:
+    """Whether Windows can hold files of these names: none of its devices' (con, nul.txt), no
+    blank or dot at the end, no `:` or other letters that it keeps for itself."""
+    return not any(map(NOT_ON_WINDOWS.search, path.split("/")))
+
+
+def below(folder: PurePath, path: PurePath) -> str:
+    """The path of a file below a folder, with / between names on every system; "" for itself."""
+    relative = path.relative_to(folder)
+    return relative.as_posix() if relative.parts else ""
 
 
 def reserved(path: str) -> bool:

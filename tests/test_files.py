@@ -62,6 +62,22 @@ def test_too_little_room_is_said_before_the_work(tmp_path: Path) -> None:
         files.require_space(tmp_path / "not" / "yet", 10**15, "coco")
 
 
+def test_a_drive_that_is_not_there_is_an_error_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows not even the root of a path need exist."""
+    monkeypatch.setattr(Path, "exists", lambda self: False)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        files.free_bytes(Path("/nowhere/below"))
+
+
+def test_disk_space_of_a_file_with_holes(tmp_path: Path) -> None:
+    path = tmp_path / "holes"
+    with path.open("wb") as out:
+        out.truncate(10_000_000)
+    assert files.allocated_bytes(path) < 10_000
+    path.write_bytes(bytes(9000))
+    assert 9000 <= files.allocated_bytes(tmp_path) < 50_000
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KB"), (20405354669, "20.4 GB")]
 )

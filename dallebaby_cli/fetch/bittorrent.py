@@ -6,7 +6,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dallebaby_cli import files
+from dallebaby_cli import files, names
 from dallebaby_cli.errors import BadInput, DallebabyError
 from dallebaby_cli.fetch import http, resume
 from dallebaby_cli.fetch.file_list import Contents, Entry, absent, edges
@@ -103,14 +103,11 @@ def tidy(folder: Path, found: Contents, wanted: list[Entry]) -> None:
         parts.unlink()
     unwanted = {e.path for e in found.entries} - {e.path for e in wanted}
     for parent, folders, inside in os.walk(folder, topdown=False):
-        below = os.path.relpath(parent, folder)
-        for name in inside:
-            path = os.path.join(parent, name)
-            if os.path.islink(path) or os.path.normpath(f"{below}/{name}") in unwanted:
-                os.unlink(path)
-        for name in folders:
-            path = os.path.join(parent, name)
-            if os.path.islink(path):
-                os.unlink(path)
-            elif not os.listdir(path):
-                os.rmdir(path)
+        for path in (Path(parent, name) for name in inside):
+            if path.is_symlink() or names.below(folder, path) in unwanted:
+                path.unlink()
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink():
+                path.unlink()
+            elif not any(path.iterdir()):
+                path.rmdir()

@@ -1,6 +1,6 @@
 """The datasets that can be fetched by name: catalog.yaml, and HOME/catalog.yaml merged over it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,6 +42,10 @@ class File:
     def patterns(self) -> tuple[str, ...]:
         """What `matches` takes to find this file."""
         return (self.path, *self.also)
+
+    def matches(self, patterns: tuple[str, ...]) -> bool:
+        """Whether any of its names is named by the patterns."""
+        return any(matches(name, patterns) for name in self.patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,16 @@ def matches(path: str, patterns: tuple[str, ...]) -> bool:
     return False
 
 
+def require_all(patterns: tuple[str, ...], paths: Sequence[str], dataset: str) -> None:
+    """Raise UsageError for the first pattern that none of the dataset's paths matches."""
+    for pattern in patterns:
+        if not any(matches(path, (pattern,)) for path in paths):
+            raise UsageError(
+                f"--files {pattern}: nothing in {dataset} has such a path"
+                f"{settings.nearest(pattern, paths[:1000])} (--list shows them all)"
+            )
+
+
 def load(home: Path) -> dict[str, Dataset]:
     """Every known dataset by name; fields in HOME/catalog.yaml win over the embedded ones.
 
@@ -137,7 +151,7 @@ def find(home: Path, name: str) -> Dataset | None:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.CSafeLoader(path.read_text()).get_single_data()
+        content = yaml.CSafeLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     datasets = content.get("datasets") if isinstance(content, dict) else None

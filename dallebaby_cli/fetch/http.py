@@ -220,7 +220,7 @@ class _Download:
     def _begun(self, url: str) -> tuple[int, str | None]:
         """How many bytes are here already, and what shows that the mirror's file is the same."""
         try:
-            state = json.loads(self.state.read_text())
+            state = json.loads(self.state.read_text(encoding="utf-8"))
             begun = min(int(state["bytes"]), self.part.stat().st_size)
             same_mirror, validator = state["url"] == url, state["validator"]
         except (OSError, ValueError, KeyError, TypeError):

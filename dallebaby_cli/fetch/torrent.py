@@ -211,7 +211,7 @@ class Swarm:
     def _parameters(self, parameters: Any, found: Contents) -> Any:
         """Say which files are wanted, and where they go."""
         parameters.file_priorities = self._priorities(found)
-        parameters.renamed_files = {e.index: e.path for e in found.entries}
+        parameters.renamed_files = {e.index: e.here for e in found.entries}
         return parameters
 
     def _priorities(self, found: Contents) -> list[int]:
@@ -221,7 +221,7 @@ class Swarm:
     def _choose(self, found: Contents) -> None:
         """Say the same of a torrent that was added before its files were known."""
         for entry in found.entries:
-            self.handle.rename_file(entry.index, entry.path)
+            self.handle.rename_file(entry.index, entry.here)
         self.handle.prioritize_files(self._priorities(found))
         if any((self.job.folder / e.path).exists() for e in self.wanted):
             self.checked = False

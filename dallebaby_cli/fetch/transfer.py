@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dallebaby_cli.config import FetchConfig
 from dallebaby_cli.errors import FetchFailed
-from dallebaby_cli.fetch.catalog import Dataset
+from dallebaby_cli.fetch.catalog import Dataset, File
 from dallebaby_cli.progress import Report
 
 RATE_OVER_S = 5.0
@@ -67,6 +67,10 @@ class Job:
     report: Report
     signal: Callable[[], int] = lambda: 0
     """number of the signal that asked us to stop, or 0"""
+
+    def asks_for(self, file: File) -> bool:
+        """Whether a file of the catalogue is to be brought."""
+        return file.path in self.keep or file.matches(self.wanted)
 
     @property
     def how_to_continue(self) -> str:

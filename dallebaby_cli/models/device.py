@@ -1,12 +1,11 @@
 """Where tensors live and how precisely they are computed."""
 
 import logging
-import os
-import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import psutil
 import torch
 from torch import nn
 
@@ -95,7 +94,7 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return psutil.virtual_memory().total
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -104,5 +103,9 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -20,6 +20,7 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from dallebaby_cli import names
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep.images import EXTENSIONS, Rejected
 from dallebaby_cli.store import manifest
@@ -153,15 +154,16 @@ def walk(folder: Path) -> Iterator[str]:
     def cannot_read(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise BadInput(f"{folder} cannot be read: {error.strerror}") from error
-        unread.append(os.path.relpath(error.filename, folder))
+        unread.append(names.below(folder, Path(error.filename)))
 
-    for where, folders, names in os.walk(folder, onerror=cannot_read):
+    for where, folders, inside in os.walk(folder, onerror=cannot_read):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        below = "" if where == str(folder) else os.path.relpath(where, folder) + "/"
-        if below and "images" in folders and manifest.every(Path(where), "images"):
+        parent = names.below(folder, Path(where))
+        if parent and "images" in folders and manifest.every(Path(where), "images"):
             folders.clear()
             continue
-        yield from (below + name for name in names if name[0] != ".")
+        start = f"{parent}/" if parent else ""
+        yield from (start + name for name in inside if name[0] != ".")
     yield from unread
 
 
@@ -226,9 +228,10 @@ def _open(path: Path) -> IO[bytes]:
 def _zip_members(archive: Path, path: str) -> Iterator[Member]:
     opened = _open_zip(archive, archive.stat().st_mtime_ns)
     for info in sorted(opened.infolist(), key=lambda info: info.filename):
-        if not info.is_dir() and not is_litter(info.filename):
+        inside = info.filename.replace("\\", "/")  # so do some programs on Windows name folders
+        if not info.is_dir() and not is_litter(inside):
             yield Member(
-                f"{path}/{info.filename}",
+                f"{path}/{inside}",
                 info.file_size,
                 partial(opened.open, info),
                 partial(read_zipped, archive, info.filename),

@@ -121,7 +121,7 @@ def write(
     reasons: Counter[str] = Counter()
     captions = 0
     shards = ShardWriter(out, name, codec.SUFFIX[config.encoding], config.shard_mb * 1e6)
-    with (out / "rejects.jsonl").open("w") as rejects:
+    with (out / "rejects.jsonl").open("w", encoding="utf-8", newline="\n") as rejects:
         for number, row in _rows(paths, decided.end):
             if row["reason"] is not None:
                 reasons[row["reason"]] += 1

@@ -33,6 +33,7 @@ from dallebaby_cli.progress import Progress, Report
 from dallebaby_cli.store import codec
 
 RECORDS = 256  # in one piece: what a killed worker does again at most
+MOST_WORKERS = 61 if os.name == "nt" else 4096  # Windows cannot wait for more
 
 SCHEMA = pa.schema(
     [
@@ -73,7 +74,7 @@ def make_all(
     takes.
     """
     folder.mkdir(exist_ok=True)
-    workers = config.workers or os.cpu_count() or 1
+    workers = min(config.workers or os.cpu_count() or 1, MOST_WORKERS)
     expected = config.limit or rows.count
     if expected is not None:
         workers = min(workers, -(-expected // RECORDS))

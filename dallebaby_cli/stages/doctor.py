@@ -27,7 +27,7 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Progress, Report, ignore
 from dallebaby_cli.stages import train, train_vae
-from dallebaby_cli.store import manifest, tokens, weights
+from dallebaby_cli.store import extra_captions, manifest, tokens, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid, write_png
 from dallebaby_cli.store.shards import Shards
@@ -112,6 +112,7 @@ def doctor(
             dalle = _codes(found, home, images, vae.config.model, configs["train"], target, folder)
             if dalle is not None:
                 _examine_run(found, dalle, pictures, target, folder)
+            del dalle  # it maps files of the scratch folder, which Windows then would not remove
             models = sum(run.parameters for run in found.runs) * 4 * COPIES
             codes = (pictures + len(vae.holdout)) * 2 * vae.config.model.grid**2
             found.checks.append(_disk(home, models + codes, "models and codes take"))
@@ -295,7 +296,10 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
     """Random codes of real pictures by an untrained dVAE: all that the transformer's speed depends
     on is as it will be. Returns the name of the tokens."""
     source = Shards(images)
-    (home / "images").symlink_to(images.parent.absolute())  # captions lie beside the shards
+    if extra_captions.find(images):  # they lie beside the shards
+        copy = home / "images" / images.name
+        shutil.copytree(extra_captions.about(images), extra_captions.about(copy))
+        shutil.copyfile(extra_captions.file(images), extra_captions.file(copy))
     folder = home / "vae" / "untrained"
     weights.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
     vae_id = weights.write_model(folder, "vae", {"model": settings.as_dict(config)})

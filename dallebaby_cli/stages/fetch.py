@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -168,11 +167,12 @@ def _job(
     before: Manifest | None,
     report: Report,
 ) -> Job:
+    patterns = tuple(pattern.replace("\\", "/") for pattern in patterns)
     return Job(
         dataset=found.dataset,
         folder=folder,
-        wanted=tuple(patterns) or found.default,
-        patterns=tuple(patterns),
+        wanted=patterns or found.default,
+        patterns=patterns,
         keep=tuple(before.counts["files"]) if before is not None and before.complete else (),
         metadata=found.metadata,
         magnet=found.magnet,
@@ -211,7 +211,7 @@ def _counts(job: Job, brought: Brought) -> dict[str, Any]:
     for path, fetched in sorted(brought.files.items()):
         listed[path] = {
             "bytes": fetched.size_bytes,
-            "mtime_ns": os.stat(os.path.join(job.folder, path)).st_mtime_ns,
+            "mtime_ns": (job.folder / path).stat().st_mtime_ns,
             **({"sha256": fetched.sha256} if fetched.sha256 else {}),
         }
     return {
@@ -249,11 +249,12 @@ def _damaged(job: Job, before: Manifest, verify: bool) -> list[str]:
 
 
 def _covered(job: Job, before: Manifest) -> bool:
-    """Whether everything that is asked for has been fetched before."""
+    """Whether everything that is asked for has been fetched before. Raises UsageError for a
+    pattern that names nothing."""
+    if job.dataset.transport != "bittorrent":
+        return {f.path for f in _known(job)} <= set(job.keep)
     if set(job.wanted) <= set(before.config["files"]):
         return True
-    if job.dataset.transport != "bittorrent":
-        return {f.path for f in job.dataset.files if _asked(job, f)} <= set(job.keep)
     from dallebaby_cli.fetch import bittorrent
 
     return bittorrent.covered(job)
@@ -261,34 +262,41 @@ def _covered(job: Job, before: Manifest) -> bool:
 
 def _bring(job: Job) -> Brought:
     """Take each file by the transport that has it."""
-    not_in_torrent = [f for f in job.dataset.files if not f.in_torrent]
-    beside = [f for f in not_in_torrent if _asked(job, f)]
-    if job.dataset.transport == "bittorrent":
-        paths = [f.path for f in not_in_torrent]
-        only_beside = all(any(matches(p, (w,)) for p in paths) for w in job.wanted) and not job.keep
-        brought = Brought(files={}) if only_beside else _by_torrent(job)
-    elif job.dataset.transport == "kaggle":
+    if job.dataset.transport == "kaggle":
         from dallebaby_cli.fetch import kaggle
 
-        return kaggle.download(job)
-    else:
-        beside, brought = [f for f in job.dataset.files if _asked(job, f)], Brought(files={})
+        return kaggle.download(job, _known(job))
+    if job.dataset.transport == "http":
+        return http.download(job, _known(job))
+    beside = [f for f in job.dataset.files if not f.in_torrent and job.asks_for(f)]
+    within = [f for f in job.dataset.files if f.in_torrent and job.asks_for(f)]
+    only_beside = _name_all(beside, job.wanted) and not (within or job.keep)
+    brought = Brought(files={}) if only_beside else _by_torrent(job, within)
     if beside:
         over_http = http.download(job, beside)
         brought = replace(brought, files={**brought.files, **over_http.files})
     return brought
 
 
-def _asked(job: Job, file: File) -> bool:
-    return file.path in job.keep or any(matches(p, job.wanted) for p in file.patterns)
+def _known(job: Job) -> list[File]:
+    """The files to bring of a dataset that the catalogue lists wholly. Raises UsageError for a
+    pattern that names nothing."""
+    names = [name for file in job.dataset.files for name in file.patterns]
+    catalog.require_all(job.patterns, names, job.dataset.name)
+    return [file for file in job.dataset.files if job.asks_for(file)]
 
 
-def _by_torrent(job: Job) -> Brought:
+def _name_all(files: Sequence[File], patterns: Sequence[str]) -> bool:
+    """Whether each of the patterns names one of the files."""
+    return all(any(file.matches((pattern,)) for file in files) for pattern in patterns)
+
+
+def _by_torrent(job: Job, mirrored: list[File]) -> Brought:
     """From the swarm; or, where it gives nothing and there is a mirror, from that."""
     from dallebaby_cli.fetch import bittorrent
 
-    mirrored = [f for f in job.dataset.files if f.in_torrent and _asked(job, f)]
-    if not mirrored or not all(f.urls for f in mirrored):
+    known = [*mirrored, *(f for f in job.dataset.files if not f.in_torrent)]
+    if not mirrored or not all(f.urls for f in mirrored) or not _name_all(known, job.patterns):
         return bittorrent.download(job)
     patience_s, began = min(job.config.mirror_after_s, job.timeout_s / 2), time.monotonic()
     try:
@@ -339,7 +347,7 @@ def listing(
         job = replace(job, signal=lambda: interrupt.asked)
         notes = {f.path: f.note for f in found.dataset.files}
         rows = [
-            Listed(f.path, f.size_bytes, _asked(job, f), f.note)
+            Listed(f.path, f.size_bytes, job.asks_for(f), f.note)
             for f in found.dataset.files
             if not (f.in_torrent and found.dataset.info_hash)
         ]

@@ -1,17 +1,18 @@
 """dalle/RUN + prompts → samples/: draw pictures."""
 
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing.sampler import Sampler, from_pretrained, model_folder
 from dallebaby_cli.errors import BadInput, UsageError
@@ -115,9 +116,11 @@ def _check_place(flag: str, path: Path, ending: str) -> None:
     """Before anything is drawn: whether a file can be put there."""
     if path.suffix.lower() != ending or path.is_dir():
         raise UsageError(f"{flag} {path}: must be a file that ends in {ending}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to")
+    folder = files.nearest(path.absolute().parent)
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError:
+        raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
 
 
 def _settings(config: SampleConfig) -> str:

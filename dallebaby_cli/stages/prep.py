@@ -74,7 +74,11 @@ def prep(
     folder = manifest.artefact(home, "images", name)
     wanted = as_dict(config)
     del wanted["workers"], wanted["on"]  # the result does not depend on them
-    origin = {"layout": found.layout, "folder": str(found.folder or ""), "id": found.fingerprint}
+    origin = {
+        "layout": found.layout,
+        "folder": found.folder.as_posix() if found.folder else "",
+        "id": found.fingerprint,
+    }
     draft = Manifest(
         kind="images", name=name, config=wanted | {"source": origin}, parents=found.parents
     )
@@ -97,7 +101,7 @@ def find_source(home: Path, source: str | None) -> Source:
         return _raw(home, None)
     if source == SCENES:
         return Source(SCENES, SCENES)
-    if os.sep not in source and source not in (".", ".."):
+    if not {"/", os.sep} & {*source} and source not in (".", ".."):
         fetched = [m.name for _, m in manifest.every(home, "raw")]
         known = {*catalog.load(home), *fetched}
         if source in known:

@@ -95,7 +95,10 @@ def put(images: Path, draft: Manifest, source: str, parts: Sequence[Path]) -> Ma
 
     counts = {name: draft.counts[name] for name in others}
     manifest.write(about(images), dataclasses.replace(draft, complete=False, counts=counts))
-    with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
+    with (
+        files.atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as out,  # or Windows changes the hash
+    ):
         for name in sorted({*others, source}):
             out.writelines(ours() if name == source else _of(path, name))
     counts[source] = dict(figures) | {"dropped": dict(sorted(dropped.items()))}

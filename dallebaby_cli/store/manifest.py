@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli import __version__, files
+from dallebaby_cli import __version__, files, names
 from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import BadInput, MissingInput, UsageError
 
@@ -49,10 +49,10 @@ class Manifest:
 
 def artefact(home: Path, kind: str, name: str) -> Path:
     """The folder of an artefact; refuses names that would leave its kind's folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name) or names.unsafe(name):
         raise UsageError(
             f"{name!r} cannot be a name: use up to 100 letters, digits and . _ - + @, "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit, and no name that the system keeps for itself"
         )
     return home / kind / name
 
@@ -68,7 +68,7 @@ def read(folder: Path) -> Manifest | None:
     """The manifest in `folder`, or None if there is none. Raises BadInput if it makes no sense."""
     path = folder / "manifest.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -10,7 +10,6 @@ sources, label, group; the last batch of a shard has the shard's name and bytes 
 import json
 import os
 import tarfile
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -156,8 +155,7 @@ class Shards:
         if (shard >= len(ends)).any() or (offset > ends[shard] - size).any():
             raise BadInput(f"{folder / INDEX} names places outside the shards; {self._redo}")
         self._places = np.stack(places, axis=1).astype(np.int64)
-        self._open: dict[int, int] = {}  # shard → descriptor
-        weakref.finalize(self, _close_all, self._open)
+        self._open: dict[int, pa.NativeFile] = {}
 
     @property
     def _redo(self) -> str:
@@ -183,7 +181,7 @@ class Shards:
     def image(self, row: int) -> np.ndarray:
         """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it cannot be."""
         shard, offset, size, crc = self._places[row].tolist()
-        content = os.pread(self._descriptor(shard), size, offset)
+        content = self._opened(shard).read_at(size, offset)
         if deflate.crc32(content) != crc:
             raise self._refused(row, "is damaged")
         try:
@@ -217,11 +215,9 @@ class Shards:
         """The name of a picture: the beginning of its content's hash, in hex."""
         return self._key[row].as_py()
 
-    def _descriptor(self, shard: int) -> int:
+    def _opened(self, shard: int) -> pa.NativeFile:
         if shard not in self._open:
-            opened = os.open(self.folder / self._shards[shard][0], os.O_RDONLY)
-            if self._open.setdefault(shard, opened) != opened:  # another thread was first
-                os.close(opened)
+            self._open[shard] = pa.OSFile(str(self.folder / self._shards[shard][0]))
         return self._open[shard]
 
 
@@ -231,11 +227,6 @@ def _read_index(path: Path) -> tuple[pa.Table, list[tuple[str, int]]]:
     found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
     shards = [(m[b"shard"].decode(), int(m[b"bytes"])) for _, m in found if m]
     return pa.Table.from_batches([batch for batch, _ in found], SCHEMA), shards
-
-
-def _close_all(descriptors: dict[int, int]) -> None:
-    for descriptor in descriptors.values():
-        os.close(descriptor)
 
 
 def content_id(shards: list[Path]) -> str:

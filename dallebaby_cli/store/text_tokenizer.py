@@ -42,7 +42,7 @@ class TextTokenizer:
     def load(cls, path: Path) -> "TextTokenizer":
         """Read a tokenizer.json. Raises MissingInput or BadInput."""
         try:
-            return cls(Tokenizer.from_str(path.read_text()))
+            return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise MissingInput(f"{path} is missing; restore it or train that model again") from None
         except Exception as error:  # the library raises nothing narrower

@@ -66,7 +66,7 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     sealed. Raises MissingInput, BadInput or Mismatch."""
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         maker = manifest.MADE_BY[kind]
         raise MissingInput(f"{folder} holds no finished model; `{maker}` makes one") from None

@@ -48,7 +48,8 @@ class Log:
         self.score = ""
         self.since, self.counted = time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = _whole_lines(folder / "log.jsonl").open("a", encoding="utf-8")
+        log = _whole_lines(folder / "log.jsonl")
+        self.file = log.open("a", encoding="utf-8", newline="\n")
         self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> "Log":

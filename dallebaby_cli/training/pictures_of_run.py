@@ -39,7 +39,7 @@ def _draw_curves(log: Path, out: Path) -> None:
     from matplotlib.figure import Figure  # here, because it takes half a second
 
     curves: dict[str, dict[int, float]] = {"loss": {}}
-    for event in map(json.loads, log.read_text().splitlines()):
+    for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         if event["event"] == "step":
             curves["loss"][event["step"]] = event["loss"]
         elif event["event"] == "evaluation":
