@@ -3,13 +3,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+LOWEST := .venv-lowest
 PARALLEL := -n auto --dist loadfile
 PICTURES ?= stamps
 BENCHMARKS := fetch.py scenes.py prep_memory.py "prep.py $(PICTURES)" "loader.py $(PICTURES)" \
 	"near_duplicates.py $(PICTURES)" dvae_step.py dvae_collapse.py "dvae_claims.py $(PICTURES)" \
 	dvae_baseline.py doctor.py transformer_speed.py transformer_learning.py
 
-.PHONY: help setup demo baby test test-fast lint format bench soak sizes
+.PHONY: help setup demo baby test test-fast test-lowest lint format bench soak sizes
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,10 +36,18 @@ test: setup ## every test that needs no GPU, slow ones too
 test-fast: setup ## the tests that end in under 2 minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-lint: setup ## ruff and mypy
+test-lowest: setup ## test-fast with the oldest libraries that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-r pyproject.toml --extra dev
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow"
+
+lint: setup ## ruff and mypy, which also knows what other systems lack
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
