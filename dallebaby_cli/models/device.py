@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import psutil
@@ -57,10 +57,11 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A context in which matrix products and convolutions run in the wanted precision."""
+    """A context in which matrix products and convolutions run in the wanted precision, whatever
+    they do around it."""
     if resolve_precision(device, precision) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dallebaby_cli.config import ClassifierConfig, TrainClassifierConfig, settings
 from dallebaby_cli.models import classifier as models
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.pictures import to_tensor
 from dallebaby_cli.progress import Report
@@ -141,11 +142,12 @@ def load(folder: Path, device: torch.device) -> Classifier:
 
 @torch.no_grad()
 def read(model: Classifier, pictures: np.ndarray, batch_size: int = 128) -> list[Reading]:
-    """Read pictures, uint8 (B, P, P, 3)."""
+    """Read pictures, uint8 (B, P, P, 3), in fp32: a judge says the same wherever it sits."""
     device = next(model.parameters()).device
     found: list[Reading] = []
     for part in torch.split(to_tensor(pictures), batch_size):
-        said = model(part.to(device))
+        with devices.autocast(device, "fp32"):
+            said = model(part.to(device))
         parts = (said.present, said.things.argmax(-1), said.centres, said.background.argmax(-1))
         found += agreement.readings(*(p.cpu().numpy() for p in parts))
     return found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dallebaby_cli.errors import BadInput, MissingInput
+from dallebaby_cli.models import device as devices
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # of github.com/toshas/torch-fidelity
 CLIP = "openai/clip-vit-large-patch14"
@@ -75,10 +76,11 @@ def fid(network: nn.Module, real: Tensor, others: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(feature=network)
-    for pictures, is_real in ((real, True), (others, False)):
-        for part in torch.split(pictures, BATCH):
-            metric.update(part.to(metric.device), real=is_real)
-    return float(metric.compute())
+    with devices.autocast(metric.device, "fp32"):
+        for pictures, is_real in ((real, True), (others, False)):
+            for part in torch.split(pictures, BATCH):
+                metric.update(part.to(metric.device), real=is_real)
+        return float(metric.compute())
 
 
 def load_clip() -> tuple[Any, Any]:
@@ -112,6 +114,7 @@ def clip_score(
             padding=True,
             truncation=True,
         )
-        read = model(**inputs.to(device))
+        with devices.autocast(device, "fp32"):
+            read = model(**inputs.to(device))
         cosines.append((read.image_embeds * read.text_embeds).sum(-1))  # both of length 1
     return 100 * float(torch.cat(cosines).clamp(min=0).mean())
