@@ -85,6 +85,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
     return report
 
 
+def photographs(name: str) -> Path:
+    """An archive of real photographs, which lie beside the checkout and are no part of it."""
+    path = Path(__file__).parents[2] / "shared" / "data" / name
+    if not path.exists():
+        pytest.skip(f"no {path}: real photographs are not part of the repository")
+    return path
+
+
 def same(a: dict, b: dict) -> bool:
     """Whether two nested states are equal bit for bit."""
     if isinstance(a, torch.Tensor):

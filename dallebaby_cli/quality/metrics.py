@@ -1,12 +1,15 @@
-"""Figures that say how good a model is, each from its textbook definition."""
+"""Figures that say how good a model is, each from its textbook definition, and in fp32 whatever
+precision the model runs in: bf16 has three digits."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from dallebaby_cli.models import device as devices
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -21,7 +24,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Wang et al. 2004: Gaussian windows of 11 x 11 pixels (fewer if the picture is smaller) and
     sigma 1.5 wherever they fit, each channel by itself."""
-    x, y = a.float(), b.float()
+    with devices.autocast(a.device, "fp32"):
+        return _ssim(a.float(), b.float()).cpu()
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
     size = min(11, *(side - 1 + side % 2 for side in x.shape[2:]))
     bell = torch.exp(-0.5 * ((torch.arange(size, device=x.device) - size // 2) / 1.5).square())
     window = (bell / bell.sum()).outer(bell / bell.sum()).expand(3, 1, size, size)
@@ -35,7 +42,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     likeness = likeness / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
-    return likeness.flatten(1).mean(1).cpu()
+    return likeness.flatten(1).mean(1)
 
 
 def code_counts(codes: Tensor | np.ndarray, size: int) -> np.ndarray:
@@ -58,16 +65,18 @@ def unigram_bits(train: np.ndarray, holdout: np.ndarray) -> float:
 
 def nearest(
     codes: Tensor,
-    known: np.ndarray,
+    known: Iterable[np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
-    chunk: int = 16384,
 ) -> np.ndarray:
     """For each grid of codes (A, N), the smallest share of places in which it differs from any of
-    the known ones (B, N): 0 is a copy. float32 (A,); `progress` is told how many are compared."""
-    wanted = codes.float()  # exact: there are at most 65,536 codes
+    the known ones (B, N), given some at a time: 0 is a copy. float32 (A,); `progress` is told how
+    many are compared."""
     least = torch.full((len(codes),), float(codes.shape[1]), device=codes.device)
-    for start in range(0, len(known), chunk):
-        part = torch.from_numpy(known[start : start + chunk].astype(np.float32)).to(codes.device)
-        least = torch.minimum(least, torch.cdist(wanted, part, p=0).amin(1))
-        progress(start + len(part))
+    done = 0
+    with devices.autocast(codes.device, "fp32"):  # exact: there are at most 65,536 codes
+        for part in known:
+            others = torch.from_numpy(part.astype(np.float32)).to(codes.device)
+            least = torch.minimum(least, torch.cdist(codes.float(), others, p=0).amin(1))
+            done += len(part)
+            progress(done)
     return (least / codes.shape[1]).cpu().numpy()

@@ -9,7 +9,6 @@ import torch
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.quality import metrics
-from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training.batches import Captioned, Pictures
 
 BITS = 1 / np.log(2)
@@ -18,34 +17,40 @@ BITS = 1 / np.log(2)
 def transformer(
     model: Transformer, holdout: Captioned, count: int, batch_size: int
 ) -> dict[str, float]:
-    """Bits per code and per caption token of the first `count` pictures, one caption each."""
+    """Bits per code and per caption token of a sample of `count` pictures, one caption each."""
     device = next(model.parameters()).device
-    count = min(len(holdout), count)
-    sums = np.zeros(2)
-    for indices in np.array_split(np.arange(count), -(-count // batch_size)):
-        text, codes = (t.to(device) for t in holdout.read(indices, (0,), drop=0))
+    sample, sums = holdout.sample(count), np.zeros(2)
+    for indices in _batches(sample, batch_size):
+        text, codes = (t.to(device) for t in holdout.read_to_score(indices))
         parts = losses(model(text, codes), text, codes, model.config.vocabulary)
         sums += np.array([part.item() for part in parts]) * len(indices)
-    text_bits, code_bits = sums / count * BITS
+    text_bits, code_bits = sums / len(sample) * BITS
     return {"bits_per_code": float(code_bits), "bits_per_caption_token": float(text_bits)}
 
 
-def unigram(sources: list[Tokens], size: int) -> float:
+def unigram(train: Captioned, holdout: Captioned, size: int) -> float:
     """Hold-out bits per code of knowing only how often each code occurs in training."""
-    train = sum(metrics.code_counts(s.codes("train"), size) for s in sources)
-    holdout = sum(metrics.code_counts(s.codes("holdout"), size) for s in sources)
-    assert isinstance(train, np.ndarray) and isinstance(holdout, np.ndarray)
-    return metrics.unigram_bits(train, holdout if holdout.sum() else train)
+    return metrics.unigram_bits(_counts(train, size), _counts(holdout, size))
+
+
+def _counts(pictures: Captioned, size: int) -> np.ndarray:
+    total = np.zeros(size, np.int64)
+    for codes in pictures.codes():
+        total += metrics.code_counts(codes, size)
+    return total
+
+
+def _batches(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    return np.array_split(indices, -(-len(indices) // batch_size))
 
 
 def dvae(model: DVAE, holdout: Pictures, count: int, batch_size: int) -> dict[str, float]:
-    """PSNR in dB of the first `count` pictures (beside it, that of one flat colour for each) and
+    """PSNR in dB of a sample of `count` pictures (beside it, that of one flat colour for each) and
     SSIM, and how the codebook is used; bits are those of an ideal code for the codes' frequencies.
     """
     device = next(model.parameters()).device
-    count = min(len(holdout), count)
     scores, counts = [], np.zeros(model.config.codes, np.int64)
-    for indices in np.array_split(np.arange(count), -(-count // batch_size)):
+    for indices in _batches(holdout.sample(count), batch_size):
         pictures = holdout.read(indices).to(device)
         output, quantized = model(pictures)
         rebuilt = model.render(output)

@@ -142,12 +142,15 @@ def _judge_holdout(
 ) -> None:
     """Fill in what needs the model's own data."""
     shape, device = sampler.model.config, next(sampler.model.parameters()).device
-    captioned = Captioned(data.tokens, "holdout", sampler.tokenizer, shape.text_tokens)
+    training, captioned = (
+        Captioned(data.tokens, split, sampler.tokenizer, shape.text_tokens)
+        for split in ("train", "holdout")
+    )
     count = min(config.holdout_pictures, len(captioned))
     report(Progress("hold-out", 0, count, "images"))
     with devices.autocast(device, "auto"):
         found = scores.transformer(sampler.model, captioned, count, BATCH)
-        unigram = scores.unigram(data.tokens, shape.codes)
+        unigram = scores.unigram(training, captioned, shape.codes)
         baselines = {"unigram_bits": unigram, "uniform_bits": float(np.log2(shape.codes))}
         done.holdout.update(found | baselines | {"pictures": count})
         pictures = Pictures(data.images, "holdout") if data.images else None
@@ -156,24 +159,25 @@ def _judge_holdout(
     report(Progress("hold-out", count, count, "images"))
     captions = captioned.first_captions(config.pictures)
     codes, drawn = _draw(sampler, captions, "hold-out captions", config, report)
-    _judge_distance(done, codes, data.tokens, report)
+    _judge_distance(done, codes, training, captioned, report)
     if pictures:
-        real = pictures.read(np.arange(min(len(pictures), config.pictures)))
+        real = pictures.read(pictures.sample(config.pictures))
         rebuilt = _rebuild(sampler.vae, real)
         judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, device)
         done.pretrained.update(judged.figures)
         done.missing.extend(judged.missing)
 
 
-def _judge_distance(done: Evaluated, codes: Tensor, tokens: list[Tokens], report: Report) -> None:
+def _judge_distance(
+    done: Evaluated, codes: Tensor, training: Captioned, held_out: Captioned, report: Report
+) -> None:
     """How near the training pictures the drawn ones are, beside as many held-out ones, which no
     model drew: much nearer is copying."""
-    known = np.concatenate([source.codes("train") for source in tokens])
-    others = np.concatenate([source.codes("holdout") for source in tokens])[: len(codes)]
-    both = torch.cat((codes, torch.from_numpy(others.astype(np.int64)).to(codes.device)))
-    total = len(known)
+    others = held_out.read_to_score(held_out.sample(len(codes)))[1]
+    both = torch.cat((codes, others.to(codes.device)))
+    total = len(training)
     nearest = metrics.nearest(
-        both, known, lambda done: report(Progress("distance", done, total, "images"))
+        both, training.codes(), lambda done: report(Progress("distance", done, total, "images"))
     )
     for name, part in (("drawn", nearest[: len(codes)]), ("holdout", nearest[len(codes) :])):
         done.distance[f"{name}_median"] = float(np.median(part))

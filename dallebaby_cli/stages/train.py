@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +26,9 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import engine, run
-from dallebaby_cli.training.batches import Captioned, Order
+from dallebaby_cli.training import engine, parent, run
+from dallebaby_cli.training.batches import Captioned, Order, Rows
+from dallebaby_cli.training.parent import Parent
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -135,7 +135,14 @@ def prepare(
         sources.append(Tokens(folder, extra.by_key))
     vae_folder = _common_vae(home, [m for _, m in found])
     vae = pretrained.load_dvae(vae_folder, device)
-    tokenizer = TextTokenizer.train(_captions(sources, parents), config.model.vocabulary)
+    rows = _rows(sources, report)
+    before = parent.find(home, "dalle", start_from) if start_from else None
+    if before:
+        parents[before.name] = before.id
+        before.require_vae(vae_folder, ", ".join(m.name for _, m in found))
+        tokenizer, config = _of_parent(before, config, report)
+    else:
+        tokenizer = _train_tokenizer(rows, config.model.vocabulary)
     sizes = {"codes": vae.config.codes, "grid": vae.config.grid}
     shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
     config = replace(config, model=shape)
@@ -146,11 +153,10 @@ def prepare(
         holdout = training
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
-    if start_from:
-        folder, before = manifest.find(home, "dalle", start_from)
-        parents[f"dalle/{before.name}"] = before.id
-        weights.load_weights(folder / "model.safetensors", model)
-    bits = scores.unigram(sources, shape.codes)
+    if before:
+        before.require_transformer(config.model)
+        weights.load_weights(before.folder / "model.safetensors", model)
+    bits = scores.unigram(training, holdout, shape.codes)
     task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
     return task, parents, vae_folder
 
@@ -176,15 +182,18 @@ def train(
     inputs = [name.partition("@")[0] for name in tokens]
     run_name = run_name or run.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
+    task = _with_kept_tokenizer(task, folder)
 
-    def describe() -> dict[str, Any]:
+    def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
         task.tokenizer.save(folder / "tokenizer.json")
         with files.atomic_path(folder / "vae.safetensors") as temporary:
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
-        shapes = {"model": task.config.model, "vae": task.vae.config}
-        return {name: settings.as_dict(shape) for name, shape in shapes.items()}
 
-    return run.finish(folder, "dalle", task, task.config, parents, describe, target, report)
+    shapes = {"model": task.config.model, "vae": task.vae.config}
+    described = {name: settings.as_dict(shape) for name, shape in shapes.items()}
+    return run.finish(
+        folder, "dalle", task, task.config, parents, lambda: described, target, report, begin
+    )
 
 
 def _whole_name(home: Path, name: str) -> str:
@@ -236,14 +245,66 @@ def _extra_captions(
     return extra
 
 
-def _captions(sources: list[Tokens], parents: dict[str, str]) -> list[str]:
-    """The training captions that the tokenizer learns from. Raises MissingInput."""
-    every = (text for s in sources for row in s.rows("train") for text in s.captions(int(row)))
-    captions = list(itertools.islice(every, TOKENIZER_CAPTIONS))
-    if not captions:
-        raise MissingInput(
-            f"{', '.join(parents)}: no captions, so there is nothing to learn words from; put a "
-            ".txt with one caption a line beside each picture and prepare the folder again, or let "
-            "a model write some: `dallebaby caption --with MODEL`"
+def _rows(sources: list[Tokens], report: Report) -> Rows[Tokens]:
+    """The rows to train on. Raises MissingInput if there are none."""
+    rows = Rows(sources, "train")
+    blind = [source.name for source in sources if not source.knows_near_duplicates]
+    if len(sources) > 1 and blind:
+        report(
+            Note(
+                f"the pictures of {', '.join(blind)} are gone or have changed, so near duplicates "
+                "of what another of the datasets holds out cannot be left out, only exact copies",
+                "warning",
+            )
         )
-    return captions
+    if rows.left_out:
+        report(Note(rows.left_out))
+    if not len(rows):
+        names = ", ".join(source.name for source in sources)
+        raise MissingInput(f"{names}: no pictures to train on; prepare more of them")
+    return rows
+
+
+def _train_tokenizer(rows: Rows[Tokens], vocabulary: int) -> TextTokenizer:
+    """One that learns from the training captions. Raises MissingInput if there are none."""
+    places = rows.places[rows.sample(len(rows))].tolist()
+    captions = (text for source, row in places for text in rows.sources[source].captions(row))
+    first = list(itertools.islice(captions, 1))
+    if not first:
+        raise MissingInput(
+            f"{', '.join(s.name for s in rows.sources)}: no captions, so there is nothing "
+            "to learn words from; put a .txt with one caption a line beside each picture and "
+            "prepare the folder again, or let a model write some: `dallebaby caption --with MODEL`"
+        )
+    learned = itertools.islice(itertools.chain(first, captions), TOKENIZER_CAPTIONS)
+    return TextTokenizer.train(learned, vocabulary)
+
+
+def _of_parent(
+    before: Parent, config: TrainConfig, report: Report
+) -> tuple[TextTokenizer, TrainConfig]:
+    """The tokenizer that the parent's weights know, and the settings that follow from it."""
+    tokenizer = TextTokenizer.load(before.folder / "tokenizer.json")
+    asked, text_tokens = config.model, before.config["model"]["text_tokens"]
+    if asked.text_tokens != text_tokens or asked.vocabulary < tokenizer.vocabulary:
+        report(
+            Note(
+                f"text_tokens={text_tokens} and vocabulary={tokenizer.vocabulary} are those of "
+                f"{before.name}, not {asked.text_tokens} and {asked.vocabulary}: its weights know "
+                "captions as its own tokenizer reads them",
+                "warning",
+            )
+        )
+    return tokenizer, replace(config, model=replace(asked, text_tokens=text_tokens))
+
+
+def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:
+    """The task with the tokenizer that the run in the folder was begun with, if one was."""
+    if (folder / "tokenizer.json").exists():
+        kept = TextTokenizer.load(folder / "tokenizer.json")
+    elif (folder / "state.pt").exists():  # of a version that saved it last, and always its own
+        kept = _train_tokenizer(task.train, task.config.model.vocabulary)
+    else:
+        return task
+    task.train.tokenizer = task.holdout.tokenizer = kept
+    return replace(task, tokenizer=kept)

@@ -18,7 +18,7 @@ from dallebaby_cli.quality import scores
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import augment, engine, run
+from dallebaby_cli.training import augment, engine, parent, run
 from dallebaby_cli.training.batches import Order, Pictures
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -99,7 +99,7 @@ class VaeTask:
         """Hold-out pictures over what is left of them; at last also what each code paints."""
         assert isinstance(model, DVAE)
         device = next(model.parameters()).device
-        shown = self.holdout.read(np.arange(min(SHOWN, len(self.holdout)))).to(device)
+        shown = self.holdout.read(self.holdout.sample(SHOWN)).to(device)
         rebuilt = model.render(model(shown)[0])
         drawn = {"reconstructions": grid(stack_rows(shown, rebuilt), len(shown))}
         if last:
@@ -143,6 +143,8 @@ def prepare(
         )
     config = replace(config, model=replace(config.model, image_px=sides.pop()))
     train, holdout = Pictures(sources, "train"), Pictures(sources, "holdout")
+    if train.left_out:
+        report(Note(train.left_out))
     if not len(train):
         raise MissingInput(f"{', '.join(parents)}: no pictures to train on; prepare more of them")
     if not len(holdout):
@@ -151,9 +153,10 @@ def prepare(
     torch.manual_seed(config.seed)
     model = DVAE(config.model)
     if start_from:
-        folder, before = manifest.find(home, "vae", start_from)
-        parents[f"vae/{before.name}"] = before.id
-        weights.load_weights(folder / "model.safetensors", model)
+        before = parent.find(home, "vae", start_from)
+        parents[before.name] = before.id
+        before.require_dvae(config.model)
+        weights.load_weights(before.folder / "model.safetensors", model)
     return VaeTask(model, train, holdout, config), parents
 
 

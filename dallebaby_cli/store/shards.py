@@ -147,7 +147,7 @@ class Shards:
         for name, size in self._shards:
             self._check(folder / name, size)
         self._key, self._captions = table["key"], table["captions"]
-        self._split, self._label = table["split"], table["label"]
+        self._split, self._label, self._group = table["split"], table["label"], table["group"]
         self._caption_sources = table["caption_sources"]
         places = [table[name].to_numpy() for name in ("shard", "offset", "size", "crc")]
         shard, offset, size, _ = places
@@ -215,10 +215,26 @@ class Shards:
         """The name of a picture: the beginning of its content's hash, in hex."""
         return self._key[row].as_py()
 
+    def identities(self) -> pa.Table:
+        """Key, split and group of near duplicates of every row."""
+        return pa.table({"key": self._key, "split": self._split, "group": self._group})
+
     def _opened(self, shard: int) -> pa.NativeFile:
         if shard not in self._open:
             self._open[shard] = pa.OSFile(str(self.folder / self._shards[shard][0]))
         return self._open[shard]
+
+
+def identities(folder: Path, identity: str) -> pa.Table | None:
+    """Those of a dataset whose pictures need not be there any more; None if its index is not that
+    of the dataset with this id."""
+    try:
+        found = manifest.read(folder)
+        table = _read_index(folder / INDEX)[0]
+    except (BadInput, OSError, ValueError, KeyError, TypeError):
+        return None
+    same = found is not None and found.complete and found.id == identity
+    return table.select(["key", "split", "group"]) if same else None
 
 
 def _read_index(path: Path) -> tuple[pa.Table, list[tuple[str, int]]]:

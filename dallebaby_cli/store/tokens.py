@@ -4,15 +4,18 @@ Columns: key (the picture's), split, captions (list of text), codes (uint16, fix
 views x grid x grid, in raster order). The schema's metadata holds `views` and `grid`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.store import manifest
+from dallebaby_cli.store import manifest, shards
+
+PART_ROWS = 8192  # whose codes are in memory at a time
 
 
 def write_shard(
@@ -60,6 +63,7 @@ class Tokens:
     def __init__(self, folder: Path, extra: Mapping[str, Sequence[str]] | None = None) -> None:
         found = manifest.read(folder)
         assert found is not None, "callers find the folder by its manifest"
+        self.folder = folder
         self.name, self.id, self.parents = found.name, found.id, found.parents
         tables = [read_shard(path) for path in sorted(folder.glob("*.arrow"))]
         if sum(t.num_rows for t in tables) != found.counts["pictures"]:
@@ -78,7 +82,7 @@ class Tokens:
 
     def rows(self, split: str) -> np.ndarray:
         """Rows (int64) of one split, "train" or "holdout"."""
-        return np.flatnonzero(self._table["split"].to_numpy() == split)
+        return np.flatnonzero(pc.equal(self._table["split"], split).to_numpy())
 
     def views(self, row: int) -> np.ndarray:
         """Codes uint16 (views, grid * grid) of a picture."""
@@ -92,6 +96,35 @@ class Tokens:
             return own
         return [*own, *self._extra.get(self._table["key"][row].as_py(), ())]
 
-    def codes(self, split: str) -> np.ndarray:
-        """Codes uint16 (pictures, grid * grid) of the first view of a whole split, in memory."""
-        return np.concatenate([chunk[:, 0] for chunk in self._chunks])[self.rows(split)]
+    def codes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Codes uint16 (B, grid * grid) of the first view of some rows, a part at a time: all of a
+        large dataset's may be more than memory holds."""
+        for start in range(0, len(rows), PART_ROWS):
+            part = rows[start : start + PART_ROWS]
+            chunks = np.searchsorted(self._ends, part, side="right")
+            codes = np.empty((len(part), self.grid**2), np.uint16)
+            for chunk in np.unique(chunks):
+                mine = chunks == chunk
+                codes[mine] = self._chunks[chunk][part[mine] - self._ends[chunk], 0]
+            yield codes
+
+    def identities(self) -> pa.Table:
+        """Key, split and group of near duplicates (as the pictures have it; if those are gone, each
+        is a group of its own) of every row."""
+        keys, split = self._table["key"], self._table["split"]
+        known = self._pictures()
+        groups = keys
+        if known is not None:
+            places = pc.index_in(keys, known["key"])
+            groups = pc.coalesce(known["group"].take(places), keys)
+        return pa.table({"key": keys, "split": split, "group": groups})
+
+    @property
+    def knows_near_duplicates(self) -> bool:
+        """Whether the pictures are still there to say which of them are nearly the same."""
+        return self._pictures() is not None
+
+    def _pictures(self) -> pa.Table | None:
+        home = self.folder.parent.parent
+        name, identity = next(p for p in self.parents.items() if p[0].startswith("images/"))
+        return shards.identities(home / name, identity)

@@ -9,22 +9,26 @@ import functools
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dallebaby_cli.store import splits
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
 
 T = TypeVar("T")
+Source = TypeVar("Source", bound=Shards | Tokens)
 
 AHEAD = 4  # batches prepared in advance
 THREADS = 2
+SAMPLE_SEED = 0  # whatever the run's own: figures of all runs are of the same pictures
+DRAWS = 3  # random numbers for each picture: its view, its caption, whether that is left out
 
 
 @functools.lru_cache(maxsize=4)
@@ -49,23 +53,61 @@ class Order:
         return np.concatenate(parts)
 
 
-def _places(rows: list[np.ndarray]) -> np.ndarray:
-    """(pictures, 2) int64: the source and the row in it of every picture."""
-    return np.concatenate([np.stack((np.full(len(r), i), r), axis=1) for i, r in enumerate(rows)])
+class Rows(Generic[Source]):
+    """The rows of one split of one or more datasets, in one numbering.
 
+    A picture that is held out in one of the datasets, or is nearly the same as one that is, trains
+    in none of them: `dropped` is how many were left out for that.
+    """
 
-class Pictures:
-    """Pictures of one split of one or more image datasets, in one numbering."""
-
-    def __init__(self, sources: list[Shards], split: str) -> None:
+    def __init__(self, sources: Sequence[Source], split: str) -> None:
         self.sources = sources
-        self.places = _places([s.rows(split) for s in sources])
-        # a PNG is undone in many short calls: threads would only fight over the interpreter's lock
-        lossless = all(source.encoding == "png" for source in sources)
-        self.turn = threading.Lock() if lossless else contextlib.nullcontext()
+        rows = [source.rows(split) for source in sources]
+        before = sum(map(len, rows))
+        if split == "train" and len(sources) > 1:
+            leaks = splits.leaks([source.identities() for source in sources])
+            rows = [mine[~leak[mine]] for mine, leak in zip(rows, leaks, strict=True)]
+        self.rows = rows
+        self.dropped = before - sum(map(len, rows))
+        numbered = (np.stack((np.full(len(r), i), r), axis=1) for i, r in enumerate(rows))
+        self.places = np.concatenate([*numbered])  # int64 (rows, 2): the source and the row in it
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def left_out(self) -> str:
+        """What a person should know of the rows that were dropped; empty if none were."""
+        if not self.dropped:
+            return ""
+        return (
+            f"{self.dropped:,} training pictures are left out: another of the datasets holds them "
+            "out, or near duplicates of them"
+        )
+
+    def sample(self, count: int) -> np.ndarray:
+        """The first `count` indices (all, if there are fewer) of one fixed shuffle, always the same
+        one; every beginning of it has of each dataset as large a share as the whole."""
+        return self._shuffle[:count]
+
+    @functools.cached_property
+    def _shuffle(self) -> np.ndarray:
+        shuffled, moments, start = [], [], 0
+        for size in map(len, self.rows):
+            shuffled.append(start + _shuffled(size, SAMPLE_SEED, 0))
+            moments.append((np.arange(size) + 0.5) / size)
+            start += size
+        return np.concatenate(shuffled)[np.argsort(np.concatenate(moments), kind="stable")]
+
+
+class Pictures(Rows[Shards]):
+    """Pictures of one split of one or more image datasets, in one numbering."""
+
+    def __init__(self, sources: list[Shards], split: str) -> None:
+        super().__init__(sources, split)
+        # a PNG is undone in many short calls: threads would only fight over the interpreter's lock
+        lossless = all(source.encoding == "png" for source in sources)
+        self.turn = threading.Lock() if lossless else contextlib.nullcontext()
 
     def read(self, indices: np.ndarray) -> Tensor:
         """uint8 (B, 3, P, P) of the pictures at `indices`."""
@@ -77,18 +119,15 @@ class Pictures:
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
-class Captioned:
+class Captioned(Rows[Tokens]):
     """Codes of one split of one or more token datasets, each with its captions as ids."""
 
     def __init__(
         self, sources: list[Tokens], split: str, tokenizer: TextTokenizer, text_tokens: int
     ) -> None:
-        self.sources, self.tokenizer, self.text_tokens = sources, tokenizer, text_tokens
+        super().__init__(sources, split)
+        self.tokenizer, self.text_tokens = tokenizer, text_tokens
         self.vary = split == "train"  # hold-out pictures are scored as they are
-        self.places = _places([s.rows(split) for s in sources])
-
-    def __len__(self) -> int:
-        return len(self.places)
 
     def read(
         self, indices: np.ndarray, seed: tuple[int, ...], drop: float, share: slice = slice(None)
@@ -96,10 +135,17 @@ class Captioned:
         """Caption ids (B, T) and codes (B, N), both int64: one of each picture's captions and (in
         training) views drawn at random, a share `drop` of the captions left out. Of a `share` of
         the indices, exactly as it would be among all of them."""
-        draws = np.random.default_rng(seed).random((len(indices), 3))[share].tolist()
+        draws = np.random.default_rng(seed).random((len(indices), DRAWS))
+        return self._read(indices[share], draws[share], drop)
+
+    def read_to_score(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """As `read`, but each picture comes with the same caption in every batch."""
+        return self._read(indices, self._fixed_draws[indices], 0)
+
+    def _read(self, indices: np.ndarray, draws: np.ndarray, drop: float) -> tuple[Tensor, Tensor]:
         captions, codes = [], []
-        places = self.places[indices[share]].tolist()
-        for (source, row), (view, caption, keep) in zip(places, draws, strict=True):
+        places = self.places[indices].tolist()
+        for (source, row), (view, caption, keep) in zip(places, draws.tolist(), strict=True):
             views, texts = self.sources[source].views(row), self.sources[source].captions(row)
             codes.append(views[int(view * len(views)) if self.vary else 0])
             text = texts[int(caption * len(texts))] if texts else ""
@@ -107,10 +153,20 @@ class Captioned:
         text_ids = self.tokenizer.encode(captions, self.text_tokens)
         return torch.from_numpy(text_ids), torch.from_numpy(np.stack(codes).astype(np.int64))
 
+    @functools.cached_property
+    def _fixed_draws(self) -> np.ndarray:
+        return np.random.default_rng(SAMPLE_SEED).random((len(self), DRAWS))
+
     def first_captions(self, count: int) -> list[str]:
-        """One caption of each of the first pictures that have any."""
-        captions = (self.sources[source].captions(row) for source, row in self.places.tolist())
+        """One caption of each of the first pictures of the sample that have any."""
+        places = self.places[self.sample(len(self))]
+        captions = (self.sources[source].captions(row) for source, row in places.tolist())
         return [texts[0] for texts in itertools.islice(filter(None, captions), count)]
+
+    def codes(self) -> Iterator[np.ndarray]:
+        """Codes uint16 (B, N) of all pictures as they are, some thousands at a time."""
+        for source, rows in zip(self.sources, self.rows, strict=True):
+            yield from source.codes(rows)
 
 
 def prefetch(read: Callable[[int], T], start: int, stop: int) -> Generator[T, None, None]:

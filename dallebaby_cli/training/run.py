@@ -60,12 +60,13 @@ def finish(
     describe: Callable[[], dict[str, Any]],
     device: torch.device,
     report: Report,
+    begin: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Start, continue or extend the run in `folder` until it is as long as `config` asks.
 
-    `describe` writes what the model needs beside its weights and returns what config.json says of
-    it. Raises Mismatch if the folder holds a run with other settings or inputs, Diverged if the
-    model came to nothing.
+    `begin` writes what the model needs beside its weights, before the first step; `describe`
+    returns what config.json says of the model. Raises Mismatch if the folder holds a run with other
+    settings or inputs, Diverged if the model came to nothing.
     """
     resolved = as_dict(config)
     _check_share(config)
@@ -89,6 +90,7 @@ def finish(
         )
         if mine and (found is None or not found.complete):
             manifest.write(folder, draft)
+            begin()
         report(Note(f"{task.name}: {plan_.steps} steps{plan_.about}, in {folder}"))
         watch = Pace(plan_.step_s, plan_.threads, most) if plan_.threads else None
         try:

@@ -18,7 +18,8 @@ def test_nearest_is_the_least_share_of_differing_codes(
     codes = data.draw(arrays(np.uint16, (count, places), elements=near))
     known = data.draw(arrays(np.uint16, (known_count, places), elements=near))
     told: list[int] = []
-    found = metrics.nearest(torch.from_numpy(codes.astype(np.int64)), known, told.append, chunk)
+    parts = (known[start : start + chunk] for start in range(0, known_count, chunk))
+    found = metrics.nearest(torch.from_numpy(codes.astype(np.int64)), parts, told.append)
     slow = [
         min(sum(a != b for a, b in zip(row, other, strict=True)) for other in known) / places
         for row in codes
@@ -29,4 +30,4 @@ def test_nearest_is_the_least_share_of_differing_codes(
 
 def test_neighbouring_codes_are_as_different_as_any() -> None:
     known = np.array([[65534, 7]], np.uint16)
-    assert metrics.nearest(torch.tensor([[65535, 7], [0, 7]]), known).tolist() == [0.5, 0.5]
+    assert metrics.nearest(torch.tensor([[65535, 7], [0, 7]]), [known]).tolist() == [0.5, 0.5]

@@ -37,10 +37,11 @@ def make(folder: Path, sizes: list[int], views: int = 1, grid: int = 2) -> np.nd
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
     views=st.integers(1, 3),
     grid=st.integers(1, 4),
+    part=st.integers(1, 20),
 )
 @settings(deadline=None, max_examples=25)
 def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], views: int, grid: int
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], views: int, grid: int, part: int
 ) -> None:
     folder = tmp_path_factory.mktemp("tokens")
     codes = make(folder, sizes, views, grid)
@@ -49,7 +50,13 @@ def test_what_is_written_is_read(
     for row in range(len(read)):
         assert np.array_equal(read.views(row), codes[row])
         assert read.captions(row) == [f"caption {row}", "two"][: row % 3]
-    assert np.array_equal(read.codes("holdout"), codes[::5, 0])
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(tokens, "PART_ROWS", part)
+    for rows in (read.rows("holdout"), np.arange(len(read))[::-1]):
+        parts = list(read.codes(rows))
+        assert max(map(len, parts)) <= part
+        assert np.array_equal(np.concatenate(parts), codes[rows, 0])
+    monkey.undo()
     assert sorted([*read.rows("train"), *read.rows("holdout")]) == list(range(len(read)))
 
 

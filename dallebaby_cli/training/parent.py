@@ -1,0 +1,82 @@
+"""`--from RUN`: what a run takes over from the finished one that it starts from, and what must fit.
+
+Weights of the same shape may still mean something else: codes of another dVAE, tokens of another
+tokenizer, another quantizer's levels. So settings are compared, not shapes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
+from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.store import manifest, weights
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished run whose weights another one starts from."""
+
+    folder: Path
+    name: str
+    """ "KIND/NAME" """
+    id: str
+    config: dict[str, Any]
+    """its config.json"""
+
+    def require_vae(self, vae_folder: Path, tokens: str) -> None:
+        """Raise Mismatch unless the tokens were made by the dVAE whose codes it knows."""
+        theirs = self.config["files"].get("vae.safetensors")
+        if weights.read_model(vae_folder, "vae")["files"]["model.safetensors"] != theirs:
+            raise Mismatch(
+                f"{self.name} knows the codes of another dVAE than vae/{vae_folder.name}, which "
+                f"made {tokens}, and there each code means something else; encode with the dVAE "
+                f"that made its tokens, or leave --from out"
+            )
+
+    def require_transformer(self, ours: TransformerConfig) -> None:
+        """Raise Mismatch where its weights cannot become those of such a model."""
+        theirs = self.config["model"]
+        self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
+
+    def require_dvae(self, ours: DVAEConfig) -> None:
+        """Raise Mismatch where its weights cannot become those of such a model, which may be of
+        larger or smaller pictures, with as many pixels a code."""
+        theirs = settings.build(DVAEConfig, self.config["model"])
+        patch = theirs.image_px // theirs.grid
+        if ours.image_px % patch:
+            raise Mismatch(
+                f"{self.name} has a code for every {patch} x {patch} pixels, which does not divide "
+                f"these pictures of {ours.image_px} px; prepare them with another --px, or leave "
+                "--from out"
+            )
+        same = ["width", "depth", "quantizer"]
+        same += ["levels"] if theirs.quantizer == "fsq" else ["codebook", "code_dim"]
+        same += ["loss"] if theirs.output_channels != ours.output_channels else []
+        wanted = {name: getattr(theirs, name) for name in same}
+        self._require({"grid": ours.image_px // patch, **wanted}, ours)
+
+    def _require(self, wanted: Mapping[str, Any], ours: object) -> None:
+        other = {name: v for name, v in wanted.items() if getattr(ours, name) != v}
+        if other:
+            found = ", ".join(f"{name}={_spelt(getattr(ours, name))}" for name in other)
+            advice = " ".join(
+                f"--set model.{name}={_spelt(value)}" for name, value in other.items()
+            )
+            raise Mismatch(
+                f"{self.name} is another model than one with {found}; take {advice} (or the preset "
+                "that it was trained with), or leave --from out"
+            )
+
+
+def find(home: Path, kind: str, name: str) -> Parent:
+    """The finished run of that name, every file of it checked. Raises MissingInput, BadInput or
+    Mismatch."""
+    folder, found = manifest.find(home, kind, name)
+    return Parent(folder, f"{kind}/{found.name}", found.id, weights.read_model(folder, kind))
+
+
+def _spelt(value: object) -> str:
+    """As `--set` reads it in a shell."""
+    return f"'[{','.join(map(str, value))}]'" if isinstance(value, tuple) else str(value)
