@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dallebaby_cli.commands.options import On
+from dallebaby_cli.commands.options import Where
 from dallebaby_cli.commands.output import Settings
 
 
@@ -24,13 +24,13 @@ def caption(
         typer.Argument(metavar="NAME", help="Prepared images; the newest ones if absent."),
     ] = None,
     each: Annotated[int | None, typer.Option(help="Drafts for each picture.")] = None,
-    on: On = None,
+    where: Where = None,
 ) -> None:
     """Add captions that a pretrained model writes; `train` joins them with the others."""
     from dallebaby_cli.stages.caption import caption as stage
 
     settings: Settings = ctx.obj
-    config = settings.load("caption", {"each": each, "on": on})
+    config = settings.load("caption", {"each": each, "where": where})
     with settings.reporter() as report:
         done = stage(settings.home, name, with_, config, device=settings.device, report=report)
     counts = done.manifest.counts[done.source]

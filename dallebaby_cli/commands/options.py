@@ -10,9 +10,14 @@ Names = Annotated[
     typer.Argument(metavar="[NAME]...", help="Datasets to use; the newest one if none is named."),
 ]
 Preset = Annotated[str | None, typer.Option(help="Settings that belong together; see docs.")]
-On = Annotated[
+Where = Annotated[
     str | None,
-    typer.Option(metavar="local|ray[:ADDRESS]", help="Where the work is done: here, or by Ray."),
+    typer.Option(
+        "--where",
+        "--on",  # as it was called before
+        metavar="local|ray[:ADDRESS]",
+        help="Where the work is done: here, or by Ray.",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Length of the run in steps.")]
 Minutes = Annotated[float | None, typer.Option(help="Plan the run to take so long.")]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dallebaby_cli.commands.options import On
+from dallebaby_cli.commands.options import Where
 from dallebaby_cli.commands.output import Settings
 
 
@@ -26,13 +26,15 @@ def prep(
     limit: Annotated[
         int | None, typer.Option(help="Take the first so many good pictures, sorted by path.")
     ] = None,
-    on: On = None,
+    where: Where = None,
 ) -> None:
     """Turn a dataset or any folder of pictures into clean, captioned shards."""
     from dallebaby_cli.stages.prep import prep as stage
 
     settings: Settings = ctx.obj
-    config = settings.load("prep", {"image_px": px, "workers": workers, "limit": limit, "on": on})
+    config = settings.load(
+        "prep", {"image_px": px, "workers": workers, "limit": limit, "where": where}
+    )
     with settings.reporter() as report:
         done = stage(settings.home, source, config, name=name, report=report)
     counts = done.manifest.counts

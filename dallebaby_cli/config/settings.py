@@ -2,7 +2,8 @@
 
 A value comes from, weakest first: the default in `stages.py` < the preset (`presets/NAME.yaml`) <
 `--config FILE.yaml` < `--set KEY=VALUE` < a named flag. YAML files have one section per command,
-named like it.
+named like it. What a value is, its field's type decides, not YAML: to YAML `on` is true, 017 is 15,
+1:30 is 90, 1e-3 is text and an md5 of digits may be a number.
 """
 
 import ast
@@ -11,9 +12,10 @@ import difflib
 import functools
 import inspect
 import itertools
+import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,6 +23,10 @@ from dallebaby_cli.config.stages import SECTIONS
 from dallebaby_cli.errors import UsageError
 
 PRESETS = Path(__file__).parent / "presets"
+RENAMED = {"prep": {"on": "where"}, "caption": {"on": "where"}}
+"""Section → settings by the names that they had before, which are still read."""
+WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NOTHING = ("", "~", "null")
 
 FEW = 40  # names that a sentence lists
 T = TypeVar("T")
@@ -104,7 +110,7 @@ def _layers(
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {setting}: write it as KEY=VALUE, for example seed=1")
-        yield "--set", _nest(key, _parse(text))
+        yield "--set", _renamed(section, _nest(key, _parse(text)))
     for key, value in flags.items():
         if value is not None:
             yield "flag", _nest(key, value)
@@ -145,7 +151,7 @@ def strings_below(cls: type) -> dict[str, str]:
 def knows(section: str, key: str) -> bool:
     """Whether a command has a setting of that dotted name."""
     cls: Any = SECTIONS[section]
-    for part in key.split("."):
+    for part in RENAMED.get(section, {}).get(key, key).split("."):
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
         if part not in hints:
             return False
@@ -181,13 +187,32 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _parse(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """Mappings and lists of YAML with all plain values as text, for `build` to read. Raises
+    yaml.YAMLError."""
     import yaml  # here, because --help needs none
 
+    class Loader(yaml.CSafeLoader):
+        """Knows no type of a plain value but `<<`, which merges mappings."""
+
+    Loader.yaml_implicit_resolvers = {"<": Loader.yaml_implicit_resolvers["<"]}
+    return Loader(text).get_single_data()
+
+
+def _parse(text: str) -> Any:
+    import yaml
+
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text
+
+
+def _renamed(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    for old, new in RENAMED.get(section, {}).items():
+        if old in values:
+            values.setdefault(new, values.pop(old))
+    return values
 
 
 def _nest(key: str, value: Any) -> dict[str, Any]:
@@ -208,7 +233,7 @@ def _read_section(path: Path, section: str) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -223,7 +248,7 @@ def _read_section(path: Path, section: str) -> dict[str, Any]:
     found = content.get(section) or {}
     if not isinstance(found, dict):
         raise UsageError(f"{path}: section {section} must hold KEY: VALUE lines")
-    return found
+    return _renamed(section, found)
 
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
@@ -233,7 +258,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         return build(typing.cast(type, hint), value, at=f"{name}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
+        if type(None) in arguments and (value is None or value in NOTHING):
             return None
         return _coerce(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:
@@ -243,14 +268,45 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_coerce(arguments[0], item, name) for item in items)
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)  # YAML 1.1 reads 3e-4 as a string
-        except ValueError:
-            number = float("nan")
-        if number == number and abs(number) != float("inf"):
-            return number
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-    raise UsageError(f"{name}={value!r}: must be {kind}")
+    read, kind = KINDS[hint]
+    try:
+        return read(value)
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(f"{name}={value!r}: must be {kind}") from None
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str):
+        return int(value, 0)  # 0x1f and 1_000 too, but not 017, which is 15 to some
+    return _typed(int, value)
+
+
+def _number(value: Any) -> float:
+    number = float(value) if isinstance(value, str) else float(_typed(int | float, value))
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _truth(value: Any) -> bool:
+    return WORDS[value.lower()] if isinstance(value, str) else _typed(bool, value)
+
+
+def _text(value: Any) -> str:
+    return _typed(str, value)
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """The value, if it is of that kind: one is no truth, and a truth is no number."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(value)
+    return value
+
+
+KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    bool: (_truth, "true or false"),
+    str: (_text, "text"),
+}
+"""A field's type → what reads its value, typed or as text, and what is said if it cannot."""

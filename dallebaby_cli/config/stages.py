@@ -64,7 +64,7 @@ class PrepConfig:
     """take the first so many accepted pictures, in sorted path order; `scenes` draws 20000"""
     workers: int = 0
     """processes that decode; 0 is one a core"""
-    on: str = "local"
+    where: str = "local"
     """local, or a Ray cluster: ray, ray:auto or ray:HOST:PORT"""
     near_duplicates: bool = True
     """find pictures that are nearly the same (not among drawn ones) and keep them on one side of
@@ -104,7 +104,7 @@ class CaptionConfig:
     """drafts written at a time; does not change them"""
     unit_pictures: int = 512
     """pictures captioned in one go: as many as a killed run does again at most"""
-    on: str = "local"
+    where: str = "local"
     """local, or a Ray cluster: ray, ray:auto or ray:HOST:PORT"""
 
     def __post_init__(self) -> None:

@@ -151,7 +151,7 @@ def find(home: Path, name: str) -> Dataset | None:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.CSafeLoader(path.read_text(encoding="utf-8")).get_single_data()
+        content = settings.read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     datasets = content.get("datasets") if isinstance(content, dict) else None

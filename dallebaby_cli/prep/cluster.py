@@ -42,17 +42,17 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connect(on: str, *, gpu: bool = False) -> Iterator[Cluster]:
+def connect(where: str, *, gpu: bool = False) -> Iterator[Cluster]:
     """The cluster that `ray` or `ray:ADDRESS` means; `ray` alone starts one here unless Ray knows
     of another. With `gpu` each unit gets one, where the cluster has any. Raises MissingInput."""
-    kind, _, address = on.partition(":")
+    kind, _, address = where.partition(":")
     if kind != "ray":
-        raise UsageError(f"--on {on}: must be local, ray or ray:ADDRESS")
+        raise UsageError(f"--where {where}: must be local, ray or ray:ADDRESS")
     try:
         import ray
     except ImportError:
         raise MissingInput(
-            "--on ray needs the ray package; install it: pip install 'dallebaby[ray]'"
+            "--where ray needs the ray package; install it: pip install 'dallebaby[ray]'"
         ) from None
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its machines
         yield from _connected(ray, address, gpu)

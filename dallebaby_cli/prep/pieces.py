@@ -79,7 +79,7 @@ def make_all(
     if expected is not None:
         workers = min(workers, -(-expected // RECORDS))
     line = _Line(config.limit, rows.count, report)
-    with _workers(config.on, workers) as (start, workers):
+    with _workers(config.where, workers) as (start, workers):
         for number in itertools.count():
             records = tuple(itertools.islice(rows.rows, RECORDS))
             while line.must_wait(2 * workers):
@@ -131,11 +131,11 @@ class _Line:
 
 
 @contextmanager
-def _workers(on: str, count: int) -> Iterator[tuple[Callable[[Task], Wait], int]]:
+def _workers(where: str, count: int) -> Iterator[tuple[Callable[[Task], Wait], int]]:
     """A way to start tasks, and how many are done at once: on a cluster, in `count` processes, or
     with 1 in this one when it is waited for."""
-    if on != "local":
-        with cluster.connect(on) as found:
+    if where != "local":
+        with cluster.connect(where) as found:
             yield partial(found.start, content), found.processors
         return
     if count <= 1:

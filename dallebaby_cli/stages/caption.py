@@ -25,7 +25,7 @@ from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 
-SPEED_ONLY = ("batch_size", "unit_pictures", "on")  # settings that do not change the captions
+SPEED_ONLY = ("batch_size", "unit_pictures", "where")  # settings that do not change the captions
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def caption(
             Unit(work / f"{n:06}.jsonl", folder, start, stop, model, found.id, device, config)
             for n, (start, stop) in enumerate(_cuts(len(shards), config.unit_pictures))
         ]
-        make_all = _make_here if config.on == "local" else _make_on_cluster
+        make_all = _make_here if config.where == "local" else _make_on_cluster
         make_all(units, len(shards), report)
         whole = extra_captions.put(folder, draft, source, [unit.path for unit in units])
         shutil.rmtree(work)
@@ -161,7 +161,7 @@ def _make_here(units: list[Unit], pictures: int, report: Report) -> None:
 
 def _make_on_cluster(units: list[Unit], pictures: int, report: Report) -> None:
     config, device = units[0].config, units[0].device
-    with cluster.connect(config.on, gpu=device in ("auto", "cuda")) as found:
+    with cluster.connect(config.where, gpu=device in ("auto", "cuda")) as found:
         missing = deque(unit for unit in units if not unit.path.exists())
         waiting: deque[tuple[Unit, Callable[[], None]]] = deque()
         while missing or waiting:

@@ -73,7 +73,7 @@ def prep(
     name = name or found.name
     folder = manifest.artefact(home, "images", name)
     wanted = as_dict(config)
-    del wanted["workers"], wanted["on"]  # the result does not depend on them
+    del wanted["workers"], wanted["where"]  # the result does not depend on them
     origin = {
         "layout": found.layout,
         "folder": found.folder.as_posix() if found.folder else "",

@@ -64,9 +64,9 @@ def finish(
 ) -> Finished:
     """Start, continue or extend the run in `folder` until it is as long as `config` asks.
 
-    `begin` writes what the model needs beside its weights, before the first step; `describe`
-    returns what config.json says of the model. Raises Mismatch if the folder holds a run with other
-    settings or inputs, Diverged if the model came to nothing.
+    `begin` writes, before the first step, what the model needs beside its weights, `describe` says
+    what its config.json holds. Raises Mismatch if the folder has a run with other settings or
+    inputs, Diverged if the model came to nothing.
     """
     resolved = as_dict(config)
     _check_share(config)

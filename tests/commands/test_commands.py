@@ -96,6 +96,21 @@ def test_a_finished_command_does_nothing_the_second_time(cli: Cli, home: Path) -
     }
 
 
+def test_where_work_is_done_changes_no_dataset_and_is_told_by_its_old_name_too(
+    cli: Cli, home: Path
+) -> None:
+    for option in (
+        ("--where", "slurm"),
+        ("--on", "slurm"),
+        ("--set", "where=slurm"),
+        ("--set", "on=slurm"),
+    ):
+        ran = cli("--home", home, "prep", "scenes", "--limit", 9, *option)
+        assert ran.code == 2 and "--where slurm: must be local, ray or ray:ADDRESS" in ran.err
+    about = manifest.find(home, "images", "shapes")[1]
+    assert not {"where", "on"} & set(about.config), "so those of older versions have not changed"
+
+
 def test_more_steps_train_a_finished_run_further(cli: Cli, home: Path) -> None:
     before = manifest.find(home, "vae", "v")[1]
     ran = cli("--home", home, "train-vae", "--preset", "tiny", "--steps", 7, "--run", "v")

@@ -54,6 +54,69 @@ def test_wrong_settings_are_named(setting: str, words: str) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("on", "flip", True),  # what YAML reads here depends on its version: on, no, 017, 1e-3
+        ("No", "flip", False),
+        ("true", "flip", True),
+        ("y", "flip", None),
+        ("1", "flip", None),
+        ("1e-3", "edge_weight", 0.001),
+        ("1_000.5", "edge_weight", 1000.5),
+        ("5.", "edge_weight", 5.0),
+        ("1:30", "edge_weight", None),
+        (".inf", "edge_weight", None),
+        ("yes", "edge_weight", None),
+        ("1_000", "seed", 1000),
+        ("0x1f", "seed", 31),
+        ("0o17", "seed", 15),
+        ("017", "seed", None),
+        ("1:30", "seed", None),
+        ("2001-01-01", "seed", None),
+        ("~", "seed", None),
+        ("null", "steps", ...),
+        ("", "steps", ...),
+        ("off", "precision", None),
+    ],
+)
+def test_a_value_is_what_its_field_says_whatever_yaml_takes_it_for(
+    tmp_path: Path, text: str, key: str, value: object
+) -> None:
+    """None: refused, with the text as it was typed; ...: nothing."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"train-vae:\n  {key}: {text}\n")
+    for source in ({"file": file}, {"settings": [f"{key}={text}"]}):
+        if value is None:
+            with pytest.raises(UsageError, match=f"{key}={text!r}: must be"):
+                settings.load("train-vae", **source)
+            continue
+        found = getattr(settings.load("train-vae", **source), key)
+        assert found == (None if value is ... else value) and type(found) is not str
+
+
+@pytest.mark.parametrize("section", ["prep", "caption"])
+def test_where_work_is_done_can_be_written_in_yaml_by_its_old_name_too(
+    tmp_path: Path, section: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    for name in ("where", "on"):
+        file.write_text(f"{section}:\n  {name}: ray:auto\n")
+        assert settings.load(section, file=file).where == "ray:auto"
+        assert settings.load(section, file=file, settings=[f"{name}=local"]).where == "local"
+        assert settings.knows(section, name)
+    assert settings.load(section, settings=["on=ray"], flags={"where": "local"}).where == "local"
+    with pytest.raises(UsageError, match="unknown setting on"):
+        settings.load("train", settings=["on=ray"])
+
+
+def test_yaml_may_still_name_a_mapping_and_merge_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: &all {seed: 3, batch_size: 4}\ntrain-vae: {<<: *all, batch_size: 8}\n")
+    made = settings.load("train-vae", file=file)
+    assert (made.seed, made.batch_size) == (3, 8)
+
+
 def test_wrong_files_are_named(tmp_path: Path) -> None:
     for name, text, words in [
         ("a.yaml", "trian: {}", "unknown section trian; did you mean 'train'"),

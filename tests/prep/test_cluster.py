@@ -50,7 +50,7 @@ def content(home: Path, name: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def place(nodes: subprocess.Popen[str]) -> str:
-    """What --on takes."""
+    """What --where takes."""
     assert nodes.stdout
     return f"ray:{nodes.stdout.readline().strip()}"
 
@@ -61,7 +61,7 @@ def test_captions_from_a_cluster_are_the_same(place: str, tmp_path: Path) -> Non
     shutil.copytree(home, tmp_path / "there")
     options = ["caption", "--with", model, "--device", "cpu", "--set", "unit_pictures=16"]
     run(home, *options)
-    run(tmp_path / "there", *options, "--on", place)
+    run(tmp_path / "there", *options, "--where", place)
     wanted = (home / "images/classes/captions.jsonl").read_bytes()
     assert wanted
     assert (tmp_path / "there/images/classes/captions.jsonl").read_bytes() == wanted
@@ -73,7 +73,7 @@ def test_a_cluster_that_loses_a_node_makes_the_same_bytes(
     pictures = draw_folder(tmp_path / "shapes", 256 * PIECES - 100)
     run(tmp_path / "here", "prep", pictures, "--px", "32", "--workers", "1")
     assert nodes.stdin and nodes.stdout
-    process = start(tmp_path / "there", "prep", pictures, "--px", "32", "--on", place)
+    process = start(tmp_path / "there", "prep", pictures, "--px", "32", "--where", place)
     work = tmp_path / "there/images/shapes"
     wait_until(lambda: len(list(work.glob(".work-*/*.arrow"))) >= 2, "two pieces are there")
     nodes.stdin.write("kill\n")
@@ -89,7 +89,7 @@ def test_a_cluster_that_loses_a_node_makes_the_same_bytes(
 def test_no_cluster_and_no_such_place_are_sentences(tmp_path: Path) -> None:
     pictures = draw_folder(tmp_path / "shapes", 3)
     home = tmp_path / "home"
-    gone = run(home, "prep", pictures, "--on", f"ray:127.0.0.1:{free_port()}", expect=1)
+    gone = run(home, "prep", pictures, "--where", f"ray:127.0.0.1:{free_port()}", expect=1)
     assert "no Ray cluster can be reached" in gone.err and "ray start --head" in gone.err
-    wrong = run(home, "prep", pictures, "--on", "slurm", expect=2)
-    assert "--on slurm: must be local, ray or ray:ADDRESS" in wrong.err
+    wrong = run(home, "prep", pictures, "--where", "slurm", expect=2)
+    assert "--where slurm: must be local, ray or ray:ADDRESS" in wrong.err
