@@ -25,11 +25,22 @@ from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 
+NATIVE_BF16 = devices.native_bf16(torch.device("cpu"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `precisions` runs in bf16, too, where this machine computes in it."""
+    if metafunc.definition.get_closest_marker("precisions"):
+        here = ["fp32", *(["bf16"] if NATIVE_BF16 else [])]
+        metafunc.parametrize("precision", here, indirect=True)
+
 
 @pytest.fixture(autouse=True)
-def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every machine: what has to be equal is equal in fp32."""
-    monkeypatch.setattr(devices, "native_bf16", lambda device: False)
+def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `--set precision=auto` is: fp32 on every machine, but for tests marked `precisions`."""
+    chosen: str = getattr(request, "param", "fp32")
+    monkeypatch.setattr(devices, "native_bf16", lambda device: chosen == "bf16")
+    return chosen
 
 
 @dataclass

@@ -13,11 +13,12 @@ from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import GREY, Sampler, choose
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Cache, Transformer, losses
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
 SEEDS = [3, 4, 5]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @torch.no_grad()
@@ -35,9 +36,10 @@ def slow_draw(
         if number < len(given):
             codes[:, number] = given[number]
             continue
-        logits = sampler.model(text, codes)[1][:, number]
-        if config.guidance != 1:
+        with devices.autocast(CPU, "auto"):
+            logits = sampler.model(text, codes)[1][:, number]
             without = sampler.model(empty, codes)[1][:, number]
+        if config.guidance != 1:
             rising = config.guidance_ramp * shape.image_tokens  # the codes until it is all there
             pull = config.guidance
             if number < rising:
@@ -64,6 +66,28 @@ def test_cached_equals_uncached_and_batched_equals_alone(
     for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         assert torch.equal(together[index], slow_draw(sampler, prompt, seed, config))
         assert torch.equal(together[index], sampler.draw([prompt], [seed], config)[0])
+
+
+@pytest.mark.precisions
+@torch.inference_mode()
+def test_cached_logits_are_the_uncached_ones_but_for_rounding(
+    sampler: Sampler, precision: str
+) -> None:
+    """In bf16 a close choice may fall otherwise, so that logits are compared and not codes."""
+    shape = sampler.model.config
+    codes = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1)).flatten(1)
+    text = torch.from_numpy(sampler.tokenizer.encode(PROMPTS, shape.text_tokens))
+    for index in range(len(PROMPTS)):
+        alone = sampler.draw(PROMPTS[index : index + 1], [SEEDS[index]], SampleConfig(guidance=1))
+        assert torch.equal(alone.flatten(), codes[index]), "a picture's neighbours change nothing"
+    with devices.autocast(CPU, precision):
+        expected = sampler.model(text, codes)[1].float()
+        cache = Cache(shape, len(text), expected.to(DTYPES[precision]))
+        logits = [sampler.model.prefill(text, cache)]
+        for number in range(shape.image_tokens - 1):
+            logits.append(sampler.model.decode_one(codes[:, number], number, cache))
+    off = (torch.stack(logits, dim=1).float() - expected).abs().max()
+    assert off < {"fp32": 1e-5, "bf16": 2e-2}[precision] * expected.std()
 
 
 def test_halved_weights_in_bf16_draw_what_casting_them_draws(
@@ -94,6 +118,7 @@ def test_halved_weights_on_a_cpu_are_rounded_and_nothing_else(sampler: Sampler) 
         assert torch.equal(drawn[index], slow_draw(fast, prompt, seed, config))
 
 
+@pytest.mark.precisions
 def test_guidance_one_is_no_guidance_and_more_of_it_changes_the_picture(sampler: Sampler) -> None:
     one = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1))
     almost = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1 + 1e-7))
@@ -103,6 +128,7 @@ def test_guidance_one_is_no_guidance_and_more_of_it_changes_the_picture(sampler:
     assert torch.equal(one[2:], alone)  # an empty caption has nothing to be guided by
 
 
+@pytest.mark.precisions
 @pytest.mark.parametrize("ramp", [0, 1])
 @pytest.mark.parametrize("best", [None, 3])
 def test_pictures_do_not_depend_on_the_batch_size(
@@ -121,6 +147,7 @@ def test_pictures_do_not_depend_on_the_batch_size(
     assert np.array_equal(pictures[-1], sampler.generate(PROMPTS[1], 1, big.seeds[-1], alone)[0])
 
 
+@pytest.mark.precisions
 def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -> None:
     ramped = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6, guidance_ramp=1))
     free = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1))
@@ -133,11 +160,13 @@ def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -
 def log_likelihood(sampler: Sampler, prompt: str, codes: torch.Tensor) -> float:
     """log p(codes | prompt), summed code by code in double precision."""
     ids = sampler.tokenizer.encode([prompt], sampler.model.config.text_tokens)
-    logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
+    with devices.autocast(CPU, "auto"):
+        logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     return sum(np.log(row[code]) for row, code in zip(chances, codes.flatten(), strict=True))
 
 
+@pytest.mark.precisions
 def test_best_keeps_the_candidates_that_their_prompt_makes_likeliest(sampler: Sampler) -> None:
     n, best, seed = 8, 2, 11
     config = SampleConfig(guidance=1.5)
@@ -160,6 +189,7 @@ def test_best_keeps_the_candidates_that_their_prompt_makes_likeliest(sampler: Sa
         assert torch.equal(codes, drawn[candidate])
 
 
+@pytest.mark.precisions
 @pytest.mark.parametrize("rows", [1, 3])
 def test_kept_rows_stay_and_the_rest_follows_from_them(sampler: Sampler, rows: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -184,6 +214,7 @@ def test_what_is_not_drawn_yet_is_grey(sampler: Sampler) -> None:
     assert (sampler.paint(codes, 0) == GREY).all()
 
 
+@pytest.mark.precisions
 def test_four_captioned_pictures_can_be_learned_by_heart(sampler: Sampler) -> None:
     captions = ["a red car", "a blue house", "a green tree", "a blue car left of a red tree"]
     torch.manual_seed(0)

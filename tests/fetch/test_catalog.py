@@ -66,7 +66,8 @@ def test_own_entries_are_added_and_own_fields_win(tmp_path: Path) -> None:
 def test_names_and_sums_are_text_though_yaml_has_other_ideas(tmp_path: Path) -> None:
     md5 = "0" * 15 + "1e" + "2" * 15
     (tmp_path / "catalog.yaml").write_text(
-        f"datasets:\n  on: {{title: 1999, files: [{{path: 2001-01-01, md5: {md5}}}], images: 1_000}}"
+        "datasets:\n"
+        f"  on: {{title: 1999, images: 1_000, files: [{{path: 2001-01-01, md5: {md5}}}]}}\n"
     )
     made = catalog.load(tmp_path)["on"]
     assert (made.title, made.images) == ("1999", 1000)

@@ -102,3 +102,19 @@ def test_psnr_of_a_known_error() -> None:
     a = pictures().clamp(max=245)
     assert metrics.psnr(a, a + 10).tolist() == pytest.approx([20 * math.log10(25.5)] * 2)
     assert metrics.psnr(a, a).tolist() == pytest.approx([100, 100])
+
+
+def test_figures_are_the_same_inside_autocast() -> None:
+    random = torch.Generator().manual_seed(0)
+    a = torch.randint(0, 256, (2, 3, 24, 24), generator=random, dtype=torch.uint8)
+    b = (a.float() * 0.9 + 6).to(torch.uint8)
+    codes = torch.tensor([[65535, 7], [0, 7]])
+    known = np.array([[65534, 7], [1, 8]], np.uint16)
+
+    def figures() -> list[float]:
+        near = torch.from_numpy(metrics.nearest(codes, [known]))
+        return torch.cat((metrics.psnr(a, b), metrics.ssim(a, b), near)).tolist()
+
+    expected = figures()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figures() == expected

@@ -60,6 +60,7 @@ class Stopping(VaeTask):
         return super().loss(model, batch, progress)
 
 
+@pytest.mark.precisions
 @pytest.mark.parametrize("quantizer", ["fsq", "vq", "gumbel"])
 def test_a_run_broken_off_ends_as_one_that_was_not(
     prepared: Path, tmp_path: Path, quantizer: str
@@ -230,6 +231,7 @@ def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, 
     assert not list((home / "vae").glob("*/model.safetensors"))
 
 
+@pytest.mark.precisions
 @pytest.mark.parametrize("quantizer", ["fsq", "vq", "gumbel"])
 def test_a_run_leaves_pictures_curves_and_a_model(
     prepared: Path, tmp_path: Path, quantizer: str

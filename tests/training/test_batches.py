@@ -75,6 +75,7 @@ def by_class(folder: Path, classes: range, each: int = EACH) -> Shards:
     return Shards(folder)
 
 
+@pytest.mark.precisions
 def test_figures_of_some_hold_out_pictures_are_those_of_all_classes(tmp_path: Path) -> None:
     large = by_class(tmp_path / "large", range(CLASSES))
     small = by_class(tmp_path / "small", range(1), 2 * EACH)  # a quarter, all of the darkest class
@@ -115,6 +116,7 @@ def write_tokens(folder: Path, codes: np.ndarray, split: str = "holdout") -> Tok
     return Tokens(folder)
 
 
+@pytest.mark.precisions
 def test_bits_are_of_all_classes_and_of_any_size_of_batch(tmp_path: Path, sampler: Sampler) -> None:
     kinds = np.repeat(np.arange(CLASSES), EACH)
     random = np.random.default_rng(0)
