@@ -141,16 +141,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10-photos.zip"
-
-
 @pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 300 real photographs of 32 px in class folders, 30 a class."""
-    if not CIFAR.exists():
-        pytest.skip(f"{CIFAR.name}, real photographs to test on, is not beside this checkout")
-    folder = tmp_path_factory.mktemp("photographs") / "photographs"
-    with zipfile.ZipFile(CIFAR) as archive:
+    folder = tmp_path_factory.mktemp("photographs")
+    with zipfile.ZipFile(photographs("cifar10-photos.zip")) as archive:
         for name in archive.namelist():
             if name.startswith("train/") and name.endswith(".jpg") and Path(name).stem < "0030":
                 archive.extract(name, folder)

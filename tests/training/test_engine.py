@@ -114,12 +114,12 @@ def same_run(one: Path, two: Path, tolerance: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def one(prepared: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one(prepared: Path, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with drawn pictures and their codes, and with photographs."""
     home = shutil.copytree(prepared, tmp_path_factory.mktemp("one") / "home")
     run(home, "train-vae", *SHORT)
     run(home, *ENCODE)
-    run(home, "prep", photographs, "--name", "photographs", "--px", "32", "--workers", "1")
+    run(home, "prep", photo_folder, "--name", "photographs", "--px", "32", "--workers", "1")
     return home
 
 
