@@ -4,15 +4,19 @@ After the dVAE of DALL-E (Ramesh et al. 2021, arXiv 2102.12092, appendix A). Wha
 space-to-depth stem does the first down-scaling for free, so that convolutions run where they pay;
 residual blocks are normalised; the quantizer is a part that can be exchanged.
 
-Shapes: B pictures, P pixels along a side, G codes along a side, F features, D channels of a code.
+It is an `ImageTokenizer`. Shapes: B pictures, P pixels along a side, G codes along a side,
+F features, D channels of a code.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dallebaby_cli.config import DVAEConfig
+from dallebaby_cli.config import DVAEConfig, settings
 from dallebaby_cli.models.tokenizers import losses, quantizers
+from dallebaby_cli.models.tokenizers.image_tokenizer import grey_out
 from dallebaby_cli.models.tokenizers.quantizers import Quantized
 
 
@@ -113,6 +117,30 @@ class DVAE(nn.Module):
         quantized = self._quantize(pictures, progress)
         return self.decoder(quantized.vectors), quantized
 
+    @property
+    def image_px(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.config.image_px
+
+    @property
+    def grid(self) -> int:
+        """Codes along one side."""
+        return self.config.grid
+
+    @property
+    def codes(self) -> int:
+        """Size of the codebook."""
+        return self.config.codes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says of it, and `build` makes such a model from."""
+        return {"architecture": "dvae", **settings.as_dict(self.config)}
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (B, G, G) int64 of uint8 pictures (B, 3, P, P)."""
         return self._quantize(pictures, 1.0).codes
@@ -122,9 +150,13 @@ class DVAE(nn.Module):
         with torch.autocast(features.device.type, enabled=False):  # neighbouring codes would merge
             return self.quantizer(features, progress)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Pictures (B, 3, P, P) uint8 of codes (B, G, G)."""
-        return self.render(self.decoder(self.quantizer.lookup(codes)))
+    def decode(self, codes: Tensor, known: Tensor | None = None) -> Tensor:
+        """Pictures (B, 3, P, P) uint8 of codes (B, G, G), grey where they are not `known`, bool
+        (B, G, G), if that is given."""
+        vectors = self.quantizer.lookup(codes)
+        if known is None:
+            return self.render(self.decoder(vectors))
+        return grey_out(self.render(self.decoder(vectors * known[:, None])), known)
 
     def render(self, output: Tensor) -> Tensor:
         """Pictures (B, 3, P, P) uint8 of the decoder's output."""

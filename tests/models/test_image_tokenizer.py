@@ -1,0 +1,43 @@
+"""What every image tokenizer promises, of those that there are."""
+
+import pytest
+import torch
+
+from dallebaby_cli.config import DVAEConfig
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.models import tokenizers
+from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
+
+
+@pytest.fixture(params=["fsq", "vq", "gumbel"])
+def tokenizer(request: pytest.FixtureRequest) -> DVAE:
+    torch.manual_seed(0)
+    shape = DVAEConfig(
+        image_px=16, grid=4, width=8, depth=1, quantizer=request.param, codebook=40, levels=(8, 5)
+    )
+    return DVAE(shape).eval().requires_grad_(False)
+
+
+def test_it_says_what_it_is_and_is_built_again_from_that(tokenizer: DVAE) -> None:
+    assert (tokenizer.image_px, tokenizer.grid, tokenizer.codes) == (16, 4, 40)
+    again = tokenizers.build(tokenizer.describe())
+    again.load_state_dict(tokenizer.state_dict())
+    pictures = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    codes = tokenizer.encode(pictures)
+    assert codes.dtype == torch.int64 and codes.shape == (5, 4, 4)
+    assert torch.equal(again.eval().encode(pictures), codes)
+    assert torch.equal(again.decode(codes), tokenizer.decode(codes))
+    with pytest.raises(BadInput, match=r"no image tokenizer None, only 'dvae'"):
+        tokenizers.build({**tokenizer.describe(), "architecture": None})
+
+
+def test_what_is_not_known_is_grey_and_changes_nothing(tokenizer: DVAE) -> None:
+    codes, other = torch.randint(0, 40, (2, 3, 4, 4))
+    known = torch.rand(3, 4, 4) < 0.5  # any places, other ones in each picture
+    partly = tokenizer.decode(codes, known)
+    assert partly.dtype == torch.uint8 and partly.shape == (3, 3, 16, 16)
+    assert torch.equal(tokenizer.decode(torch.where(known, codes, other), known), partly)
+    patches = partly.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
+    assert torch.equal((patches == GREY).all(-1), ~known)
+    assert torch.equal(tokenizer.decode(codes, torch.ones_like(known)), tokenizer.decode(codes))
