@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dallebaby_cli import files
-from dallebaby_cli.drawing.sampler import BABY
+from dallebaby_cli.drawing.pretrained import BABY
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.scenes import spec

@@ -88,7 +88,7 @@ def at_64(images: Path, outcome: Outcome) -> float:
     """Hold-out PSNR in dB when both sides are brought to 64 px."""
     if not (outcome.folder / "model.safetensors").exists():
         return float("nan")
-    model = pretrained.load_dvae(outcome.folder, torch.device("cpu"))
+    model = pretrained.load_image_tokenizer(outcome.folder, torch.device("cpu"))
     pictures = Pictures([Shards(images)], "holdout")
     scores = []
     with torch.no_grad():

@@ -5,7 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # name → module, imported on first use
-_PUBLIC = {"from_pretrained": "dallebaby_cli.drawing.sampler"}
+_PUBLIC = {"from_pretrained": "dallebaby_cli.drawing.pretrained"}
 __all__ = ["__version__", "from_pretrained"]
 
 

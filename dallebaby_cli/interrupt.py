@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next safe moment."""
+"""Ctrl-C and SIGTERM as a wish to stop at the next safe moment, or at once where all are safe."""
 
 import signal
 import sys
@@ -14,10 +14,12 @@ if sys.platform == "win32":
 
 
 class Interrupt:
-    """While the block runs, signals only set `asked`; a second Ctrl-C stops at once."""
+    """While the block runs, signals only set `asked`; a second Ctrl-C stops at once. With `at_once`
+    they end the block with that sentence: for work that leaves nothing half done."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: str = "") -> None:
         self.asked = 0
+        self.at_once = at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -36,6 +38,8 @@ class Interrupt:
             raise Interrupted(message, self.asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once:
+            raise Interrupted(self.at_once, number)
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number

@@ -179,8 +179,8 @@ def model(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that draws 16 px pictures of 4 x 4 codes."""
     folder = tmp_path_factory.mktemp("model")
     weights.save_weights(folder / "model.safetensors", sampler.model.state_dict())
-    weights.save_weights(folder / "vae.safetensors", sampler.vae.state_dict())
-    sampler.tokenizer.save(folder / "tokenizer.json")
-    shapes = {"model": asdict(sampler.model.config), "vae": asdict(sampler.vae.config)}
+    weights.save_weights(folder / "vae.safetensors", sampler.image_tokenizer.state_dict())
+    sampler.text_tokenizer.save(folder / "tokenizer.json")
+    shapes = {"model": asdict(sampler.model.config), "vae": sampler.image_tokenizer.describe()}
     weights.write_model(folder, "dalle", shapes)
     return folder

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.quality import metrics
 from dallebaby_cli.training.batches import Captioned, Pictures
@@ -44,20 +44,21 @@ def _batches(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.array_split(indices, -(-len(indices) // batch_size))
 
 
-def dvae(model: DVAE, holdout: Pictures, count: int, batch_size: int) -> dict[str, float]:
+def reconstruction(
+    model: ImageTokenizer, holdout: Pictures, count: int, batch_size: int
+) -> dict[str, float]:
     """PSNR in dB of a sample of `count` pictures (beside it, that of one flat colour for each) and
     SSIM, and how the codebook is used; bits are those of an ideal code for the codes' frequencies.
     """
-    device = next(model.parameters()).device
-    scores, counts = [], np.zeros(model.config.codes, np.int64)
+    scores, counts = [], np.zeros(model.codes, np.int64)
     for indices in _batches(holdout.sample(count), batch_size):
-        pictures = holdout.read(indices).to(device)
-        output, quantized = model(pictures)
-        rebuilt = model.render(output)
+        pictures = holdout.read(indices).to(model.device)
+        codes = model.encode(pictures)
+        rebuilt = model.decode(codes)
         flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
         judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
         scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
-        counts += metrics.code_counts(quantized.codes.cpu(), len(counts))
+        counts += metrics.code_counts(codes.cpu(), len(counts))
     psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
     perplexity = metrics.perplexity(counts)
     return {
@@ -67,5 +68,5 @@ def dvae(model: DVAE, holdout: Pictures, count: int, batch_size: int) -> dict[st
         "codes_used": float((counts > 0).mean()),
         "dead_codes": int((counts == 0).sum()),
         "perplexity": perplexity,
-        "bits_per_image": model.config.grid**2 * math.log2(perplexity),
+        "bits_per_image": model.grid**2 * math.log2(perplexity),
     }

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 
 from dallebaby_cli import files
-from dallebaby_cli.config import DVAEConfig, PrepConfig, settings
+from dallebaby_cli.config import PrepConfig, settings
 from dallebaby_cli.errors import DallebabyError, MissingInput, UsageError
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Progress, Report, ignore
 from dallebaby_cli.stages import train, train_vae
 from dallebaby_cli.store import extra_captions, manifest, tokens, weights
@@ -109,12 +108,12 @@ def doctor(
             pictures = len(vae.train)
             _examine_run(found, vae, pictures, target, folder)
             tell(3)
-            dalle = _codes(found, home, images, vae.config.model, configs["train"], target, folder)
+            dalle = _codes(found, home, images, vae, configs["train"], target, folder)
             if dalle is not None:
                 _examine_run(found, dalle, pictures, target, folder)
             del dalle  # it maps files of the scratch folder, which Windows then would not remove
             models = sum(run.parameters for run in found.runs) * 4 * COPIES
-            codes = (pictures + len(vae.holdout)) * 2 * vae.config.model.grid**2
+            codes = (pictures + len(vae.holdout)) * 2 * vae.model.grid**2
             found.checks.append(_disk(home, models + codes, "models and codes take"))
     tell(4)
     return found
@@ -272,7 +271,7 @@ def _codes(
     found: Diagnosis,
     home: Path,
     images: Manifest,
-    vae: DVAEConfig,
+    vae: train_vae.VaeTask,
     config: Any,
     device: torch.device,
     scratch: Path,
@@ -292,7 +291,7 @@ def _codes(
         return None
 
 
-def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
+def _draw_codes(home: Path, images: Path, vae: train_vae.VaeTask) -> str:
     """Random codes of real pictures by an untrained dVAE: all that the transformer's speed depends
     on is as it will be. Returns the name of the tokens."""
     source = Shards(images)
@@ -301,11 +300,11 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
         shutil.copytree(extra_captions.about(images), extra_captions.about(copy))
         shutil.copyfile(extra_captions.file(images), extra_captions.file(copy))
     folder = home / "vae" / "untrained"
-    weights.save_weights(folder / "model.safetensors", DVAE(config).state_dict())
-    vae_id = weights.write_model(folder, "vae", {"model": settings.as_dict(config)})
+    weights.save_weights(folder / "model.safetensors", vae.model.state_dict())
+    vae_id = weights.write_model(folder, "vae", {"model": vae.model.describe()})
     manifest.write(folder, Manifest(kind="vae", name=folder.name, id=vae_id, complete=True))
     rows = np.concatenate([source.rows("train")[:CODED], source.rows("holdout")])
-    shape = (len(rows), 1, config.grid, config.grid)
+    shape = (len(rows), 1, vae.model.grid, vae.model.grid)
     made = Manifest(
         kind="tokens",
         name=f"{source.name}@{folder.name}"[-100:],
@@ -319,7 +318,7 @@ def _draw_codes(home: Path, images: Path, config: DVAEConfig) -> str:
         [source.key(int(row)) for row in rows],
         source.splits(rows),
         [source.captions(int(row)) for row in rows],
-        np.random.default_rng(0).integers(config.codes, size=shape, dtype=np.uint16),
+        np.random.default_rng(0).integers(vae.model.codes, size=shape, dtype=np.uint16),
     )
     manifest.write(home / "tokens" / made.name, made)
     return made.name

@@ -16,7 +16,7 @@ from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import manifest, tokens
 from dallebaby_cli.store.manifest import Manifest
@@ -46,19 +46,20 @@ def encode(
     device: str = "auto",
     report: Report,
 ) -> list[Encoded]:
-    """Encode the named image datasets (the newest one if none is named) with a trained dVAE."""
+    """Encode the named image datasets (the newest one if none is named) with a trained image
+    tokenizer."""
     vae_folder, vae_manifest = manifest.find(home, "vae", vae)
     found = manifest.find_all(home, "images", names)
-    model = pretrained.load_dvae(vae_folder, engine.device(device))
+    model = pretrained.load_image_tokenizer(vae_folder, engine.device(device))
     done = []
     for folder, images in found:
         report(Note(f"encode: images/{images.name} with vae/{vae_manifest.name}"))
         source = Shards(folder)
-        if source.image_px != model.config.image_px:
+        if source.image_px != model.image_px:
             raise Mismatch(
                 f"images/{images.name} are {source.image_px} px and vae/{vae_manifest.name} reads "
-                f"{model.config.image_px} px; run `dallebaby prep {images.name} "
-                f"--px {model.config.image_px}`, or train another dVAE"
+                f"{model.image_px} px; run `dallebaby prep {images.name} "
+                f"--px {model.image_px}`, or train another dVAE"
             )
         draft = Manifest(
             kind="tokens",
@@ -74,7 +75,12 @@ def encode(
 
 
 def _encode_one(
-    home: Path, draft: Manifest, source: Shards, model: DVAE, config: EncodeConfig, report: Report
+    home: Path,
+    draft: Manifest,
+    source: Shards,
+    model: ImageTokenizer,
+    config: EncodeConfig,
+    report: Report,
 ) -> Encoded:
     folder = manifest.artefact(home, "tokens", draft.name)
     starts = range(0, len(source), config.shard_pictures)
@@ -124,12 +130,11 @@ def _encode_shard(
     path: Path,
     source: Shards,
     rows: np.ndarray,
-    model: DVAE,
+    model: ImageTokenizer,
     config: EncodeConfig,
     tell: Callable[[int], None],
 ) -> None:
     """Encode some rows into one shard, telling after each batch how far this has come."""
-    device = next(model.parameters()).device
     each = max(config.batch_size // config.views, 1)  # pictures, with all their views
     batches = [rows[i : i + each] for i in range(0, len(rows), each)]
 
@@ -138,8 +143,11 @@ def _encode_shard(
 
     codes = []
     for views in prefetch(read, 0, len(batches)):
-        with torch.no_grad(), devices.autocast(device, "fp32"):  # codes must not depend on luck
-            found = model.encode(views.flatten(0, 1).to(device)).cpu().numpy()
+        with (
+            torch.no_grad(),
+            devices.autocast(model.device, "fp32"),
+        ):  # codes must not depend on luck
+            found = model.encode(views.flatten(0, 1).to(model.device)).cpu().numpy()
         codes.append(found.astype(np.uint16).reshape(-1, config.views, *found.shape[1:]))
         tell(int(rows[0]) + sum(map(len, codes)))
     tokens.write_shard(

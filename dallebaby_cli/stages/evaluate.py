@@ -10,11 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
-from dallebaby_cli.drawing.sampler import Sampler, from_pretrained, model_folder
+from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
+from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_numpy, to_tensor
-from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.prep import contact
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.quality import classifier, metrics, pretrained, scores
@@ -45,7 +47,8 @@ class Row:
     kind: str
     pictures: str
     """"drawn"; or, for what the classifier itself can do, "real" renders of the same scenes, or
-    "rebuilt" ones, which the dVAE encoded and decoded: the most that drawn ones can reach"""
+    "rebuilt" ones, which the image tokenizer encoded and decoded: the most that drawn ones can
+    reach"""
     count: int
     right: dict[str, float]
     """share of each of agreement.QUESTIONS"""
@@ -85,6 +88,13 @@ def evaluate(
 ) -> Evaluated:
     """Judge a trained transformer (if none is named: the newest, or the baby) with all that is at
     hand."""
+    with Interrupt(at_once="stopped before all was judged; run it again to begin anew"):
+        return _evaluate(home, config, model, device, report)
+
+
+def _evaluate(
+    home: Path, config: EvaluateConfig, model: Path | None, device: str, report: Report
+) -> Evaluated:
     folder = model_folder(home, model, report)
     sampler = from_pretrained(folder, device)
     about = manifest.read(folder)
@@ -143,7 +153,7 @@ def _judge_holdout(
     """Fill in what needs the model's own data."""
     shape, device = sampler.model.config, next(sampler.model.parameters()).device
     training, captioned = (
-        Captioned(data.tokens, split, sampler.tokenizer, shape.text_tokens)
+        Captioned(data.tokens, split, sampler.text_tokenizer, shape.text_tokens)
         for split in ("train", "holdout")
     )
     count = min(config.holdout_pictures, len(captioned))
@@ -155,14 +165,16 @@ def _judge_holdout(
         done.holdout.update(found | baselines | {"pictures": count})
         pictures = Pictures(data.images, "holdout") if data.images else None
         if pictures:
-            done.reconstruction.update(scores.dvae(sampler.vae, pictures, count, BATCH))
+            done.reconstruction.update(
+                scores.reconstruction(sampler.image_tokenizer, pictures, count, BATCH)
+            )
     report(Progress("hold-out", count, count, "images"))
     captions = captioned.first_captions(config.pictures)
     codes, drawn = _draw(sampler, captions, "hold-out captions", config, report)
     _judge_distance(done, codes, training, captioned, report)
     if pictures:
         real = pictures.read(pictures.sample(config.pictures))
-        rebuilt = _rebuild(sampler.vae, real)
+        rebuilt = _rebuild(sampler.image_tokenizer, real)
         judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, device)
         done.pretrained.update(judged.figures)
         done.missing.extend(judged.missing)
@@ -204,14 +216,14 @@ def _judge_agreement(
     done: Evaluated, home: Path, sampler: Sampler, config: EvaluateConfig, report: Report
 ) -> None:
     """Draw what is asked and read it; read real renders of the same scenes, too."""
-    side = sampler.vae.config.image_px
+    side = sampler.image_tokenizer.image_px
     device = next(sampler.model.parameters()).device
     judge = classifier.train(home, config.classifier, side, device, report)
     for kind, (pairs, things) in KINDS.items():
         asked = agreement.ask(config.seed, config.pictures, pairs, things)
         _, drawn = _draw(sampler, [a.prompt for a in asked], kind, config, report)
         real = classifier.render([a.scene for a in asked], side)
-        rebuilt = to_numpy(_rebuild(sampler.vae, to_tensor(real)))
+        rebuilt = to_numpy(_rebuild(sampler.image_tokenizer, to_tensor(real)))
         for name, pictures in (("drawn", drawn), ("real", real), ("rebuilt", rebuilt)):
             read = classifier.read(judge, pictures)
             answers = map(agreement.agreement, asked, read)
@@ -245,22 +257,16 @@ def _draw(
     sampler: Sampler, prompts: list[str], kind: str, config: EvaluateConfig, report: Report
 ) -> tuple[Tensor, np.ndarray]:
     """Codes (B, N) and pictures (B, P, P, 3) uint8 of B prompts, one each, none chosen."""
-    size, total = config.sampling.batch_size, len(prompts)
-    codes, pictures = [], []
-    for start in range(0, total, size):
-        part = prompts[start : start + size]
-        seeds = range(config.seed + start, config.seed + start + len(part))
-        drawn = sampler.draw(part, seeds, config.sampling)
-        codes.append(drawn.flatten(1))
-        with torch.no_grad():
-            pictures.append(to_numpy(sampler.vae.decode(drawn)))
-        report(Progress(f"draw {kind}", start + len(part), total, "images"))
-    return torch.cat(codes), np.concatenate(pictures)
+
+    def watch(drawing: Drawing) -> None:
+        report(Progress(f"draw {kind}", drawing.done, len(prompts), "images"))
+
+    codes = sampler.sketch(prompts, 1, config.seed, config.sampling, watch=watch).codes
+    return codes.flatten(1), sampler.paint(codes)
 
 
 @torch.no_grad()
-def _rebuild(vae: DVAE, pictures: Tensor) -> Tensor:
-    """What the dVAE makes of pictures, uint8 (B, 3, P, P) both."""
-    device = next(vae.parameters()).device
-    parts = (part.to(device) for part in torch.split(pictures, BATCH))
-    return torch.cat([vae.decode(vae.encode(part)).cpu() for part in parts])
+def _rebuild(tokenizer: ImageTokenizer, pictures: Tensor) -> Tensor:
+    """What the tokenizer makes of pictures, uint8 (B, 3, P, P) both."""
+    parts = (part.to(tokenizer.device) for part in torch.split(pictures, BATCH))
+    return torch.cat([tokenizer.decode(tokenizer.encode(part)).cpu() for part in parts])

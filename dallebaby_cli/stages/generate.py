@@ -9,13 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
-from dallebaby_cli.drawing.sampler import Sampler, from_pretrained, model_folder
+from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
+from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.prep import images
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store.pictures import grid, write_gif, write_png
@@ -50,6 +53,33 @@ class Drawn:
     progressive: Path | None = None
 
 
+class Frames:
+    """The moments of a stream that an animation shows: FRAMES at most, evenly spread over the
+    codes, from the first `given` ones on."""
+
+    def __init__(self, codes: int, given: int) -> None:
+        most = min(FRAMES, codes - given + 1)
+        self.steps = np.linspace(given, codes, most).round()
+        self.reached = 0  # of these steps, by the batch that is being drawn
+        self.moments: dict[int, list[Drawing]] = {}  # by their count; one of each batch
+
+    def keep(self, drawing: Drawing) -> None:
+        """Keep a moment if it is the first that has come to one of the steps."""
+        reached = int(np.searchsorted(self.steps, drawing.count, side="right"))
+        if reached > self.reached:
+            self.moments.setdefault(drawing.count, []).append(drawing)
+        self.reached = 0 if drawing.finished else reached
+
+    def sheets(self, sampler: Sampler, chosen: list[int], columns: int | None) -> list[np.ndarray]:
+        """A grid (H, W, 3) of the chosen pictures at each moment that was kept."""
+        sheets = []
+        for batches in self.moments.values():
+            codes = torch.cat([drawing.codes for drawing in batches])[chosen]
+            known = torch.cat([drawing.known for drawing in batches])[chosen]
+            sheets.append(grid(sampler.paint(codes, known), columns))
+        return sheets
+
+
 def find(home: Path, folder: Path | None, device: str, report: Report) -> Model:
     """The model in a folder, or the one that was trained last, or the baby. Raises MissingInput."""
     return Model(model_folder(home, folder, report), device)
@@ -81,30 +111,35 @@ def generate(
     _check_place("--out", out, ".png")
     if progressive:
         _check_place("--progressive", progressive, ".gif")
-    sampler = model.sampler
-    kept = _kept(sampler, image, keep)
-    report(Note(f"generate: with {model.folder}, seed {seed}"))
-    _note_words(sampler, prompts, report)
-    total = n * len(prompts)
-    sketch = sampler.sketch(
-        *(prompts, n, seed, config, best, kept),
-        lambda done: report(Progress("draw", done, total, "images")),
-    )
-    pictures = sampler.paint(sketch.codes)
-    each = best or n
-    columns = each if len(prompts) > 1 else None
-    made = {"model": sampler.id, "sampling": _settings(config)}
-    if kept is not None:
-        made["kept"] = " ".join(map(str, kept.flatten().tolist()))
-    singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
-    for index, path in enumerate(singles):
-        about = {"prompt": prompts[index // each], "seed": str(sketch.seeds[index])}
-        write_png(path, pictures[index], about | made)
-    about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(each)}
-    write_png(out, grid(pictures, columns), about | made)
-    if progressive:
-        first = 0 if kept is None else kept.numel()
-        _animate(progressive, sampler, sketch.codes, first, columns)
+    again = f"stopped before all was written; --seed {seed} draws the same pictures"
+    with Interrupt(at_once=again):
+        sampler = model.sampler
+        kept = _kept(sampler, image, keep)
+        report(Note(f"generate: with {model.folder}, seed {seed}"))
+        _note_words(sampler, prompts, report)
+        frames = Frames(sampler.model.config.image_tokens, 0 if kept is None else kept.numel())
+
+        def watch(drawing: Drawing) -> None:
+            report(Progress("draw", drawing.done, n * len(prompts), "images"))
+            if progressive:
+                frames.keep(drawing)
+
+        sketch = sampler.sketch(prompts, n, seed, config, best, kept, watch)
+        pictures = sampler.paint(sketch.codes)
+        each = best or n
+        columns = each if len(prompts) > 1 else None
+        made = {"model": sampler.id, "sampling": _settings(config)}
+        if kept is not None:
+            made["kept"] = " ".join(map(str, kept.flatten().tolist()))
+        singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
+        for index, path in enumerate(singles):
+            about = {"prompt": prompts[index // each], "seed": str(sketch.seeds[index])}
+            write_png(path, pictures[index], about | made)
+        about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(each)}
+        write_png(out, grid(pictures, columns), about | made)
+        if progressive:
+            sheets = frames.sheets(sampler, [drawn - seed for drawn in sketch.seeds], columns)
+            write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets])
     return Drawn(out, singles, seed, model.folder, pictures, progressive)
 
 
@@ -143,7 +178,7 @@ def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | No
             f"--keep {keep}: this model's pictures have {rows} rows; keep 1 to {rows - 1} of them"
         )
     try:
-        picture = images.decode(image.read_bytes(), sampler.vae.config.image_px)
+        picture = images.decode(image.read_bytes(), sampler.image_tokenizer.image_px)
     except images.Rejected as rejected:
         advice = "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture that prep would take"
         raise BadInput(
@@ -157,7 +192,7 @@ def _note_words(sampler: Sampler, prompts: list[str], report: Report) -> None:
     length = sampler.model.config.text_tokens
     rare: dict[str, None] = {}
     for prompt in prompts:
-        read = sampler.tokenizer.cut(prompt, length)
+        read = sampler.text_tokenizer.cut(prompt, length)
         if read is not None:
             start = f"{prompt[:40]}…"
             report(
@@ -167,15 +202,7 @@ def _note_words(sampler: Sampler, prompts: list[str], report: Report) -> None:
                     "warning",
                 )
             )
-        rare |= dict.fromkeys(sampler.tokenizer.rare_words(prompt if read is None else read))
+        rare |= dict.fromkeys(sampler.text_tokenizer.rare_words(prompt if read is None else read))
     if rare:
         words = ", ".join([*rare][:NAMED]) + (", …" if len(rare) > NAMED else "")
         report(Note(f"the model has seldom or never met: {words}"))
-
-
-def _animate(path: Path, sampler: Sampler, codes: Tensor, first: int, columns: int | None) -> None:
-    """The pictures as they come about, code by code in raster order, from the `first` on."""
-    last = codes[0].numel()
-    steps = np.linspace(first, last, min(FRAMES, last - first + 1)).round().astype(int)
-    sheets = [grid(sampler.paint(codes, int(drawn)), columns) for drawn in steps]
-    write_gif(path, [Image.fromarray(sheet) for sheet in sheets])

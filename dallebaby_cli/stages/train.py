@@ -16,7 +16,7 @@ from dallebaby_cli.config import SampleConfig, TrainConfig, settings
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import Mismatch, MissingInput
-from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import scores
@@ -41,7 +41,7 @@ class DalleTask:
     """What the loop needs to train a transformer."""
 
     model: Transformer
-    vae: DVAE
+    image_tokenizer: ImageTokenizer
     tokenizer: TextTokenizer
     train: Captioned
     holdout: Captioned
@@ -106,7 +106,7 @@ class DalleTask:
     def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
         """The same hold-out captions drawn from the same seeds each time."""
         assert isinstance(model, Transformer)
-        sampler = Sampler(model, self.vae, self.tokenizer)
+        sampler = Sampler(model, self.image_tokenizer, self.tokenizer)
         drawn = sampler.generate(self.prompts, config=SampleConfig())
         return {"samples": grid(drawn)}
 
@@ -134,7 +134,7 @@ def prepare(
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
     vae_folder = _common_vae(home, [m for _, m in found])
-    vae = pretrained.load_dvae(vae_folder, device)
+    image_tokenizer = pretrained.load_image_tokenizer(vae_folder, device)
     rows = _rows(sources, report)
     before = parent.find(home, "dalle", start_from) if start_from else None
     if before:
@@ -143,7 +143,7 @@ def prepare(
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
-    sizes = {"codes": vae.config.codes, "grid": vae.config.grid}
+    sizes = {"codes": image_tokenizer.codes, "grid": image_tokenizer.grid}
     shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
@@ -157,7 +157,7 @@ def prepare(
         before.require_transformer(config.model)
         weights.load_weights(before.folder / "model.safetensors", model)
     bits = scores.unigram(training, holdout, shape.codes)
-    task = DalleTask(model, vae, tokenizer, training, holdout, config, bits)
+    task = DalleTask(model, image_tokenizer, tokenizer, training, holdout, config, bits)
     return task, parents, vae_folder
 
 
@@ -189,8 +189,10 @@ def train(
         with files.atomic_path(folder / "vae.safetensors") as temporary:
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
 
-    shapes = {"model": task.config.model, "vae": task.vae.config}
-    described = {name: settings.as_dict(shape) for name, shape in shapes.items()}
+    described = {
+        "model": settings.as_dict(task.config.model),
+        "vae": weights.read_model(vae_folder, "vae")["model"],
+    }
     return run.finish(
         folder, "dalle", task, task.config, parents, lambda: described, target, report, begin
     )

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli.config import TrainVaeConfig, settings
+from dallebaby_cli.config import TrainVaeConfig
 from dallebaby_cli.errors import Mismatch, MissingInput
 from dallebaby_cli.models.pictures import stack_rows, to_numpy
 from dallebaby_cli.models.tokenizers import losses
@@ -72,7 +73,7 @@ class VaeTask:
         """PSNR in dB (beside it, that of one flat colour for each picture) and SSIM, and
         how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
         assert isinstance(model, DVAE)
-        return scores.dvae(model, pictures, count, self.config.batch_size)
+        return scores.reconstruction(model, pictures, count, self.config.batch_size)
 
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether reconstructions are nearer than one flat colour each."""
@@ -98,9 +99,8 @@ class VaeTask:
     def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
         """Hold-out pictures over what is left of them; at last also what each code paints."""
         assert isinstance(model, DVAE)
-        device = next(model.parameters()).device
-        shown = self.holdout.read(self.holdout.sample(SHOWN)).to(device)
-        rebuilt = model.render(model(shown)[0])
+        shown = self.holdout.read(self.holdout.sample(SHOWN)).to(model.device)
+        rebuilt = model.decode(model.encode(shown))
         drawn = {"reconstructions": grid(stack_rows(shown, rebuilt), len(shown))}
         if last:
             tiles = to_numpy(textures(model))
@@ -112,10 +112,9 @@ class VaeTask:
 def textures(model: DVAE) -> Tensor:
     """What each code paints where all its neighbours are the same: uint8 (K, 3, p, p), p being the
     pixels along one side of a code."""
-    device = next(model.parameters()).device
-    side = model.config.image_px // model.config.grid
+    side = model.image_px // model.grid
     middle = slice(side * (AROUND // 2), side * (AROUND // 2 + 1))
-    codes = torch.arange(model.config.codes, device=device)
+    codes = torch.arange(model.codes, device=model.device)
     parts = [
         model.decode(part[:, None, None].expand(-1, AROUND, AROUND))[:, :, middle, middle]
         for part in torch.split(codes, 256)
@@ -179,9 +178,12 @@ def train_vae(
     folder = manifest.artefact(home, "vae", run_name)
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
-    shape = {"model": settings.as_dict(task.config.model)}
     target = engine.device(device)
-    return run.finish(folder, "vae", task, task.config, parents, lambda: shape, target, report)
+
+    def describe() -> dict[str, Any]:
+        return {"model": task.model.describe()}
+
+    return run.finish(folder, "vae", task, task.config, parents, describe, target, report)
 
 
 def oddity(pictures: Tensor) -> str | None:

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.choice import choose, noise
 from dallebaby_cli.drawing.half_precision import halve
-from dallebaby_cli.drawing.sampler import GREY, Sampler, choose
+from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 from dallebaby_cli.models.transformer import Cache, Transformer, losses
 
 CPU = torch.device("cpu")
@@ -27,9 +29,10 @@ def slow_draw(
 ) -> torch.Tensor:
     """One picture without cache or batch: a whole forward pass for every code that is not given."""
     shape = sampler.model.config
-    noise = sampler._noise(seed)
+    noises = noise(seed, shape.image_tokens, shape.codes)
     text, empty = (
-        torch.from_numpy(sampler.tokenizer.encode([p], shape.text_tokens)) for p in (prompt, "")
+        torch.from_numpy(sampler.text_tokenizer.encode([p], shape.text_tokens))
+        for p in (prompt, "")
     )
     codes = torch.zeros(1, shape.image_tokens, dtype=torch.int64)
     for number in range(shape.image_tokens):
@@ -45,7 +48,7 @@ def slow_draw(
             if number < rising:
                 pull = 1 + number / rising * (config.guidance - 1)
             logits = without + pull * (logits - without)
-        codes[:, number] = choose(logits, noise[None, number], config)
+        codes[:, number] = choose(logits, noises[None, number], config)
     return codes.view(shape.grid, shape.grid)
 
 
@@ -159,7 +162,7 @@ def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -
 @torch.no_grad()
 def log_likelihood(sampler: Sampler, prompt: str, codes: torch.Tensor) -> float:
     """log p(codes | prompt), summed code by code in double precision."""
-    ids = sampler.tokenizer.encode([prompt], sampler.model.config.text_tokens)
+    ids = sampler.text_tokenizer.encode([prompt], sampler.model.config.text_tokens)
     with devices.autocast(CPU, "auto"):
         logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -205,13 +208,17 @@ def test_kept_rows_stay_and_the_rest_follows_from_them(sampler: Sampler, rows: i
 
 def test_what_is_not_drawn_yet_is_grey(sampler: Sampler) -> None:
     codes = sampler.draw(PROMPTS, SEEDS, SampleConfig())
-    whole = sampler.vae.decode(codes).permute(0, 2, 3, 1).numpy()
+    whole = sampler.image_tokenizer.decode(codes).permute(0, 2, 3, 1).numpy()
     assert np.array_equal(sampler.paint(codes), whole)
-    assert np.array_equal(sampler.paint(codes, 16), whole)
-    half = sampler.paint(codes, 6)  # a row of four codes of 4 x 4 pixels each, and two more
+
+    def first(count: int) -> np.ndarray:
+        return sampler.paint(codes, (torch.arange(16) < count).view(4, 4).expand(3, 4, 4))
+
+    assert np.array_equal(first(16), whole)
+    half = first(6)  # a row of four codes of 4 x 4 pixels each, and two more
     assert (half[:, 8:] == GREY).all() and (half[:, 4:8, 8:] == GREY).all()
     assert (half[:, :4] != GREY).any() and (half[:, 4:8, :8] != GREY).any()
-    assert (sampler.paint(codes, 0) == GREY).all()
+    assert (first(0) == GREY).all()
 
 
 @pytest.mark.precisions
@@ -220,10 +227,10 @@ def test_four_captioned_pictures_can_be_learned_by_heart(sampler: Sampler) -> No
     torch.manual_seed(0)
     model = Transformer(sampler.model.config)
     codes = torch.randint(0, model.config.codes, (4, model.config.image_tokens))
-    text = torch.from_numpy(sampler.tokenizer.encode(captions, model.config.text_tokens))
+    text = torch.from_numpy(sampler.text_tokenizer.encode(captions, model.config.text_tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
-        _, loss = losses(model(text, codes), text, codes, sampler.tokenizer.vocabulary)
+        _, loss = losses(model(text, codes), text, codes, sampler.text_tokenizer.vocabulary)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

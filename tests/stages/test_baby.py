@@ -16,8 +16,8 @@ from conftest import Ran
 from PIL import Image
 from safetensors.torch import load_file
 
-from dallebaby_cli.drawing import sampler as sampling
-from dallebaby_cli.drawing.sampler import BABY, from_pretrained
+from dallebaby_cli.drawing import pretrained
+from dallebaby_cli.drawing.pretrained import BABY, from_pretrained
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
@@ -62,7 +62,7 @@ def test_it_draws_where_nothing_is_trained_and_says_so(cli: Cli, tmp_path: Path)
         assert ran.code == 0 and ran.err.count(SAYS) == 1 and str(BABY) in ran.out, ran.err
         drawn.append(pictures(tmp_path / f"{name}.png"))
     assert len(drawn[0]) == 5 and drawn[0] == drawn[1], "the same seed, the same pictures"
-    side = from_pretrained(BABY).vae.config.image_px
+    side = from_pretrained(BABY).image_tokenizer.image_px
     with Image.open(tmp_path / "car-00.png") as picture:
         assert picture.size == (side, side) and picture.text["prompt"] == "a red car"
     assert not home.exists(), "only what was asked for was written"
@@ -123,7 +123,7 @@ def test_its_card_says_how_it_was_made() -> None:
 def test_a_model_trained_here_comes_first(
     cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "BABY", model)
+    monkeypatch.setattr(pretrained, "BABY", model)
     mine = tmp_path / "dalle" / "mine"
     shutil.copytree(model, mine)
     arguments = ("--home", tmp_path, *CAR, tmp_path / "car.png")
@@ -137,7 +137,7 @@ def test_a_model_trained_here_comes_first(
 def test_without_a_baby_something_must_be_trained(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "BABY", tmp_path / "deleted")
+    monkeypatch.setattr(pretrained, "BABY", tmp_path / "deleted")
     ran = cli("--home", tmp_path, *CAR, tmp_path / "car.png")
     assert ran.code == 1 and "run `dallebaby train` first" in ran.err
 
@@ -194,7 +194,7 @@ def test_one_command_makes_it_and_evaluate_judges_it_anywhere(
         assert words in card
     assert card.count("%") >= 9 * 4
 
-    monkeypatch.setattr(sampling, "BABY", packed)
+    monkeypatch.setattr(pretrained, "BABY", packed)
     ran = cli("--home", tmp_path / "fresh", "evaluate", "--config", quick, "--json")
     facts = json.loads(ran.out)
     assert facts["model"] == str(packed) and SAYS in ran.err

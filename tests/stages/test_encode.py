@@ -68,7 +68,7 @@ def test_pictures_are_mirrored_only_when_asked(home: Path) -> None:
     source, tokens = Shards(home / "images" / "shapes"), Tokens(done.folder)
     pictures = torch.from_numpy(np.stack([source.image(row) for row in range(len(tokens))]))
     pictures = pictures.permute(0, 3, 1, 2)
-    model = pretrained.load_dvae(home / "vae" / "v", torch.device("cpu"))
+    model = pretrained.load_image_tokenizer(home / "vae" / "v", torch.device("cpu"))
     mirrored = model.encode(pictures.flip(-1)).flatten(1).numpy()
     turned = (found[:, 1] == mirrored).all(1)
     as_it_is = (found[:, 1] == found[:, 0]).all(1)

@@ -13,7 +13,7 @@ from conftest import Ran, draw_folder
 from PIL import Image
 
 from dallebaby_cli.config import settings
-from dallebaby_cli.drawing import sampler
+from dallebaby_cli.drawing import pretrained as drawing
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality import pretrained
 from dallebaby_cli.stages.encode import encode
@@ -137,7 +137,7 @@ def test_what_has_gone_or_changed_is_left_out_with_a_sentence(cli: Cli, home: Pa
 def test_bad_input_is_one_sentence(
     cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler, "BABY", tmp_path / "no-baby")
+    monkeypatch.setattr(drawing, "BABY", tmp_path / "no-baby")
     (home / "dalle" / "f" / "manifest.json").unlink()
     for code, words, arguments in (
         (1, "run `dallebaby train` first", ("--home", tmp_path / "empty")),

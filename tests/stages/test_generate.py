@@ -20,7 +20,8 @@ from conftest import Ran
 from PIL import Image
 
 from dallebaby_cli.config import SampleConfig, settings
-from dallebaby_cli.drawing.sampler import GREY, from_pretrained
+from dallebaby_cli.drawing.pretrained import from_pretrained
+from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 from dallebaby_cli.prep.images import decode
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.pictures import GAP

@@ -246,7 +246,7 @@ def test_a_run_leaves_pictures_curves_and_a_model(
         assert min(curves.size) > 300
     figures = done.manifest.counts
     assert figures["dead_codes"] == round(40 * (1 - figures["codes_used"]))
-    model = pretrained.load_dvae(done.folder, CPU)
+    model = pretrained.load_image_tokenizer(done.folder, CPU)
     source = Shards(home / "images" / "shapes")
     holdout = Pictures([source], "holdout")
     assert len(holdout) > config.eval_images, "the last evaluation reads more than others"
