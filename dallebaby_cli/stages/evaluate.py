@@ -170,6 +170,9 @@ def _judge_holdout(
             )
     report(Progress("hold-out", count, count, "images"))
     captions = captioned.first_captions(config.pictures)
+    if not captions:
+        done.missing.append("the hold-out pictures have no captions to draw, so nothing is drawn")
+        return
     codes, drawn = _draw(sampler, captions, "hold-out captions", config, report)
     _judge_distance(done, codes, training, captioned, report)
     if pictures:

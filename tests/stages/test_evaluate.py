@@ -3,10 +3,12 @@
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Ran, draw_folder
@@ -14,18 +16,21 @@ from PIL import Image
 
 from dallebaby_cli.config import settings
 from dallebaby_cli.drawing import pretrained as drawing
-from dallebaby_cli.progress import ignore
+from dallebaby_cli.errors import Interrupted
+from dallebaby_cli.progress import Event, Progress, ignore
 from dallebaby_cli.quality import pretrained
 from dallebaby_cli.stages.encode import encode
+from dallebaby_cli.stages.evaluate import evaluate
 from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.stages.train import train
 from dallebaby_cli.stages.train_vae import train_vae
-from dallebaby_cli.store import manifest
+from dallebaby_cli.store import manifest, tokens
 
 pytestmark = pytest.mark.slow  # they train real models, though small ones
 
 Cli = Callable[..., Ran]
 N = 6
+GRID = 8  # of the tiny preset
 QUICK = ("--pictures", N, "--device", "cpu")
 QUICK += tuple(
     word
@@ -132,6 +137,41 @@ def test_what_has_gone_or_changed_is_left_out_with_a_sentence(cli: Cli, home: Pa
     shutil.rmtree(home / "tokens")
     facts = json.loads(cli(*arguments).out)
     assert facts["agreement"] and not facts["holdout"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_at_once_with_a_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    told: list[Event] = []
+
+    def stop(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, Progress) and event.task.startswith("draw") and event.done > 2:
+            signal.raise_signal(number)
+
+    config = settings.load("evaluate", flags={"pictures": N})
+    with pytest.raises(Interrupted, match="stopped before all was judged") as stopped:
+        evaluate(home, config, device="cpu", report=stop)
+    assert stopped.value.exit_code == 128 + number
+    assert isinstance(told[-1], Progress) and 2 < told[-1].done < N
+
+
+def test_hold_out_pictures_without_captions_are_not_drawn(cli: Cli, home: Path) -> None:
+    for path in (home / "tokens" / "shapes@v").glob("*.arrow"):
+        rows = tokens.read_shard(path).to_pylist()
+        tokens.write_shard(
+            path,
+            [row["key"] for row in rows],
+            [row["split"] for row in rows],
+            [row["captions"] if row["split"] == "train" else [] for row in rows],
+            np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), 1, GRID, GRID),
+        )
+    ran = cli("--home", home, "evaluate", *QUICK, "--json")
+    assert ran.code == 0, ran.err
+    facts = json.loads(ran.out)
+    assert facts["holdout"] and facts["reconstruction"] and not facts["distance"]
+    assert any("no captions to draw" in sentence for sentence in facts["missing"])
 
 
 def test_bad_input_is_one_sentence(

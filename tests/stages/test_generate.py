@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -21,8 +22,11 @@ from PIL import Image
 
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing.pretrained import from_pretrained
+from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 from dallebaby_cli.prep.images import decode
+from dallebaby_cli.progress import Event, Progress
+from dallebaby_cli.stages import generate as stage
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.pictures import GAP
 
@@ -160,6 +164,32 @@ def test_an_animation_shows_the_grid_coming_about(generate: Cli, tmp_path: Path)
             if rows:  # its lower edge may still change with what comes below
                 assert np.abs(frame[:rows] - grid[:rows]).mean() < 40
     assert np.abs(frame - grid).mean() < 8, "a palette of 256 colours"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_at_once_with_a_sentence(
+    model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    told: list[float] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress):
+            told.append(event.done)
+            if event.done > 2:
+                signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped before .* --seed 7 draws the same") as stopped:
+        stage.generate(
+            *(tmp_path, SampleConfig(), ["a red car"]),
+            model=stage.Model(model, "cpu"),
+            n=5,
+            seed=7,
+            report=stop,
+        )
+    assert stopped.value.exit_code == 128 + number
+    assert 2 < told[-1] < 5 and len(told) > 5, "in the middle of the batch"
+    assert not (tmp_path / "samples").exists() and signal.getsignal(number) == before
 
 
 def test_what_a_pipe_cannot_show_is_hinted(generate: Cli) -> None:
