@@ -42,12 +42,13 @@ class Drawing:
     @property
     def finished(self) -> bool:
         """Whether all codes are decided."""
-        return self.count == self.codes[0].numel()
+        return self.count == self.codes.shape[1] * self.codes.shape[2]
 
     @property
     def done(self) -> float:
         """How many of all pictures that were asked for are drawn by now, parts of them counted."""
-        return self.first + len(self.codes) * self.count / self.codes[0].numel()
+        pictures, rows, columns = self.codes.shape
+        return self.first + pictures * self.count / (rows * columns)
 
 
 @dataclass(frozen=True)
@@ -152,36 +153,35 @@ class Sampler:
     ) -> Iterator[Drawing]:
         """The moments of one batch, in raster order."""
         shape, device = self.model.config, self._device
+        precision = devices.resolve_precision(device, "auto")
         count, square = shape.image_tokens, (len(prompts), shape.grid, shape.grid)
-        codes = torch.zeros(len(prompts), count, dtype=torch.int64, device=device)
-        known = torch.ones(count + 1, count, dtype=torch.bool, device=device).tril(-1)
+        codes = torch.zeros(square, dtype=torch.int64, device=device)
+        places = codes.flatten(1).unbind(1)  # N views (B,)
+        orders = torch.ones(count + 1, count, dtype=torch.bool, device=device).tril(-1)
+        known = orders.view(-1, 1, *square[1:]).expand(-1, *square).unbind()  # after so many codes
         given = 0 if kept is None else kept.numel()
         if kept is not None:
-            codes[:, :given] = kept.flatten()
-
-        def moment(decided: int) -> Drawing:
-            there = known[decided].view(square[1:]).expand(square)
-            return Drawing(first, codes.clone().view(square), there, decided)
-
-        yield moment(given)
+            codes[:, : len(kept)] = kept
+        yield Drawing(first, codes.clone(), known[given], given)
         guided = config.guidance != 1
         text = self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
         each = [noise(seed, count, shape.codes) for seed in seeds]
         noises = torch.stack(each, dim=1).to(device)  # (N, B, K)
-        with devices.autocast(device, "auto"):  # never around a yield: it would be the caller's too
+        with devices.autocast(device, precision):  # around no yield, or it were the caller's, too
             cache = Cache(shape, len(text), self._computed_like(device))
             logits = self.model.prefill(text, cache)
-        for number in range(count):
-            with devices.autocast(device, "auto"):
+        for number, place in enumerate(places):
+            with devices.autocast(device, precision):
                 if number:
-                    before = codes[:, number - 1].repeat(2 if guided else 1)
-                    logits = self.model.decode_one(before, number - 1, cache)
+                    code = places[number - 1]
+                    both = torch.cat((code, code)) if guided else code
+                    logits = self.model.decode_one(both, number - 1, cache)
                 if number < given:
                     continue
                 pull = guidance_at(number / count, config)
                 pulled = guide(logits, pull) if guided else logits.float()
-                codes[:, number] = choose(pulled, noises[number], config)
-            yield moment(number + 1)
+                place.copy_(choose(pulled, noises[number], config))
+            yield Drawing(first, codes.clone(), known[number + 1], number + 1)
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
