@@ -79,7 +79,7 @@ def test_cached_logits_are_the_uncached_ones_but_for_rounding(
     """In bf16 a close choice may fall otherwise, so that logits are compared and not codes."""
     shape = sampler.model.config
     codes = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=1)).flatten(1)
-    text = torch.from_numpy(sampler.tokenizer.encode(PROMPTS, shape.text_tokens))
+    text = torch.from_numpy(sampler.text_tokenizer.encode(PROMPTS, shape.text_tokens))
     for index in range(len(PROMPTS)):
         alone = sampler.draw(PROMPTS[index : index + 1], [SEEDS[index]], SampleConfig(guidance=1))
         assert torch.equal(alone.flatten(), codes[index]), "a picture's neighbours change nothing"

@@ -121,7 +121,9 @@ def test_bits_are_of_all_classes_and_of_any_size_of_batch(tmp_path: Path, sample
     kinds = np.repeat(np.arange(CLASSES), EACH)
     random = np.random.default_rng(0)
     codes = (40 * kinds[:, None] + random.integers(0, 12, (len(kinds), 16))).astype(np.uint16)
-    holdout = Captioned([write_tokens(tmp_path / "t", codes)], "holdout", sampler.tokenizer, 10)
+    holdout = Captioned(
+        [write_tokens(tmp_path / "t", codes)], "holdout", sampler.text_tokenizer, 10
+    )
     with torch.no_grad():
         every, some, batched = (
             scores.transformer(sampler.model, holdout, count, size)
@@ -138,7 +140,7 @@ def test_bits_are_of_all_classes_and_of_any_size_of_batch(tmp_path: Path, sample
 def test_counting_codes_takes_little_memory(tmp_path: Path, sampler: Sampler) -> None:
     codes = np.random.default_rng(0).integers(0, 240, (60_000, 256)).astype(np.uint16)
     source = write_tokens(tmp_path / "large", codes, "train")
-    train = Captioned([source], "train", sampler.tokenizer, 10)
+    train = Captioned([source], "train", sampler.text_tokenizer, 10)
     tracemalloc.start()
     try:
         found = scores.unigram(train, train, 240)
