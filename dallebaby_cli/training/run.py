@@ -92,14 +92,7 @@ def finish(
             manifest.write(folder, draft)
             begin()
         report(Note(f"{task.name}: {plan_.steps} steps{plan_.about}, in {folder}"))
-        watch = Pace(plan_.step_s, plan_.threads, most) if plan_.threads else None
-        try:
-            state = loop.fit(
-                *(task, config, plan_.steps, folder, device, report),
-                *(plan_.flops, plan_.compiled, watch),
-            )
-        finally:
-            pace.use(most)
+        state = _fit(plan_, most, task, config, folder, device, report)
         _require_use(task, state, config, folder, report)
         averaged = state.averaged()
 
@@ -115,6 +108,26 @@ def finish(
         if mine:
             manifest.write(folder, done)
         return Finished(folder, done, True, task.warning(done.counts))
+
+
+def _fit(
+    plan_: "_Planned",
+    most: int,
+    task: loop.Task,
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    report: Report,
+) -> State:
+    """Train as planned, and give the threads back, of which there are `most`."""
+    watch = Pace(plan_.step_s, plan_.threads, most) if plan_.threads else None
+    try:
+        return loop.fit(
+            *(task, config, plan_.steps, folder, device, report),
+            *(plan_.flops, plan_.compiled, watch),
+        )
+    finally:
+        pace.use(most)
 
 
 @dataclass(frozen=True)
