@@ -84,9 +84,9 @@ def test_figures_of_some_hold_out_pictures_are_those_of_all_classes(tmp_path: Pa
     for sources, count in (([large], CLASSES * EACH), ([large, small], (CLASSES + 2) * EACH)):
         holdout = Pictures(sources, "holdout")
         with torch.no_grad():
-            every = scores.dvae(model, holdout, count, 32)["psnr"]
-            some = scores.dvae(model, holdout, 60, 32)["psnr"]
-            first = scores.dvae(model, First(sources, "holdout"), 60, 32)["psnr"]
+            every = scores.reconstruction(model, holdout, count, 32)["psnr"]
+            some = scores.reconstruction(model, holdout, 60, 32)["psnr"]
+            first = scores.reconstruction(model, First(sources, "holdout"), 60, 32)["psnr"]
         assert abs(some - every) < 1.0 < 3 < abs(first - every)
         labels = [sources[s].label(row) for s, row in holdout.places[holdout.sample(60)].tolist()]
         assert len(set(labels)) == CLASSES
