@@ -4,6 +4,7 @@ from dallebaby_cli import from_pretrained
 pictures = from_pretrained("dallebaby/dalle/RUN").generate("a red car", n=8, seed=1)
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from dallebaby_cli.config import TransformerConfig, settings
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import BadInput, MissingInput, UsageError
+from dallebaby_cli.errors import MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.tokenizers import ImageTokenizer
@@ -67,12 +68,11 @@ def load_image_tokenizer(folder: Path, device: torch.device) -> ImageTokenizer:
     return _image_tokenizer(described, folder / "model.safetensors", device)
 
 
-def _image_tokenizer(described: Any, path: Path, device: torch.device) -> ImageTokenizer:
+def _image_tokenizer(
+    described: Mapping[str, Any], path: Path, device: torch.device
+) -> ImageTokenizer:
     """Of that description, with the weights in `path`."""
-    try:
-        model = tokenizers.build(described)
-    except (BadInput, UsageError) as error:
-        raise BadInput(f"{path.with_name('config.json')}: {error}") from error
+    model = tokenizers.build(described, path.with_name("config.json"))
     weights.load_weights(path, model)
     model.to(device).to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False)

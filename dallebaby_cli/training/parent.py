@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
+from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.errors import Mismatch
+from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
 
 
@@ -43,7 +44,7 @@ class Parent:
     def require_dvae(self, ours: DVAEConfig) -> None:
         """Raise Mismatch where its weights cannot become those of such a model, which may be of
         larger or smaller pictures, with as many pixels a code."""
-        theirs = settings.build(DVAEConfig, self.config["model"])
+        theirs = tokenizers.config_of(self.config["model"], self.folder / "config.json")
         patch = theirs.image_px // theirs.grid
         if ours.image_px % patch:
             raise Mismatch(

@@ -51,7 +51,10 @@ def test_folders_that_name_no_architecture_hold_a_dvae(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"architecture": "vqgan"}, "knows no image tokenizer 'vqgan', only 'dvae'"),
+        (
+            {"architecture": "vqgan"},
+            "the image tokenizer 'vqgan' and this version knows only 'dvae'",
+        ),
         ({"speed": 1}, "unknown setting speed"),
     ],
 )
@@ -61,7 +64,7 @@ def test_unknown_image_tokenizers_are_refused(
     folder = redescribed(shutil.copytree(model, tmp_path / "m"), "vae", **changed)
     with pytest.raises(BadInput, match=words) as refused:
         from_pretrained(folder, "cpu")
-    assert str(refused.value).startswith(f"{folder / 'config.json'}: ")
+    assert str(folder / "config.json") in str(refused.value)
     with pytest.raises(BadInput, match=words) as refused:
         load_image_tokenizer(redescribed(vae, "model", **changed), CPU)
-    assert str(refused.value).startswith(f"{vae / 'config.json'}: ")
+    assert str(vae / "config.json") in str(refused.value)

@@ -1,5 +1,7 @@
 """What every image tokenizer promises, of those that there are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -21,15 +23,16 @@ def tokenizer(request: pytest.FixtureRequest) -> DVAE:
 
 def test_it_says_what_it_is_and_is_built_again_from_that(tokenizer: DVAE) -> None:
     assert (tokenizer.image_px, tokenizer.grid, tokenizer.codes) == (16, 4, 40)
-    again = tokenizers.build(tokenizer.describe())
+    path = Path("config.json")
+    again = tokenizers.build(tokenizer.describe(), path)
     again.load_state_dict(tokenizer.state_dict())
     pictures = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     codes = tokenizer.encode(pictures)
     assert codes.dtype == torch.int64 and codes.shape == (5, 4, 4)
     assert torch.equal(again.eval().encode(pictures), codes)
     assert torch.equal(again.decode(codes), tokenizer.decode(codes))
-    with pytest.raises(BadInput, match=r"no image tokenizer None, only 'dvae'"):
-        tokenizers.build({**tokenizer.describe(), "architecture": None})
+    with pytest.raises(BadInput, match="config.json names the image tokenizer None"):
+        tokenizers.build({**tokenizer.describe(), "architecture": None}, path)
 
 
 def test_what_is_not_known_is_grey_and_changes_nothing(tokenizer: DVAE) -> None:
