@@ -40,6 +40,7 @@ test-lowest: setup ## test-fast with the oldest libraries that pyproject.toml al
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
 		-r pyproject.toml --extra dev
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: setup ## ruff and mypy, which also knows what other systems lack
