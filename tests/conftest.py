@@ -1,10 +1,13 @@
 """Fixtures that many tests share: a small model with lively weights, a workspace, the real CLI."""
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -14,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image, ImageDraw
 
 from dallebaby_cli import app
@@ -57,15 +61,28 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run `dallebaby ARGUMENTS...` in this process."""
 
     def run(*arguments: object) -> Ran:
-        code = 0
-        try:
-            app.main([str(a) for a in arguments])
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
+        code = exit_code(*arguments)
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 
     return run
+
+
+def exit_code(*arguments: object) -> int:
+    """Run `dallebaby ARGUMENTS...` in this process, to its exit code."""
+    try:
+        app.main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    return 0
+
+
+def make(home: Path, *arguments: object) -> None:
+    """Run `dallebaby ARGUMENTS...` to its good end in this process, for what tests begin with: a
+    process of its own would load torch again, for seconds."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as err:
+        code = exit_code("--home", home, *arguments)
+    assert code == 0, f"{arguments}\n{err.getvalue()}"
 
 
 def start(home: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -133,12 +150,48 @@ def draw_folder(folder: Path, count: int, px: int = 40) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder that is filled by the first of the test processes that asks for it, for all."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, fill: Callable[[Path], None]) -> Path:
+        made, whole = base / name, base / f"{name}.whole"
+        with FileLock(base / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(made, ignore_errors=True)
+                made.mkdir()
+                fill(made)
+                whole.touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(made_once: Callable[..., Path]) -> Path:
     """A workspace with 400 prepared pictures of 32 px; copy it before changing it."""
-    home = tmp_path_factory.mktemp("prepared") / "home"
-    folder = draw_folder(home.parent / "shapes", 400)
-    run(home, "prep", folder, "--px", "32", "--workers", "1")
-    return home
+
+    def fill(folder: Path) -> None:
+        shapes = draw_folder(folder / "shapes", 400)
+        make(folder / "home", "prep", shapes, "--px", "32", "--workers", "1")
+
+    return made_once("prepared", fill) / "home"
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Path, made_once: Callable[..., Path]) -> Path:
+    """A workspace with every artefact, hardly trained: vae/v, its tokens, dalle/d; copy it before
+    changing it."""
+
+    def fill(folder: Path) -> None:
+        home = shutil.copytree(prepared, folder / "home")
+        short = ("--preset", "tiny", "--steps", 4)
+        make(home, "train-vae", *short, "--run", "v")
+        make(home, "encode")
+        make(home, "train", *short, "--run", "d")
+
+    return made_once("trained", fill) / "home"
 
 
 @pytest.fixture(scope="session")

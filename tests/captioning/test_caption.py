@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import SHAPES, Ran, run, start
+from conftest import SHAPES, Ran, make, start
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -157,7 +157,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_gpt2(made / "untrained", steps=0)
     make_blip(made / "blip")
     make_vit_gpt2(made / "vit-gpt2")
-    run(made / "home", "prep", draw_classes(made / "things", 120), "--px", 32, "--workers", 1)
+    make(made / "home", "prep", draw_classes(made / "things", 120), "--px", 32, "--workers", 1)
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Ran, draw_folder, run
+from conftest import Ran, draw_folder
 from PIL.PngImagePlugin import PngImageFile
 
 from dallebaby_cli.app import globals_first
@@ -17,17 +17,6 @@ pytestmark = pytest.mark.slow  # most of these train real models, though small o
 
 Cli = Callable[..., Ran]
 SHORT = ("--preset", "tiny", "--steps", 4)
-
-
-@pytest.fixture(scope="session")
-def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with every artefact, hardly trained; copy it before changing it."""
-    home = tmp_path_factory.mktemp("trained") / "home"
-    shutil.copytree(prepared, home)
-    run(home, "train-vae", *SHORT, "--run", "v")
-    run(home, "encode")
-    run(home, "train", *SHORT, "--run", "d")
-    return home
 
 
 @pytest.fixture

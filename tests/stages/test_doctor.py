@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Ran, run
+from conftest import Ran, make
 from PIL import Image
 
 from dallebaby_cli import files
@@ -102,8 +102,8 @@ def test_an_hours_long_plan_is_warned_of(examine: Examine, home: Path) -> None:
 @pytest.mark.slow
 def test_codes_that_are_there_are_used(examine: Examine, home: Path) -> None:
     short = ("--preset", "tiny", "--steps", 2, "--set", "model.grid=4")
-    run(home, "train-vae", *short)
-    run(home, "encode")
+    make(home, "train-vae", *short)
+    make(home, "encode")
     _, facts, _ = examine(home)
     dalle = facts["runs"][1]
     assert dalle["units_per_s"] * dalle["step_s"] == pytest.approx(16 * (16 + 4 * 4))

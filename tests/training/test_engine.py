@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ran, run
+from conftest import Ran, make, run
 from hypothesis import given
 from hypothesis import strategies as st
 from training import rank_at_work
@@ -117,9 +117,9 @@ def same_run(one: Path, two: Path, tolerance: float) -> None:
 def one(prepared: Path, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with drawn pictures and their codes, and with photographs."""
     home = shutil.copytree(prepared, tmp_path_factory.mktemp("one") / "home")
-    run(home, "train-vae", *SHORT)
-    run(home, *ENCODE)
-    run(home, "prep", photo_folder, "--name", "photographs", "--px", "32", "--workers", "1")
+    make(home, "train-vae", *SHORT)
+    make(home, *ENCODE)
+    make(home, "prep", photo_folder, "--name", "photographs", "--px", "32", "--workers", "1")
     return home
 
 

@@ -77,14 +77,12 @@ def test_a_killed_train_vae_goes_on_bit_for_bit(home: Path) -> None:
     kill_and_resume(home, "train-vae", "vae", seed=1)
 
 
-def test_a_killed_train_goes_on_bit_for_bit(home: Path) -> None:
-    run(home, "train-vae", "--preset", "tiny")
-    run(home, "encode")
-    kill_and_resume(home, "train", "dalle", seed=2)
+def test_a_killed_train_goes_on_bit_for_bit(trained: Path, tmp_path: Path) -> None:
+    kill_and_resume(shutil.copytree(trained, tmp_path / "home"), "train", "dalle", seed=2)
 
 
-def test_a_killed_encode_keeps_its_finished_shards(home: Path) -> None:
-    run(home, "train-vae", "--preset", "tiny", "--run", "v")
+def test_a_killed_encode_keeps_its_finished_shards(trained: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(trained, tmp_path / "home")
     arguments = ("encode", "--set", "shard_pictures=8", "--set", "batch_size=8")
     run(home, *arguments)
     folder = home / "tokens" / "shapes@v"
