@@ -139,8 +139,7 @@ def test_without_a_compiler_a_run_goes_on_as_ever(trained: Path, tmp_path: Path)
     done = subprocess.run(command, env=os.environ | nothing, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert ": trained" in done.stdout and re.search(r"compiled +no", done.stdout)
-    (folder,) = (home / "dalle").iterdir()
-    told = manifest.read(folder)
+    folder, told = manifest.newest(home, "dalle")
     manifest.write(folder, dataclasses.replace(told, counts={**told.counts, "compiled": True}))
     longer = [*command[:-1], "8"]  # as if it had begun where there is a compiler
     done = subprocess.run(longer, env=os.environ | nothing, capture_output=True, text=True)
