@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
     "app": {"commands", "config", "training"},  # training.engine alone: what torchrun starts
-    "commands": {"commands", "stages", "config", "models", "store", "fetch"},
+    # of training the engine alone, which starts processes
+    "commands": {"commands", "stages", "training", "config", "models", "store", "fetch"},
     "stages": {
         *("training", "drawing", "captioning", "quality", "models"),
         *("fetch", "prep", "scenes", "store", "config"),
