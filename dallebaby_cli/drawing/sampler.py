@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.drawing.choice import choose, guidance_at, guide, noise
+from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, noise
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_numpy

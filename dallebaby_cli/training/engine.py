@@ -30,8 +30,8 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from dallebaby_cli.errors import Mismatch, ProcessLost, UsageError
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models import ranks
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ def device(name: str) -> torch.device:
 def synchronise(module: nn.Module) -> None:
     """Give every rank the first one's weights and buffers."""
     if world() > 1:
-        with ranks.losses_named(), torch.no_grad():
+        with collectives.sentence_if_lost(), torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 whole = tensor.detach().contiguous()
                 dist.broadcast(whole, src=0)
@@ -215,12 +215,12 @@ def shard(module: nn.Module) -> None:
 
 def add_up(tensor: Tensor) -> Tensor:
     """Add up a tensor over all ranks, in place."""
-    return ranks.reduce(tensor)
+    return collectives.reduce(tensor)
 
 
 def highest(number: int) -> int:
     """The highest of all ranks' numbers."""
-    return int(ranks.reduce(torch.tensor(number), ranks.Op.MAX))
+    return int(collectives.reduce(torch.tensor(number), collectives.Op.MAX))
 
 
 def lowest(number: int) -> int:
@@ -241,7 +241,7 @@ def broadcast(content: bytes) -> bytes:
     buffer = torch.empty(size, dtype=torch.uint8)
     if first():
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    with ranks.losses_named():
+    with collectives.sentence_if_lost():
         dist.broadcast(buffer, src=0)
     return buffer.numpy().tobytes()
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.errors import Diverged, Interrupted
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models import ranks
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.training import checkpoint, engine, optim, pace
 from dallebaby_cli.training.batches import prefetch
@@ -205,7 +205,7 @@ def take_step(
     checkpoint) what the first one wants after it; all ranks learn of them with the loss."""
     words = (state.config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
-    with ranks.losses_named() if engine.world() > 1 else contextlib.nullcontext():
+    with collectives.sentence_if_lost() if engine.world() > 1 else contextlib.nullcontext():
         loss = task.step(state, batch, progress)
         lengths = [part.clip() for part in state.parts.values()]
     if engine.world() > 1:  # the only message of a step beside the gradients

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dallebaby_cli.models import ranks
+from dallebaby_cli.models import collectives
 from dallebaby_cli.training import engine
-from dallebaby_cli.training.split import like, local
+from dallebaby_cli.training.dtensors import like, local
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -50,7 +50,7 @@ def shared(matrices: list[Tensor]) -> list[Tensor]:
     mine = matrices[engine.share()]
     each = -(-len(matrices) // engine.world())
     mine += matrices[:1] * (each - len(mine))  # all send as many
-    return list(ranks.gather(orthogonal(torch.stack(mine)))[: len(matrices)])
+    return list(collectives.gather(orthogonal(torch.stack(mine)))[: len(matrices)])
 
 
 class Muon(torch.optim.Optimizer):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dallebaby_cli.config import OptimConfig
+from dallebaby_cli.training.dtensors import like
 from dallebaby_cli.training.muon import Muon
-from dallebaby_cli.training.split import like
 
 
 class Optimizers:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dallebaby_cli.config import OptimConfig, RunConfig
 from dallebaby_cli.training import engine, optim
-from dallebaby_cli.training.split import load_whole, local, whole
+from dallebaby_cli.training.dtensors import load_whole, local, whole
 
 Loss = Callable[..., Tensor]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import checkpoint, engine
+from dallebaby_cli.training.dtensors import load_whole, local, whole
 from dallebaby_cli.training.parts import Objective, Part, is_sharded
-from dallebaby_cli.training.split import load_whole, local, whole
 
 COUNTS = ("step", "lr_scale", "skipped", "rollbacks", "threads")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.drawing.choice import choose, noise
 from dallebaby_cli.drawing.half_precision import halve
+from dallebaby_cli.drawing.next_code import choose, noise
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices

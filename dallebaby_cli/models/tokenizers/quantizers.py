@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
-from dallebaby_cli.models import ranks
+from dallebaby_cli.models import collectives
 
 
 class Quantized(NamedTuple):
@@ -127,7 +127,7 @@ class VQ(nn.Module):
     def _restart(self, z: Tensor) -> None:
         """Move the dead codes to some of z (B, G * G, D): the n of them to the features at which
         the running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole."""
-        z = ranks.gather(z).flatten(0, 1)  # (N, D), so that all processes move codes alike
+        z = collectives.gather(z).flatten(0, 1)  # (N, D), so that all processes move codes alike
         dead = self.idle >= self.patience  # (K,)
         error = (1 - self._similarity(z).amax(-1)).nan_to_num().clamp(min=1e-6)  # (N,)
         reached = error.cumsum(0)
@@ -140,7 +140,7 @@ class VQ(nn.Module):
     @torch.no_grad()
     def _count(self, codes: Tensor) -> None:
         chosen = torch.zeros_like(self.idle).index_fill_(0, codes.flatten(), 1)
-        ranks.reduce(chosen, ranks.Op.MAX)
+        collectives.reduce(chosen, collectives.Op.MAX)
         self.idle.add_(1).masked_fill_(chosen.bool(), 0)
 
 

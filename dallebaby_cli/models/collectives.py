@@ -21,7 +21,7 @@ OF_THE_NETWORK = re.compile(r"gloo|nccl|mpi|connection|socket|\bpeer\b|broken pi
 def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:
     """Reduce a tensor over all ranks, in place. Raises ProcessLost."""
     if dist.is_initialized():
-        with losses_named():
+        with sentence_if_lost():
             dist.all_reduce(tensor, op)
     return tensor
 
@@ -32,13 +32,13 @@ def gather(tensor: Tensor) -> Tensor:
     if not dist.is_initialized():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    with losses_named():
+    with sentence_if_lost():
         dist.all_gather(parts, tensor.contiguous())
     return torch.stack(parts, dim=1).flatten(0, 1)
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
+def sentence_if_lost() -> Iterator[None]:
     """Raise ProcessLost instead of the network's errors; others pass."""
     try:
         yield
