@@ -174,7 +174,7 @@ def fit(
             wanted = watch.chosen if watch else 0
             taken = take_step(
                 *(task, state, next(batches), lr, state.step / steps),
-                *(interrupt.asked, wanted, due),
+                *(interrupt, wanted, due),
             )
             if watch:
                 watch.step(time.perf_counter() - began)
@@ -197,17 +197,18 @@ def take_step(
     batch: tuple[Tensor, ...],
     lr: float,
     progress: float,
-    asked: int = 0,
+    interrupt: Interrupt | None = None,
     threads: int = 0,
     due: bool = False,
 ) -> Taken:
-    """One optimizer step. `asked` is the signal that came to this rank, `threads` and `due` (for a
-    checkpoint) what the first one wants after it; all ranks learn of them with the loss."""
+    """One optimizer step. `interrupt` knows of a signal to this rank, `threads` and `due` (for a
+    checkpoint) are what the first one wants after it; all ranks learn of them with the loss."""
     words = (state.config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
     with collectives.sentence_if_lost() if engine.world() > 1 else contextlib.nullcontext():
         loss = task.step(state, batch, progress)
         lengths = [part.clip() for part in state.parts.values()]
+    asked = interrupt.asked if interrupt else 0
     if engine.world() > 1:  # the only message of a step beside the gradients
         signals = (asked == signal.SIGINT, asked == signal.SIGTERM)
         wishes = (threads, due) if engine.first() else (0, 0)
