@@ -15,7 +15,7 @@ from torch import Tensor
 from dallebaby_cli.errors import ProcessLost
 
 Op = dist.ReduceOp
-OF_THE_NETWORK = re.compile(r"gloo|nccl|mpi|connection|socket|\bpeer\b|broken pipe|rank", re.I)
+OF_THE_NETWORK = re.compile(r"\bgloo\b|\bnccl\b|connection|socket|\bpeer\b|broken pipe", re.I)
 
 
 def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:

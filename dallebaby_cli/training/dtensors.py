@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -23,9 +24,12 @@ def load_whole(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def like(value: Tensor, model: object) -> Tensor:
-    """A whole tensor, split among the ranks as `model` is; every rank has it whole already."""
+    """A whole tensor, split among the ranks as `model` is, or laid out in memory as it is, which
+    fused kernels rely on; every rank has it whole already."""
     if not isinstance(model, DTensor):
-        return value
+        if not isinstance(model, Tensor) or value.shape != model.shape:
+            return value
+        return torch.empty_like(model, dtype=value.dtype, requires_grad=False).copy_(value)
     on_device = value.to(model.device)
     return distribute_tensor(on_device, model.device_mesh, model.placements, src_data_rank=None)
 

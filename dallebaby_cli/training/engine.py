@@ -88,6 +88,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     logging.disable()  # the ranks say themselves what is wrong
     cores = max((os.cpu_count() or 1) // processes, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # to finish a step and save
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

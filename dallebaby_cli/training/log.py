@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,7 +78,7 @@ class Log:
         elapsed = time.monotonic() - self.since
         if elapsed < 1 and step + 1 < self.steps:
             return
-        rate = self.counted / elapsed
+        rate = self.counted / max(elapsed, 1e-9)  # where the clock ticks slowly
         units = rate * self.task.units_per_step
         self.since, self.counted = time.monotonic(), 0
         self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
@@ -118,5 +119,6 @@ def _whole_lines(path: Path) -> Path:
     """Cut off the half line that a killed process may have left."""
     if path.exists():
         content = path.read_bytes()
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
     return path

@@ -140,6 +140,7 @@ def fit(
         state.threads = watch.chosen
     if saved:
         state.restore(saved)
+        steps = max(steps, state.step)  # fewer than there are cannot be asked for
         if log:
             log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
@@ -167,6 +168,7 @@ def fit(
             if last:
                 return state
             if asked:
+                engine.wait()  # until the first rank has written it
                 raise Interrupted(f"stopped at step {state.step}; run it again to continue", asked)
 
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
@@ -283,6 +285,7 @@ def _roll_back(state: State, path: Path, report: Report) -> None:
     saved = checkpoint.load_state(path)
     assert saved is not None, "the first turn saves"
     state.restore(saved)
+    pace.use(state.threads)
     state.rollbacks, state.skipped, state.lr_scale = rollbacks, skipped, lr_scale
     state.save(path)
     report(

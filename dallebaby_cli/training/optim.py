@@ -33,13 +33,16 @@ class Optimizers:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, on any number of ranks."""
         for index, part in enumerate(self.parts):
-            ours = [{**group} for group in part.param_groups]
             weights = [weight for group in part.param_groups for weight in group["params"]]
             state = saved[str(index)]["state"]
             split = {n: _like_weight(kept, weights[int(n)]) for n, kept in state.items()}
-            part.load_state_dict({**saved[str(index)], "state": split})
-            for group, before in zip(part.param_groups, ours, strict=True):
-                group |= {key: before[key] for key in before.keys() & {"fused"}}
+            groups = [  # whether the fused kernel may be used, the weights here decide
+                {**kept, **{key: ours[key] for key in ours.keys() & {"fused"}}}
+                for kept, ours in zip(
+                    saved[str(index)]["param_groups"], part.param_groups, strict=True
+                )
+            ]
+            part.load_state_dict({"state": split, "param_groups": groups})
 
 
 def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:

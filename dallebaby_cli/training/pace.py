@@ -11,7 +11,8 @@ import torch
 
 SLOW = 2.0  # times as long as planned, from which on another number of threads is tried
 WATCHED_S = 10.0  # of training that one judgement takes
-TRIED_S, WARM = 1.5, 1  # seconds that one number is tried for, after so many steps
+TRIED_S, WARM = 1.5, 2  # seconds that one number is tried for, after the step that still has the
+# number before and one that compiles
 REST_S = 300.0  # of training until the next look, also where fewer threads than planned are used
 
 

@@ -249,7 +249,8 @@ def _length(found: Manifest, config: RunConfig) -> int:
     minutes if those have changed since."""
     if config.steps is not None:
         return config.steps
-    return round(int(found.counts["steps"]) * config.minutes / float(found.counts["minutes"]))
+    planned = int(found.counts["steps"]) * config.minutes / float(found.counts["minutes"])
+    return max(round(planned), 1)
 
 
 def _check_same(

@@ -442,3 +442,27 @@ def test_muon_steps_like_the_one_of_torch() -> None:
             optimizer.step()
     for a, b, before in zip(ours, theirs, start, strict=True):
         assert (a - b).norm() < 0.05 * (b - before).norm()  # theirs computes in bf16
+
+
+def test_fewer_steps_than_were_taken_take_none_back(tmp_path: Path) -> None:
+    fit(LineTask(), tmp_path, steps=20)
+    task = LineTask()
+    assert fit(task, tmp_path, steps=10).step == 20 and not task.seen
+
+
+def test_moments_lie_in_memory_as_their_weights_do() -> None:
+    """The fused kernel on CPUs takes it for granted, and split models save another layout."""
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer = optim.build(model, OptimConfig(muon=False))
+    optimizer.step(1e-3)
+    saved = optimizer.state_dict()
+    for kept in saved["0"]["state"].values():
+        kept |= {
+            name: value.clone(memory_format=torch.contiguous_format) for name, value in kept.items()
+        }
+    again = optim.build(model, OptimConfig(muon=False))
+    again.load_state_dict(saved)
+    for weight, kept in again.parts[0].state.items():
+        assert kept["exp_avg"].stride() == kept["exp_avg_sq"].stride() == weight.stride()
