@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _session() -> AbstractContextManager[None]:
-    """Where torchrun started several processes: in company with the others."""
+    """Where several processes were started: together with the others."""
     if "RANK" not in os.environ:
         return nullcontext()
     from dallebaby_cli.training import engine
