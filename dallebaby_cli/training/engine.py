@@ -144,7 +144,8 @@ def _join() -> Store:
         raise UsageError(f"{error}; start several processes with torchrun") from error
     except RuntimeError as error:
         raise ProcessLost(f"the other processes cannot be reached ({error})") from error
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if with_gpus else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=WORK)
     return store
 
@@ -240,7 +241,7 @@ def broadcast(content: bytes) -> bytes:
         return content
     size = highest(len(content) if first() else 0)
     buffer = torch.empty(size, dtype=torch.uint8)
-    if first():
+    if first() and content:
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     with collectives.sentence_if_lost():
         dist.broadcast(buffer, src=0)
