@@ -11,6 +11,7 @@ another (OMP_WAIT_POLICY=passive); and as the planner does it now (`planned`). B
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def child(home: Path, how: str) -> None:
 def rate(home: Path, how: str, seconds: float, busy: bool, later: float = 0.0) -> float:
     """Median images a second in the last half of a run that trains for so many seconds."""
     log = home / "vae" / how / "log.jsonl"
-    subprocess.run(["rm", "-rf", str(log.parent)], check=True)
+    shutil.rmtree(log.parent, ignore_errors=True)
     waiting = {"OMP_WAIT_POLICY": "passive"} if how == "passive" else {}
     other = subprocess.Popen(BUSY) if busy and not later else None
     training = subprocess.Popen(

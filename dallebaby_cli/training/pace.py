@@ -11,8 +11,8 @@ import torch
 
 SLOW = 2.0  # times as long as planned, from which on another number of threads is tried
 WATCHED_S = 10.0  # of training that one judgement takes
-TRIED_S, WARM = 1.5, 2  # seconds that one number is tried for, after the step that still has the
-# number before and one that compiles
+TRIED_S = 1.5  # that one number is tried for
+WARM = 2  # steps before that: the one already under way, and one that may compile
 REST_S = 300.0  # of training until the next look, also where fewer threads than planned are used
 
 
@@ -38,6 +38,8 @@ class Pace:
     _seconds: float = 0.0
     _rest_s: float = 0.0
     _reference_s: float = 0.0
+    _before: int = 0
+    _mean_s: float = 0.0
     _trial: Iterator[int] | None = None
     _tried: dict[int, float] = field(default_factory=dict)
 
@@ -45,8 +47,8 @@ class Pace:
         self.chosen = self.chosen or self.threads
         self._reference_s = self.planned_s
 
-    def step(self, seconds: float) -> int:
-        """A step took so long, its batch included; the number of threads for the next one."""
+    def step(self, seconds: float) -> None:
+        """A step took so long, its batch included; `chosen` is then for the next one."""
         self._steps += 1
         self._rest_s -= seconds
         if self._trial is not None:
@@ -55,7 +57,7 @@ class Pace:
             if self._seconds >= TRIED_S and self._steps > WARM + 1:
                 self._tried[self.chosen] = self._seconds / (self._steps - WARM)
                 self._next()
-            return self.chosen
+            return
         self._seconds += seconds
         if self._seconds >= WATCHED_S:
             mean_s = self._seconds / self._steps
@@ -65,7 +67,6 @@ class Pace:
                 self._trial, self._tried = iter(counts(self.most)), {}
                 self._next()
             self._steps, self._seconds = 0, 0.0
-        return self.chosen
 
     def _next(self) -> None:
         """Try the next number, or settle on the fastest."""

@@ -102,7 +102,8 @@ def finish(
             return weights.write_model(folder, kind, describe())
 
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
-        counts = {**draft.counts, **{k: round(v, 4) for k, v in figures.items()}}
+        counts = {**draft.counts, "steps": state.step}
+        counts |= {name: round(value, 4) for name, value in figures.items()}
         model_id = engine.once(seal)
         done = dataclasses.replace(draft, id=model_id, complete=True, counts=counts)
         if mine:

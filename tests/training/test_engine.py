@@ -27,7 +27,7 @@ WORKER = Path(__file__).with_name("rank_at_work.py")
 CLOSE = (
     1e-4  # of a figure, after 18 steps with Muon, which lifts rounding errors of small gradients
 )
-ALIKE = 0.02  # of a figure, where each rank draws random numbers of its own
+ALIKE = 0.01  # of a figure, where each rank draws random numbers of its own
 SECONDS = 240  # most that one command may take
 SHORT = ("--preset", "tiny", "--steps", "6", "--set", "eval_every=3", "--set", "precision=fp32")
 SIZES = ("--set", "shard_pictures=64", "--set", "batch_size=16")
