@@ -82,8 +82,8 @@ class Pace:
         if self.chosen != self._before or self._mean_s > SLOW * self.planned_s:
             slower = self._mean_s / self.planned_s
             self.news = (
-                f"steps take {slower:.1f} times as long as planned (another program at work?); of "
-                f"{', '.join(map(str, self._tried))} threads, {self.chosen} are fastest now"
+                f"steps take {slower:.1f} times as long as planned (another program at work?); "
+                f"tried {', '.join(map(str, self._tried))} threads: {self.chosen} is fastest now"
             )
 
 

@@ -44,7 +44,10 @@ def test_where_a_core_is_taken_fewer_threads_are_found_and_told_of() -> None:
 
     used = train(watch, 400, busy_from_step_100)
     assert set(used[:100]) == {2} and used[-1] == 1 and used.count(2) < 130
-    assert "14.0 times as long as planned" in watch.news and "1 are fastest now" in watch.news
+    assert (
+        "14.0 times as long as planned" in watch.news
+        and "tried 2, 1 threads: 1 is fastest now" in watch.news
+    )
 
 
 def test_all_threads_are_taken_again_when_the_core_is_free() -> None:
