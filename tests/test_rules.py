@@ -19,7 +19,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # room → the rooms of this package that it may import from; all may import from EVERYWHERE
-EVERYWHERE = {"", "errors", "progress", "files", "interrupt", "names", "__version__"}
+EVERYWHERE = {"", "errors", "progress", "files", "interrupt", "names", "text", "__version__"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"app"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "scenes": {"scenes", "store", "config"},
     "store": {"store", "config"},
     "config": {"config"},
-    **{low: set() for low in ("errors", "progress", "files", "interrupt", "names")},
+    **{low: set() for low in ("errors", "progress", "files", "interrupt", "names", "text")},
 }
 CALL_SIBLINGS = {"stages/demo.py", "stages/doctor.py"}  # they are about the others
 TRAIN_THE_DVAE = ("stages/train_vae.py", "training/parent.py")  # all others know an ImageTokenizer
