@@ -13,19 +13,24 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer, losses
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
-from dallebaby_cli.training.loop import State, matmul_peak, take_step
+from dallebaby_cli.training.loop import take_step
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.peak import matmul_peak
+from dallebaby_cli.training.state import State
 
 CPU = torch.device("cpu")
 
 
 class Task:
-    """What `take_step` asks for its loss."""
+    """What `take_step` asks for its gradients."""
 
-    def loss(
-        self, model: torch.nn.Module, batch: tuple[torch.Tensor, ...], progress: float
-    ) -> torch.Tensor:
+    @staticmethod
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
         text_loss, image_loss = losses(model(*batch), *batch, work.WORDS)
         return text_loss / 8 + image_loss * 7 / 8
+
+    def step(self, state: State, batch: tuple[torch.Tensor, ...], progress: float) -> torch.Tensor:
+        return state.backward("model", batch)
 
 
 options = work.asked()
@@ -45,11 +50,12 @@ if options.work == "train":
     config = replace(config, batch_size=options.batch, precision=options.precision)
     batch = work.batch(options)
     with FlopCounterMode(display=False) as counter:
-        Task().loss(model, batch, 0.0).backward()
-    state = State.fresh(model, config, CPU, options.compile)
+        Task.loss(model, batch).backward()
+    objectives = {"model": Objective(model, Task.loss)}
+    state = State.fresh(objectives, config, CPU, options.compile)
 
     def turn() -> None:
-        take_step(Task(), state, batch, 1e-3, 0.0, config, CPU)
+        take_step(Task(), state, batch, 1e-3, 0.0)
 
     units = options.batch * shape.sequence_len
     facts = {"flops": counter.get_total_flops() / units}

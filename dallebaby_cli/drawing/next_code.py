@@ -1,23 +1,53 @@
 """The choice of the next code: guidance, temperature, top-k, top-p, and noise that makes it fair.
 
 Guidance is that of Ho & Salimans (2022, arXiv 2207.12598): logits are pushed away from those that
-the empty caption gives.
+the empty caption gives. Noise comes from SplitMix64 (Steele, Lea & Flood 2014) read at any place:
+each number is a hash of where it is, so it is the same beside any other picture, on any device.
 
 Shapes: B pictures, N codes of a picture, K codebook.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dallebaby_cli.config import SampleConfig
 
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+BITS = 23  # of each random number: as many as fp32 holds beside a half
+COLDEST = 1e-30  # the lowest temperature but 0: fp32 knows no smaller one everywhere
 
-def noise(seed: int, places: int, codes: int) -> Tensor:
-    """Gumbel noise (N, K) of one picture: the likeliest code under logits + noise is a fair
-    draw."""
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(places, codes, generator=generator)
-    return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+
+def keys(seeds: Sequence[int]) -> Tensor:
+    """What the noise of pictures from such seeds begins with (B,) int64."""
+    return _mix(torch.tensor([_signed(seed + GOLDEN) for seed in seeds]))
+
+
+def noise(keys: Tensor, number: Tensor, codes: int) -> Tensor:
+    """Gumbel noise (B, K) of the code of place `number` (1,): the likeliest code under logits +
+    noise is a fair draw."""
+    counter = number * codes + torch.arange(1, codes + 1, device=keys.device)
+    random = _mix(keys[:, None] + counter * _signed(GOLDEN))
+    uniform = (_shifted(random, 64 - BITS).float() + 0.5) * 2**-BITS
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """Hash 64 bits to 64 others; products wrap around."""
+    z = (z ^ _shifted(z, 30)) * _signed(FIRST)
+    z = (z ^ _shifted(z, 27)) * _signed(SECOND)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """To the right, with zeros on the left: torch's own shift repeats the sign."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 of the same 64 lowest bits."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def guidance_at(share: float, config: SampleConfig) -> float:
@@ -26,7 +56,7 @@ def guidance_at(share: float, config: SampleConfig) -> float:
     return 1 + (config.guidance - 1) * risen
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
+def guide(logits: Tensor, guidance: Tensor | float) -> Tensor:
     """Logits (B, K) from those (2 B, K) of captions and empty captions; 1 is no guidance."""
     with_caption, without = logits.float().chunk(2)
     return without + guidance * (with_caption - without)
@@ -36,7 +66,9 @@ def choose(logits: Tensor, noise: Tensor, config: SampleConfig) -> Tensor:
     """One code (B,) for each row of logits (B, K), by its row of Gumbel noise (B, K)."""
     if config.temperature == 0:
         return logits.argmax(-1)
-    logits = logits / config.temperature
+    if config.temperature != 1:  # from the likeliest down, or low temperatures would overflow
+        below = logits - logits.amax(-1, keepdim=True)
+        logits = below / max(config.temperature, COLDEST)
     if 0 < config.top_k < logits.shape[-1]:
         smallest = logits.topk(config.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

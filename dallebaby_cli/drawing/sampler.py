@@ -7,7 +7,7 @@ Shapes: B pictures, P pixels along a side, G codes along a side, N = G * G codes
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, noise
+from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_numpy
 from dallebaby_cli.models.tokenizers import ImageTokenizer
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 
 PAINTED = 32  # pictures decoded at a time
@@ -67,6 +67,8 @@ class Sampler:
     image_tokenizer: ImageTokenizer
     text_tokenizer: TextTokenizer
     id: str = ""
+    _ready: dict[tuple[int, SampleConfig], Steps] = field(init=False, default_factory=dict)
+    """what the last batch left behind for the next one of its size, if it was worth recording"""
 
     def generate(
         self,
@@ -112,7 +114,8 @@ class Sampler:
         if best:
             order = torch.cat(scores).cpu().view(chosen.shape).argsort(descending=True, stable=True)
             chosen = chosen.gather(1, order[:, :best])
-        return Sketch(torch.cat(codes)[chosen.flatten()], (chosen.flatten() + seed).tolist())
+        kept = chosen.flatten()
+        return Sketch(torch.cat(codes)[kept], [seed + number for number in kept.tolist()])
 
     def draw(
         self,
@@ -153,35 +156,33 @@ class Sampler:
     ) -> Iterator[Drawing]:
         """The moments of one batch, in raster order."""
         shape, device = self.model.config, self._device
-        precision = devices.resolve_precision(device, "auto")
-        count, square = shape.image_tokens, (len(prompts), shape.grid, shape.grid)
+        square = (len(prompts), shape.grid, shape.grid)
+        orders = torch.ones(shape.image_tokens + 1, shape.image_tokens, dtype=torch.bool).tril(-1)
+        known = orders.to(device).view(-1, 1, *square[1:]).expand(-1, *square).unbind()
+        given = torch.empty(0, dtype=torch.int64) if kept is None else kept.flatten()
         codes = torch.zeros(square, dtype=torch.int64, device=device)
-        places = codes.flatten(1).unbind(1)  # N views (B,)
-        orders = torch.ones(count + 1, count, dtype=torch.bool, device=device).tril(-1)
-        known = orders.view(-1, 1, *square[1:]).expand(-1, *square).unbind()  # after so many codes
-        given = 0 if kept is None else kept.numel()
-        if kept is not None:
-            codes[:, : len(kept)] = kept
-        yield Drawing(first, codes.clone(), known[given], given)
-        guided = config.guidance != 1
-        text = self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
-        each = [noise(seed, count, shape.codes) for seed in seeds]
-        noises = torch.stack(each, dim=1).to(device)  # (N, B, K)
-        with devices.autocast(device, precision):  # around no yield, or it were the caller's, too
-            cache = Cache(shape, len(text), self._computed_like(device))
-            logits = self.model.prefill(text, cache)
-        for number, place in enumerate(places):
-            with devices.autocast(device, precision):
-                if number:
-                    code = places[number - 1]
-                    both = torch.cat((code, code)) if guided else code
-                    logits = self.model.decode_one(both, number - 1, cache)
-                if number < given:
-                    continue
-                pull = guidance_at(number / count, config)
-                pulled = guide(logits, pull) if guided else logits.float()
-                place.copy_(choose(pulled, noises[number], config))
-            yield Drawing(first, codes.clone(), known[number + 1], number + 1)
+        codes.flatten(1)[:, : len(given)] = given
+        yield Drawing(first, codes, known[len(given)], len(given))
+        if len(given) == shape.image_tokens:
+            return
+        with devices.autocast(device, "auto"):  # around no yield, or it were the caller's, too
+            steps = self._steps(len(prompts), config)
+            text = self._read([*prompts, *[""] * len(prompts)] if steps.guided else prompts)
+            steps.begin(text, seeds, given.to(device))
+        for count in range(len(given) + 1, shape.image_tokens + 1):
+            if count > len(given) + 1:
+                with devices.autocast(device, "auto"):
+                    steps.next()
+            now = steps.codes.view(square).where(known[count], 0)
+            yield Drawing(first, now, known[count], count)
+        if steps.recorded:
+            self._ready.clear()
+            self._ready[steps.batch, config] = steps
+
+    def _steps(self, batch: int, config: SampleConfig) -> Steps:
+        """Ready to draw so many pictures; nobody else has them meanwhile."""
+        ready = self._ready.pop((batch, config), None)
+        return ready or Steps(self.model, batch, config, self._computed_like(self._device))
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:

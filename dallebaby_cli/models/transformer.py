@@ -16,7 +16,7 @@ The position of input i predicts input i + 1:
     output   t1 … tT  c1 c2 …  cN
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,21 @@ class Cache:
         self.values = [like.new_zeros(shape) for _ in range(config.depth)]
         size = (batch, config.image_tokens + 1)
         self.codes = torch.full(size, config.codes, device=like.device)
+
+
+class Past(NamedTuple):
+    """What a block knows of the sequence so far, and where the new positions go."""
+
+    keys: Tensor
+    """of all S positions (B, H, S, E)"""
+    values: Tensor
+    """likewise"""
+    places: Tensor
+    """of the s new positions (s,) int64"""
+    seen: int
+    """positions from the first one on that are attended to"""
+    mask: Tensor | None
+    """bool (1, seen): which of them are filled; all if None"""
 
 
 def rotary_table(config: TransformerConfig) -> Tensor:
@@ -94,26 +109,26 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(config.dim, 4 * config.dim, bias=False)
         self.mlp_out = nn.Linear(4 * config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, turns: Tensor, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
-        """x (B, s, D) are s new positions; `past` holds this block's cache and how much of it is
-        filled. Without it the s positions are the whole sequence."""
+    def forward(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
+        """x (B, s, D) are the positions after those in `past`; without it, the whole sequence."""
         x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), turns, past)))
         return x + self._drop(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))).square()))
 
-    def _attend(self, x: Tensor, turns: Tensor, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
+    def _attend(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
         batch, new, dim = x.shape
         qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
         query_key, value = qkv.split((2, 1), dim=2)
         value = value.squeeze(2).transpose(1, 2)  # (B, H, s, E), as query and key
         query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
         query, key = rotate(query_key, turns).type_as(value)
+        mask = None
         if past is not None:
-            keys, values, filled = past
-            keys[:, :, filled : filled + new] = key
-            values[:, :, filled : filled + new] = value
-            key, value = keys[:, :, : filled + new], values[:, :, : filled + new]
+            past.keys.index_copy_(2, past.places, key)
+            past.values.index_copy_(2, past.places, value)
+            key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
+            mask = past.mask
         # several new positions only ever start a sequence, so the causal mask is square
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=new > 1)
+        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=new > 1)
         return y.transpose(1, 2).reshape(batch, new, dim)
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -183,8 +198,10 @@ class Transformer(nn.Module):
                     f"{name} must be int64 (B, {length}), not {kind} {tuple(ids.shape)}"
                 )
         known = F.pad(codes, (0, 1), value=config.codes)
-        x = torch.cat((self._embed_text(text), self._embed_codes(known, 1, len(self.above))), dim=1)
-        x = self._run(x, 0, None)
+        x = torch.cat(
+            (self._embed_text(text), self._embed_codes(known, config.image_tokens)), dim=1
+        )
+        x = self.norm(self._run(x, None))
         return (
             self.text_head(x[:, : config.text_tokens]),
             self.image_head(x[:, config.text_tokens :]),
@@ -196,15 +213,25 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.compile(*options, **more)
 
-    def prefill(self, text: Tensor, cache: Cache) -> Tensor:
-        """Read captions (B, T) into an empty cache; logits (B, K) of the first code."""
-        return self.image_head(self._run(self._embed_text(text), 0, cache)[:, -1])
+    def prefill(self, text: Tensor, given: int, cache: Cache) -> Tensor:
+        """Read captions (B, T) and the first `given` codes of `cache.codes` into an empty cache;
+        logits (B, K) of the code after them."""
+        x = torch.cat((self._embed_text(text), self._embed_codes(cache.codes, given + 1)), dim=1)
+        new = x.shape[1]
+        return self._predict(x, torch.arange(new, device=x.device), new, None, cache)
 
-    def decode_one(self, code: Tensor, number: int, cache: Cache) -> Tensor:
-        """Read code (B,), the picture's `number`-th from 0; logits (B, K) of the one after it."""
-        cache.codes[:, number] = code
-        x = self._embed_codes(cache.codes, number + 1, number + 2)
-        return self.image_head(self._run(x, self.config.text_tokens + 1 + number, cache)[:, -1])
+    def decode_one(self, number: Tensor, cache: Cache, seen: int, masked: bool) -> Tensor:
+        """Read the code of place `number` (1,) in `cache.codes`; logits (B, K) of the one after it.
+
+        Attention is over the first `seen` positions of the cache. So many are filled, the new one
+        with them, or they are `masked` and some are not: then the same shapes serve several places,
+        as recorded steps on a GPU need it.
+        """
+        place = self.config.text_tokens + 1 + number
+        mask = (torch.arange(seen, device=place.device) <= place)[None] if masked else None
+        above = cache.codes[:, self.above[number + 1]]
+        x = self._embed(cache.codes[:, number], above, self.place_embedding(number + 1))
+        return self._predict(x, place, seen, mask, cache)
 
     def _embed_text(self, text: Tensor) -> Tensor:
         """(B, T) → (B, 1 + T, D) with the start in front. The last position draws code 0."""
@@ -213,21 +240,37 @@ class Transformer(nn.Module):
         first_place = self.place_embedding.weight[0].expand(len(text), 1, -1)
         return torch.cat((x[:, :-1], x[:, -1:] + first_place), dim=1)
 
-    def _embed_codes(self, known: Tensor, start: int, stop: int) -> Tensor:
-        """What is to predict the codes from place `start` to before `stop` (B, stop - start, D), of
-        the known ones (B, N + 1): the place, the code before it and those above it."""
-        before, above = known[:, start - 1 : stop - 1], known[:, self.above[start:stop]]
-        kinds = torch.arange(3, device=known.device) * (self.config.codes + 1)
-        x = self.image_embedding(before) + self.above_embedding(above + kinds).sum(2)
-        return x + self.place_embedding.weight[start:stop]
+    def _embed_codes(self, known: Tensor, stop: int) -> Tensor:
+        """What is to predict the codes from place 1 to before `stop` (B, stop - 1, D), of the known
+        ones (B, N + 1)."""
+        return self._embed(
+            known[:, : stop - 1],
+            known[:, self.above[1:stop]],
+            self.place_embedding.weight[1:stop],
+        )
 
-    def _run(self, x: Tensor, filled: int, cache: Cache | None) -> Tensor:
-        """All blocks over s new positions x (B, s, D) after the `filled` ones in the cache."""
-        turns = self.turns[:, filled : filled + x.shape[1]]
+    def _embed(self, before: Tensor, above: Tensor, places: Tensor) -> Tensor:
+        """Inputs (B, s, D) of the code before (B, s), those above (B, s, 3) and the place (s, D) of
+        each code that is to be predicted."""
+        kinds = torch.arange(3, device=above.device) * (self.config.codes + 1)
+        return self.image_embedding(before) + self.above_embedding(above + kinds).sum(2) + places
+
+    def _predict(
+        self, x: Tensor, places: Tensor, seen: int, mask: Tensor | None, cache: Cache
+    ) -> Tensor:
+        """Logits (B, K) after new positions x (B, s, D) at `places` (s,) of the cache."""
+        past = [
+            Past(keys, values, places, seen, mask)
+            for keys, values in zip(cache.keys, cache.values, strict=True)
+        ]
+        return self.image_head(self.norm(self._run(x, past)[:, -1]))
+
+    def _run(self, x: Tensor, past: list[Past] | None) -> Tensor:
+        """All blocks over the positions x (B, s, D)."""
+        turns = self.turns if past is None else self.turns[:, past[0].places]
         for index, block in enumerate(self.blocks):
-            past = None if cache is None else (cache.keys[index], cache.values[index], filled)
-            x = block(x, turns, past)
-        return self.norm(x)
+            x = block(x, turns, past[index] if past else None)
+        return x
 
 
 def losses(

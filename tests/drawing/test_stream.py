@@ -57,9 +57,9 @@ def test_nothing_is_done_after_a_stream_is_closed(
     read: list[int] = []
     decode_one = Transformer.decode_one
 
-    def counted(model: Transformer, code: torch.Tensor, number: int, cache: object) -> torch.Tensor:
-        read.append(number)
-        return decode_one(model, code, number, cache)
+    def counted(model: Transformer, number: torch.Tensor, *more: object) -> torch.Tensor:
+        read.append(int(number))
+        return decode_one(model, number, *more)
 
     monkeypatch.setattr(Transformer, "decode_one", counted)
     stream = sampler.stream(PROMPTS, SEEDS, SampleConfig(batch_size=2))

@@ -98,14 +98,22 @@ def test_no_prediction_sees_its_answer_or_what_follows(transformer: Transformer)
 
 
 @torch.no_grad()
-def test_cached_decoding_equals_the_whole_forward_pass(transformer: Transformer) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("given", [0, 1, 5])
+def test_cached_decoding_equals_the_whole_forward_pass(
+    transformer: Transformer, given: int, masked: bool
+) -> None:
     text, codes = batch(3)
     _, expected = transformer(text, codes)
     cache = Cache(SHAPE, 3, torch.empty(0))
-    logits = [transformer.prefill(text, cache)]
-    for number in range(SHAPE.image_tokens - 1):
-        logits.append(transformer.decode_one(codes[:, number], number, cache))
-    torch.testing.assert_close(torch.stack(logits, dim=1), expected, atol=1e-4, rtol=1e-4)
+    cache.codes[:, :given] = codes[:, :given]
+    logits = [transformer.prefill(text, given, cache)]
+    for number in torch.arange(given, SHAPE.image_tokens - 1).split(1):
+        cache.codes[:, number] = codes[:, number]
+        seen = SHAPE.sequence_len if masked else SHAPE.text_tokens + 2 + int(number)
+        logits.append(transformer.decode_one(number, cache, seen, masked))
+    found = torch.stack(logits, dim=1)
+    torch.testing.assert_close(found, expected[:, given:], atol=1e-4, rtol=1e-4)
 
 
 def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:

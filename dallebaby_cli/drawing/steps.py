@@ -1,0 +1,93 @@
+"""One code of several pictures after the other, each time the same work on the same memory.
+
+So a GPU can record a step once (a CUDA graph) and replay it: launched one by one, the hundreds of
+small operations of a step would take many times as long as they work. Nothing comes back from the
+device between codes. A recorded step attends to all places of a bucket and masks those to come; a
+CPU attends to what is there.
+
+Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K codebook.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise
+from dallebaby_cli.models.transformer import Cache, Transformer
+
+BUCKET = 64  # positions: attention reads so many at most in vain, and each takes a recording
+
+
+class Steps:
+    """B pictures under way, drawn as `config` says; to be used again for others."""
+
+    def __init__(self, model: Transformer, batch: int, config: SampleConfig, like: Tensor) -> None:
+        """`like` has the device and the type of keys and values."""
+        self.model, self.config, self.batch = model, config, batch
+        self.guided = config.guidance != 1
+        shape, device = model.config, like.device
+        self.cache = Cache(shape, batch * (1 + self.guided), like)
+        self.recorded: dict[int, torch.cuda.CUDAGraph] = {}
+        self._number = torch.zeros(1, dtype=torch.int64, device=device)  # that is decided now
+        self._keys = torch.zeros(batch, dtype=torch.int64, device=device)
+        shares = [number / shape.image_tokens for number in range(shape.image_tokens)]
+        pulls = [guidance_at(share, config) for share in shares]
+        self._pulls = torch.tensor(pulls, device=device)
+        self._count = 0
+
+    @property
+    def codes(self) -> Tensor:
+        """(B, N) int64, K where none is decided yet."""
+        return self.cache.codes[: self.batch, :-1]
+
+    def begin(self, text: Tensor, seeds: Sequence[int], given: Tensor) -> None:
+        """Read captions (B, T), or where there is guidance (2 B, T), the second half empty; take
+        over the first codes (R,), and decide the one after them."""
+        self.cache.codes.fill_(self.model.config.codes)
+        self.cache.codes[:, : len(given)] = given
+        self._keys.copy_(keys(seeds))
+        self._count = len(given)
+        self._number.fill_(self._count)
+        self._decide(self.model.prefill(text, self._count, self.cache))
+
+    def next(self) -> None:
+        """Decide the next code of each picture."""
+        self._count += 1
+        self._number.add_(1)
+        filled = self.model.config.text_tokens + 1 + self._count
+        if self._number.device.type != "cuda":
+            self._work(filled, masked=False)
+            return
+        seen = min(-(-filled // BUCKET) * BUCKET, self.model.config.sequence_len)
+        if seen not in self.recorded:
+            self.recorded[seen] = self._record(seen)
+        self.recorded[seen].replay()
+
+    def _work(self, seen: int, masked: bool) -> None:
+        self._decide(self.model.decode_one(self._number - 1, self.cache, seen, masked))
+
+    def _decide(self, logits: Tensor) -> None:
+        """Choose from logits (B, K), or (2 B, K), and write down what was chosen."""
+        number, codes = self._number, logits.shape[-1]
+        if self.guided:
+            logits = guide(logits, self._pulls[number])
+        chosen = choose(logits.float(), noise(self._keys, number, codes), self.config)
+        self.cache.codes.index_copy_(1, number, chosen.repeat(1 + self.guided)[:, None])
+
+    def _record(self, seen: int) -> torch.cuda.CUDAGraph:
+        """The step as a CUDA graph. Working it before, as recording needs it, does no harm: it
+        decides the same code from the same numbers."""
+        here = torch.cuda.current_stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._work(seen, masked=True)
+        here.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        pool = next((before.pool() for before in self.recorded.values()), None)
+        with torch.cuda.graph(graph, pool=pool):
+            self._work(seen, masked=True)
+        return graph
