@@ -113,8 +113,9 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 def session() -> Iterator[None]:
     """Work with the other processes that were started while the block runs.
 
-    Only the first rank's words are seen. When ranks fail, the error of the one that failed first
-    is raised there; the others, which fail because of it, leave silently.
+    Only the first rank's words are seen. At its good end the process ends. When ranks fail, the
+    error of the one that failed first is raised there; the others, which fail because of it, leave
+    silently.
     """
     store = _join()
     try:
@@ -125,15 +126,18 @@ def session() -> Iterator[None]:
                 stack.enter_context(contextlib.redirect_stderr(nowhere))
             yield
     except SystemExit as end:
-        if not end.code:
-            dist.destroy_process_group()
-        raise
+        if end.code:
+            raise
     except Exception as error:
         if store.add("failed", 1) == 1:
             raise
         raise SystemExit(getattr(error, "exit_code", 1)) from error
-    else:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # at once: where one of gloo's threads lets go of its last tensor while Python ends, which has
+    # been seen on a busy machine, that aborts the process and a finished run looks failed
+    os._exit(0)
 
 
 def _join() -> Store:

@@ -28,6 +28,7 @@ CLOSE = (
     1e-4  # of a figure, after 18 steps with Muon, which lifts rounding errors of small gradients
 )
 ALIKE = 0.01  # of a figure, where each rank draws random numbers of its own
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}  # and to say where it is aborted
 SECONDS = 240  # most that one command may take
 SHORT = ("--preset", "tiny", "--steps", "6", "--set", "eval_every=3", "--set", "precision=fp32")
 SIZES = ("--set", "shard_pictures=64", "--set", "batch_size=16")
@@ -77,7 +78,7 @@ def by_hand(*arguments: object, own: Callable[[int], tuple] = lambda rank: ()) -
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **company, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **company, "RANK": str(rank), **QUIET},
         )
         for rank in (0, 1)
     ]
