@@ -1,0 +1,242 @@
+"""What must hold on a GPU: it computes what a CPU does, and its fast paths what its slow ones do.
+
+Where there is no GPU, all of it runs on the CPU, so that it works when one comes.
+"""
+
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training import rank_at_work
+
+from dallebaby_cli.config import SampleConfig, settings
+from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig
+from dallebaby_cli.drawing.sampler import Sampler
+from dallebaby_cli.drawing.steps import Steps
+from dallebaby_cli.errors import Interrupted
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.classifier import Classifier, Vocabulary
+from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.models.transformer import Cache, Transformer, losses
+from dallebaby_cli.progress import ignore
+from dallebaby_cli.training import checkpoint, loop, muon
+from dallebaby_cli.training.loop import take_step
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PROMPTS = ["a red car", "a blue house left of a green tree", "a blue car", ""] * 2
+ROUNDING = 1e-4  # relative, of fp32 without TF32, summed in another order
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact() -> None:
+    devices.resolve("auto")  # which says what fp32 is
+
+
+@pytest.fixture(scope="module")
+def on_gpu(sampler: Sampler) -> Sampler:
+    """The sampler, on the GPU."""
+    moved = {name: copied(getattr(sampler, name)) for name in ("model", "image_tokenizer")}
+    return Sampler(**moved, text_tokenizer=sampler.text_tokenizer)  # type: ignore[arg-type]
+
+
+def copied(module: nn.Module) -> nn.Module:
+    return deepcopy(module).to(GPU)
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = ROUNDING) -> None:
+    """Equal but for rounding."""
+    ours, theirs = ours.double().cpu(), theirs.double().cpu()
+    assert theirs.isfinite().all() and theirs.norm() > 0
+    assert (ours - theirs).norm() / theirs.norm() < tolerance
+
+
+def words(model: Transformer, batch: int) -> tuple[Tensor, Tensor]:
+    shape, generator = model.config, torch.Generator().manual_seed(0)
+    text = torch.randint(0, shape.vocabulary, (batch, shape.text_tokens), generator=generator)
+    codes = torch.randint(0, shape.codes, (batch, shape.image_tokens), generator=generator)
+    return text, codes
+
+
+def test_the_transformer_and_its_gradients_are_a_cpus(sampler: Sampler) -> None:
+    here, there = deepcopy(sampler.model), copied(sampler.model)
+    for model, device in ((here, CPU), (there, GPU)):
+        assert isinstance(model, Transformer)
+        text, codes = (tensor.to(device) for tensor in words(model, 4))
+        Trained.loss(model, (text, codes)).backward()
+        model.made = model(text, codes)
+    for ours, theirs in zip(there.made, here.made, strict=True):
+        close(ours.detach(), theirs.detach())
+    for ours, theirs in zip(there.parameters(), here.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        close(ours.grad, theirs.grad, 10 * ROUNDING)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantizer", ["fsq", "vq", "gumbel"])
+def test_the_dvae_is_a_cpus(quantizer: str) -> None:
+    torch.manual_seed(0)
+    model = DVAE(DVAEConfig(image_px=32, grid=8, width=16, quantizer=quantizer)).eval()  # type: ignore[arg-type]
+    for weight in model.parameters():
+        weight.add_(0.05 * torch.randn_like(weight))
+    there = copied(model).to(memory_format=torch.channels_last)
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    codes, theirs = model.encode(pixels), there.encode(pixels.to(GPU)).cpu()
+    assert (codes == theirs).float().mean() > 0.995, "but where features lie on an edge"
+    assert len(codes.unique()) > 4
+    close(there.decode(codes.to(GPU)), model.decode(codes), 5e-3)  # of whole levels
+
+
+@torch.no_grad()
+def test_the_classifier_is_a_cpus() -> None:
+    torch.manual_seed(0)
+    model = Classifier(ClassifierConfig(image_px=32, width=16), Vocabulary(4, 5, 6)).eval()
+    for weight in model.parameters():
+        weight.add_(0.05 * torch.randn_like(weight))
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    ours, theirs = copied(model)(pixels.to(GPU)), model(pixels)
+    for name, expected in vars(theirs).items():
+        close(getattr(ours, name), expected)
+
+
+@torch.inference_mode()
+@pytest.mark.precisions
+def test_cached_is_uncached(on_gpu: Sampler, precision: str) -> None:
+    model = on_gpu.model
+    text, codes = (tensor.to(GPU) for tensor in words(model, 4))
+    shape = model.config
+    with devices.autocast(GPU, precision):  # type: ignore[arg-type]
+        expected = model(text, codes)[1]
+        cache = Cache(shape, 4, expected)
+        logits = [model.prefill(text, 0, cache)]
+        for number in torch.arange(shape.image_tokens - 1, device=GPU).split(1):
+            cache.codes[:, number] = codes[:, number]
+            logits.append(model.decode_one(number, cache, shape.sequence_len, masked=True))
+    close(torch.stack(logits, dim=1), expected, {"fp32": ROUNDING, "bf16": 2**-7}[precision])
+
+
+@torch.inference_mode()
+@pytest.mark.precisions
+@pytest.mark.parametrize(
+    "config",
+    [
+        SampleConfig(guidance=1),
+        SampleConfig(guidance=3, guidance_ramp=0.5),
+        SampleConfig(temperature=0.8, top_k=30, top_p=0.9),
+        SampleConfig(temperature=0),
+    ],
+)
+def test_recorded_steps_are_the_steps(
+    on_gpu: Sampler, precision: str, config: SampleConfig
+) -> None:
+    """And a recording serves the next pictures as well as the first."""
+    text = on_gpu._read(PROMPTS if config.guidance == 1 else [*PROMPTS, *[""] * len(PROMPTS)])
+    none = torch.empty(0, dtype=torch.int64, device=GPU)
+    with devices.autocast(GPU, precision):  # type: ignore[arg-type]
+        like = on_gpu._computed_like(GPU)
+        fast, slow = (Steps(on_gpu.model, len(PROMPTS), config, like) for _ in range(2))
+        for first in (5, 2**62):
+            seeds = range(first, first + len(PROMPTS))
+            fast.begin(text, seeds, none)
+            slow.begin(text, seeds, none)
+            for count in range(1, on_gpu.model.config.image_tokens):
+                fast.next()
+                slow._number.add_(1)
+                slow._work(on_gpu.model.config.sequence_len, masked=True)
+                assert (fast.codes[:, : count + 1] < on_gpu.model.config.codes).all()
+                if precision == "fp32" or GPU.type == "cuda":
+                    assert torch.equal(fast.codes, slow.codes), count
+    assert bool(fast.recorded) == (GPU.type == "cuda") and not slow.recorded
+
+
+def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
+    sampler: Sampler, on_gpu: Sampler
+) -> None:
+    """But for a choice in many thousands, which rounding may tip."""
+    config, seeds = SampleConfig(guidance=3), range(9, 9 + len(PROMPTS))
+    together = on_gpu.draw(PROMPTS, seeds, config).cpu()
+    others = {
+        size: on_gpu.draw(PROMPTS, seeds, replace(config, batch_size=size)).cpu() for size in (1, 3)
+    }
+    others[0] = sampler.draw(PROMPTS, seeds, config)
+    for drawn in others.values():
+        assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+SMALL = TransformerConfig(
+    dim=64, depth=2, heads=2, vocabulary=300, text_tokens=8, grid=4, codes=64, dropout=0
+)
+
+
+class Trained:
+    """What `take_step` asks for its gradients."""
+
+    @staticmethod
+    def loss(model: Transformer, batch: tuple[Tensor, Tensor]) -> Tensor:
+        text_loss, image_loss = losses(model(*batch), *batch, model.config.vocabulary)
+        return text_loss + image_loss
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        return state.backward("model", batch)
+
+
+def losses_of_steps(device: torch.device, compiled: bool = False) -> list[float]:
+    torch.manual_seed(0)
+    model = Transformer(SMALL)
+    config = settings.load("train", preset="tiny", settings=("precision=fp32",))
+    state = State.fresh({"model": Objective(model, Trained.loss)}, config, device, compiled)
+    batch = words(model, 16)
+    return [take_step(Trained(), state, batch, 3e-3, 0.0).loss for _ in range(8)]  # type: ignore[arg-type]
+
+
+def test_training_steps_are_a_cpus() -> None:
+    ours, theirs = losses_of_steps(GPU), losses_of_steps(CPU)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert ours[-1] < ours[0] - 0.1
+
+
+def test_a_stopped_run_goes_on_as_it_would_have(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, stop in (("whole", 0), ("parts", 7), ("parts", 0)):
+        task = rank_at_work.task_of(prepared, "fsq")
+        config = replace(task.config, steps=rank_at_work.STEPS)
+        stopping = rank_at_work.Stopping(task, stop)
+        with suppress(Interrupted):
+            loop.fit(stopping, config, rank_at_work.STEPS, tmp_path / name, GPU, ignore)
+    whole, parts = (checkpoint.load_state(tmp_path / n / "state.pt") for n in ("whole", "parts"))
+    assert whole and parts and whole["step"] == parts["step"] == rank_at_work.STEPS
+    for name, weight in whole["ema"].items():
+        if GPU.type == "cpu":
+            assert torch.equal(weight, parts["ema"][name])
+        else:
+            torch.testing.assert_close(weight, parts["ema"][name], rtol=1e-3, atol=1e-4)
+
+
+def test_muon_makes_matrices_orthogonal() -> None:
+    matrices = torch.randn(3, 96, 160, generator=torch.Generator().manual_seed(0)).to(GPU)
+    values = torch.linalg.svdvals(muon.orthogonal(matrices).double().cpu())
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+if GPU.type == "cuda":  # not skipped elsewhere: they are about nothing there
+
+    def test_compiled_steps_train_as_eager_ones_do() -> None:
+        assert losses_of_steps(GPU, compiled=True) == pytest.approx(losses_of_steps(GPU), rel=1e-3)
+
+    @pytest.mark.parametrize("preset", ["baby-64", "baby-128", "gpu-128"])
+    def test_presets_fit_the_gpu(preset: str) -> None:
+        config = settings.load("train", preset=preset)
+        model = Transformer(config.model)
+        torch.cuda.reset_peak_memory_stats()
+        state = State.fresh({"model": Objective(model, Trained.loss)}, config, GPU)
+        take_step(Trained(), state, words(model, config.batch_size), 1e-3, 0.0)  # type: ignore[arg-type]
+        peak, most = devices.peak_bytes(GPU), devices.memory_bytes(GPU)
+        print(f"{preset}: {peak / 1e9:.1f} of {most / 1e9:.0f} GB")
+        assert peak < 0.9 * most
