@@ -4,7 +4,8 @@ that a run that is cut off still tells.
     python benchmarks/gpu.py [--photos FOLDER] [--minutes 3] [--only SECTION ...]
     python benchmarks/gpu.py --cpu      the same in miniature, on a machine without a GPU
 
-Sections: machine, tests, draw, train, dvae, chain (fetched photographs → pictures; needs --photos).
+Sections: machine, tests, draw, train, dvae, compiled (drawing), chain (from photographs to pictures;
+needs --photos).
 Rates are of random weights and codes; MFU is model operations over the measured rate of matrix
 products, MBU bytes that must be read (weights once a code, and the keys and values so far) over the
 measured rate of copies.
@@ -53,7 +54,7 @@ class Bench:
         self.device = devices.resolve("cpu" if options.cpu else "cuda")
         self.presets = ["tiny"] if options.cpu else ["gpu-128", "baby-64"]
         self.batches = [1, 3] if options.cpu else [64, 1, 8, 256]
-        self.seconds = 0.1 if options.cpu else 2.0  # that a rate is measured for
+        self.seconds = 0.1 if options.cpu else 1.0  # that a rate is measured for
         self.operations_s = matmul_peak(self.device, "auto")
         self.bytes_s = self._copied_bytes_s()
 
@@ -108,30 +109,34 @@ def tests(bench: Bench) -> Iterator[Result]:
 
 
 def draw(bench: Bench) -> Iterator[Result]:
-    """Images a second, by batch, guidance and how a step is launched."""
+    """Images a second, by batch and guidance."""
     for preset in bench.presets:
-        shape = settings.load("train", preset=preset).model
-        words = TextTokenizer.train(["a red car"], shape.vocabulary)
-        model = Transformer(replace(shape, vocabulary=words.vocabulary)).to(bench.device)
-        nn.init.normal_(model.image_head.weight, std=0.02)
-        halve(model.eval().requires_grad_(False), bench.device)
-        vae = DVAE(settings.load("train-vae", preset=preset).model).eval().to(bench.device)
-        for compiled in (False, True):
-            if compiled and bench.options.cpu:
-                continue
-            if compiled:
-                devices.compile(model)
-            for batch in bench.batches[: 2 if compiled else None]:
-                for guidance in (3.0, 1.0):
-                    config = SampleConfig(guidance=guidance, batch_size=batch)
-                    sampler = Sampler(model, vae, words)
-                    yield {
-                        "preset": preset,
-                        "batch": batch,
-                        "guidance": guidance,
-                        "compiled": compiled,
-                        **_drawn(bench, sampler, config),
-                    }
+        sampler = _sampler(bench, preset)
+        for batch in bench.batches:
+            for guidance in (3.0, 1.0):
+                config = SampleConfig(guidance=guidance, batch_size=batch)
+                found = _drawn(bench, sampler, config)
+                yield {"preset": preset, "batch": batch, "guidance": guidance, **found}
+
+
+def compiled(bench: Bench) -> Iterator[Result]:
+    """The same with compiled steps."""
+    preset, *_ = bench.presets
+    sampler = replace(_sampler(bench, preset), compiled=not bench.options.cpu)
+    for batch in bench.batches[:2]:
+        torch._dynamo.reset()
+        found = _drawn(bench, sampler, SampleConfig(batch_size=batch))
+        yield {"preset": preset, "batch": batch, "guidance": SampleConfig().guidance, **found}
+
+
+def _sampler(bench: Bench, preset: str) -> Sampler:
+    shape = settings.load("train", preset=preset).model
+    words = TextTokenizer.train(["a red car"], shape.vocabulary)
+    model = Transformer(replace(shape, vocabulary=words.vocabulary)).to(bench.device)
+    nn.init.normal_(model.image_head.weight, std=0.02)
+    halve(model.eval().requires_grad_(False), bench.device)
+    vae = DVAE(settings.load("train-vae", preset=preset).model).eval().to(bench.device)
+    return Sampler(model, vae, words)
 
 
 def _drawn(bench: Bench, sampler: Sampler, config: SampleConfig) -> Result:
@@ -169,8 +174,8 @@ def _unrecorded_s(bench: Bench, sampler: Sampler, config: SampleConfig) -> float
         def some() -> None:
             steps.begin(text, range(len(prompts)), none)
             for _ in range(codes):
-                steps._number.add_(1)
-                steps._work(shape.sequence_len, masked=True)
+                steps._at(steps._count + 1)
+                steps.work(shape.sequence_len, masked=True)
 
         return bench.timed(some, warm=1) / codes * shape.image_tokens
 
@@ -228,7 +233,8 @@ def dvae(bench: Bench) -> Iterator[Result]:
         config = settings.load("train-vae", preset=preset)
         px = 128 if preset.endswith("128") else config.model.image_px
         config = replace(config, model=replace(config.model, image_px=px))
-        yield {"preset": preset, **_trained(bench, Pictures(), DVAE, config, compiled=False)}
+        for faster in (False, True):
+            yield {"preset": preset, **_trained(bench, Pictures(), DVAE, config, faster)}
         model = DVAE(config.model).eval().requires_grad_(False).to(bench.device)
         model.to(memory_format=torch.channels_last)
         size = 64 if bench.options.cpu else 256
@@ -257,6 +263,7 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
     began = time.perf_counter()
     compiled = compiled and not bench.options.cpu
     if compiled:
+        torch._dynamo.reset()  # it counts what it compiles, over all models, and gives up
         devices.compile(state.model)
     state.backward("model", batch)
     bench.wait()
@@ -264,6 +271,8 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
     both_s = bench.timed(lambda: state.backward("model", batch))
     clip_s = bench.timed(lambda: state.parts["model"].clip())
     update_s = bench.timed(lambda: state.update(1e-4))
+    with devices.tf32():
+        tf32_update_s = bench.timed(lambda: state.update(1e-4))
     step_s = bench.timed(lambda: take_step(task, state, batch, 1e-4, 0.0))
     unit = "images"
     units = config.batch_size
@@ -277,6 +286,7 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
         "forward_backward_ms": 1e3 * both_s,
         "clip_ms": 1e3 * clip_s,
         "update_ms": 1e3 * update_s,
+        "tf32_update_ms": 1e3 * tf32_update_s,
         "first_step_s": compiling_s,
         "peak_gb": bench.peak_gb(),
     }
@@ -317,7 +327,7 @@ def chain(bench: Bench) -> Iterator[Result]:
             }
 
 
-SECTIONS = (machine, tests, draw, train, dvae, chain)
+SECTIONS = (machine, tests, draw, train, dvae, compiled, chain)
 
 
 def main() -> None:

@@ -24,11 +24,11 @@ def keys(seeds: Sequence[int]) -> Tensor:
     return _mix(torch.tensor([_signed(seed + GOLDEN) for seed in seeds]))
 
 
-def noise(keys: Tensor, number: Tensor, codes: int) -> Tensor:
-    """Gumbel noise (B, K) of the code of place `number` (1,): the likeliest code under logits +
-    noise is a fair draw."""
-    counter = number * codes + torch.arange(1, codes + 1, device=keys.device)
-    random = _mix(keys[:, None] + counter * _signed(GOLDEN))
+def noise(keys: Tensor, start: int, stop: int, codes: int) -> Tensor:
+    """Gumbel noise (N, B, K) of the codes of places `start` to before `stop`: the likeliest code
+    under logits + noise is a fair draw."""
+    counter = torch.arange(start * codes, stop * codes, device=keys.device) + 1
+    random = _mix(keys[:, None] + counter.view(-1, 1, codes) * _signed(GOLDEN))
     uniform = (_shifted(random, 64 - BITS).float() + 0.5) * 2**-BITS
     return -torch.log(-torch.log(uniform))
 

@@ -67,6 +67,8 @@ class Sampler:
     image_tokenizer: ImageTokenizer
     text_tokenizer: TextTokenizer
     id: str = ""
+    compiled: bool = False
+    """whether to compile the steps, which pays for thousands of pictures"""
     _ready: dict[tuple[int, SampleConfig], Steps] = field(init=False, default_factory=dict)
     """what the last batch left behind for the next one of its size, if it was worth recording"""
 
@@ -182,7 +184,9 @@ class Sampler:
     def _steps(self, batch: int, config: SampleConfig) -> Steps:
         """Ready to draw so many pictures; nobody else has them meanwhile."""
         ready = self._ready.pop((batch, config), None)
-        return ready or Steps(self.model, batch, config, self._computed_like(self._device))
+        return ready or Steps(
+            self.model, batch, config, self._computed_like(self._device), self.compiled
+        )
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:

@@ -18,13 +18,22 @@ from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, no
 from dallebaby_cli.models.transformer import Cache, Transformer
 
 BUCKET = 64  # positions: attention reads so many at most in vain, and each takes a recording
+AHEAD = 16  # places whose random numbers are made at a time
 
 
 class Steps:
     """B pictures under way, drawn as `config` says; to be used again for others."""
 
-    def __init__(self, model: Transformer, batch: int, config: SampleConfig, like: Tensor) -> None:
-        """`like` has the device and the type of keys and values."""
+    def __init__(
+        self,
+        model: Transformer,
+        batch: int,
+        config: SampleConfig,
+        like: Tensor,
+        compiled: bool = False,
+    ) -> None:
+        """`like` has the device and the type of keys and values. Steps that are `compiled` take
+        half a minute before the first one."""
         self.model, self.config, self.batch = model, config, batch
         self.guided = config.guidance != 1
         shape, device = model.config, like.device
@@ -32,10 +41,12 @@ class Steps:
         self.recorded: dict[int, torch.cuda.CUDAGraph] = {}
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # that is decided now
         self._keys = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._noise = torch.zeros(AHEAD, batch, shape.codes, device=device)
         shares = [number / shape.image_tokens for number in range(shape.image_tokens)]
         pulls = [guidance_at(share, config) for share in shares]
         self._pulls = torch.tensor(pulls, device=device)
-        self._count = 0
+        self._count = -2
+        self._step = torch.compile(self.work) if compiled else self.work
 
     @property
     def codes(self) -> Tensor:
@@ -48,32 +59,39 @@ class Steps:
         self.cache.codes.fill_(self.model.config.codes)
         self.cache.codes[:, : len(given)] = given
         self._keys.copy_(keys(seeds))
-        self._count = len(given)
-        self._number.fill_(self._count)
+        self._at(len(given))
         self._decide(self.model.prefill(text, self._count, self.cache))
 
     def next(self) -> None:
         """Decide the next code of each picture."""
-        self._count += 1
-        self._number.add_(1)
+        self._at(self._count + 1)
         filled = self.model.config.text_tokens + 1 + self._count
         if self._number.device.type != "cuda":
-            self._work(filled, masked=False)
+            self._step(filled, masked=False)
             return
         seen = min(-(-filled // BUCKET) * BUCKET, self.model.config.sequence_len)
         if seen not in self.recorded:
             self.recorded[seen] = self._record(seen)
         self.recorded[seen].replay()
 
-    def _work(self, seen: int, masked: bool) -> None:
+    def work(self, seen: int, masked: bool) -> None:
+        """What a step is: read the last code, decide the next (`Transformer.decode_one`)."""
         self._decide(self.model.decode_one(self._number - 1, self.cache, seen, masked))
+
+    def _at(self, count: int) -> None:
+        """Go to a place, and make random numbers where there are none for it."""
+        if count % AHEAD == 0 or count != self._count + 1:
+            start = count - count % AHEAD
+            self._noise.copy_(noise(self._keys, start, start + AHEAD, self._noise.shape[-1]))
+        self._count = count
+        self._number.fill_(count)
 
     def _decide(self, logits: Tensor) -> None:
         """Choose from logits (B, K), or (2 B, K), and write down what was chosen."""
-        number, codes = self._number, logits.shape[-1]
+        number = self._number
         if self.guided:
             logits = guide(logits, self._pulls[number])
-        chosen = choose(logits.float(), noise(self._keys, number, codes), self.config)
+        chosen = choose(logits.float(), self._noise[number % AHEAD][0], self.config)
         self.cache.codes.index_copy_(1, number, chosen.repeat(1 + self.guided)[:, None])
 
     def _record(self, seen: int) -> torch.cuda.CUDAGraph:
@@ -84,10 +102,10 @@ class Steps:
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(2):
-                self._work(seen, masked=True)
+                self._step(seen, masked=True)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         pool = next((before.pool() for before in self.recorded.values()), None)
         with torch.cuda.graph(graph, pool=pool):
-            self._work(seen, masked=True)
+            self._step(seen, masked=True)
         return graph

@@ -49,13 +49,13 @@ class Past(NamedTuple):
     seen: int
     """positions from the first one on that are attended to"""
     mask: Tensor | None
-    """bool (1, seen): which of them are filled; all if None"""
+    """(1, seen): 0 for those that are filled, -inf for others; all are if None"""
 
 
 def rotary_table(config: TransformerConfig) -> Tensor:
-    """Cosines and sines (2, S, E / 2) of every position's angles: half of a head's planes turn with
-    the row, half with the column. Caption position i counts as (i, i); the picture's rows and
-    columns follow on."""
+    """Cosines and signed sines (2, S, E) of every position's angles, as `rotate` takes them: half
+    of a head's planes turn with the row, half with the column. Caption position i counts as (i, i);
+    the picture's rows and columns follow on."""
     text = torch.arange(config.text_tokens + 1).repeat(2, 1)  # start and caption
     rows = torch.arange(config.grid).repeat_interleave(config.grid)
     columns = torch.arange(config.grid).repeat(config.grid)
@@ -64,7 +64,8 @@ def rotary_table(config: TransformerConfig) -> Tensor:
     planes = config.dim // config.heads // 4
     frequencies = 100.0 ** -(torch.arange(planes) / planes)
     angles = (places[:, :, None] * frequencies).movedim(0, 1).flatten(1)
-    return torch.stack((angles.cos(), angles.sin()))
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)))
 
 
 def places_above(grid: int) -> Tensor:
@@ -75,21 +76,24 @@ def places_above(grid: int) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the planes of x (…, S, E) by angles whose cosines and sines are (2, S, E / 2)."""
-    a, b = x.chunk(2, dim=-1)
+    """Turn the planes of x (…, S, E), each of one number in the first half and its like in the
+    second, by angles whose cosines and signed sines are (2, S, E)."""
     cos, sin = turns
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) over the last dimension, scaled by a weight of that shape (Zhang & Sennrich 2019).
-    Of few operations: on a CPU torch's own takes twice as long, most of all for one position."""
+    On a CPU of few operations: there torch's own takes twice as long, most of all for one position.
+    On a GPU it is one operation in place of five."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(shape))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return F.rms_norm(x.float(), x.shape[-1:], eps=1e-12) * self.weight
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return x * (x.shape[-1] ** 0.5 / length.clamp(min=1e-6)) * self.weight
 
@@ -228,7 +232,10 @@ class Transformer(nn.Module):
         as recorded steps on a GPU need it.
         """
         place = self.config.text_tokens + 1 + number
-        mask = (torch.arange(seen, device=place.device) <= place)[None] if masked else None
+        mask = None
+        if masked:
+            to_come = torch.arange(seen, device=place.device)[None] > place
+            mask = cache.keys[0].new_zeros(1, seen).masked_fill(to_come, -torch.inf)
         above = cache.codes[:, self.above[number + 1]]
         x = self._embed(cache.codes[:, number], above, self.place_embedding(number + 1))
         return self._predict(x, place, seen, mask, cache)

@@ -1,5 +1,6 @@
 """Fast sampling equals slow sampling, and no picture depends on its neighbours."""
 
+import itertools
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -29,8 +30,7 @@ def slow_draw(
 ) -> torch.Tensor:
     """One picture without cache or batch: a whole forward pass for every code that is not given."""
     shape = sampler.model.config
-    numbers = torch.arange(shape.image_tokens).split(1)
-    noises = [noise(keys([seed]), number, shape.codes) for number in numbers]
+    noises = noise(keys([seed]), 0, shape.image_tokens, shape.codes)
     text, empty = (
         torch.from_numpy(sampler.text_tokenizer.encode([p], shape.text_tokens))
         for p in (prompt, "")
@@ -280,16 +280,18 @@ def split_mix_64(state: int) -> int:
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1])
 def test_noise_is_the_textbooks_generator_at_each_place(seed: int) -> None:
     key, codes = split_mix_64(seed), 7
-    found = noise(keys([seed, 5]), torch.tensor([3]), codes)
-    for code in range(codes):
-        random = split_mix_64(key + (3 * codes + code) * 0x9E3779B97F4A7C15)
+    found = noise(keys([seed, 5]), 3, 5, codes)
+    for place, code in itertools.product((3, 4), range(codes)):
+        random = split_mix_64(key + (place * codes + code) * 0x9E3779B97F4A7C15)
         uniform = ((random >> 41) + 0.5) / 2**23
-        assert found[0, code].item() == pytest.approx(-np.log(-np.log(uniform)), rel=1e-5, abs=1e-6)
-    assert torch.equal(found[1:], noise(keys([5]), torch.tensor([3]), codes))
+        assert found[place - 3, 0, code].item() == pytest.approx(
+            -np.log(-np.log(uniform)), rel=1e-5, abs=1e-6
+        )
+    assert torch.equal(found[1:, 1:], noise(keys([5]), 4, 5, codes))
 
 
 def test_noise_is_even_and_never_infinite() -> None:
-    many = torch.cat([noise(keys(range(64)), torch.tensor([n]), 1000) for n in range(16)])
+    many = noise(keys(range(64)), 0, 16, 1000)
     assert many.isfinite().all()
     uniform = torch.exp(-torch.exp(-many.double()))
     counts = torch.histc(uniform, 100, 0, 1)
