@@ -4,8 +4,8 @@ that a run that is cut off still tells.
     python benchmarks/gpu.py [--photos FOLDER] [--minutes 3] [--only SECTION ...]
     python benchmarks/gpu.py --cpu      the same in miniature, on a machine without a GPU
 
-Sections: machine, tests, draw, train, dvae, compiled (drawing), chain (from photographs to pictures;
-needs --photos).
+Sections: machine, tests, draw, train, dvae, compiled (drawing again), chain (from photographs to
+pictures; needs --photos).
 Rates are of random weights and codes; MFU is model operations over the measured rate of matrix
 products, MBU bytes that must be read (weights once a code, and the keys and values so far) over the
 measured rate of copies.
