@@ -52,7 +52,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = devices.resolve("cpu" if options.cpu else "cuda")
-        self.presets = ["tiny"] if options.cpu else ["gpu-128", "baby-64"]
+        self.presets = ["tiny"] if options.cpu else options.presets
         self.batches = [1, 3] if options.cpu else [64, 1, 8, 256]
         self.seconds = 0.1 if options.cpu else 1.0  # that a rate is measured for
         self.operations_s = matmul_peak(self.device, "auto")
@@ -271,8 +271,6 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
     both_s = bench.timed(lambda: state.backward("model", batch))
     clip_s = bench.timed(lambda: state.parts["model"].clip())
     update_s = bench.timed(lambda: state.update(1e-4))
-    with devices.tf32():
-        tf32_update_s = bench.timed(lambda: state.update(1e-4))
     step_s = bench.timed(lambda: take_step(task, state, batch, 1e-4, 0.0))
     unit = "images"
     units = config.batch_size
@@ -286,7 +284,6 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
         "forward_backward_ms": 1e3 * both_s,
         "clip_ms": 1e3 * clip_s,
         "update_ms": 1e3 * update_s,
-        "tf32_update_ms": 1e3 * tf32_update_s,
         "first_step_s": compiling_s,
         "peak_gb": bench.peak_gb(),
     }
@@ -301,13 +298,13 @@ def chain(bench: Bench) -> Iterator[Result]:
     lengths = [f"{minutes * share:g}" for share in (1 / 3, 1 / 2)]
     preset = ("--preset", "tiny" if bench.options.cpu else "baby-64")
     with tempfile.TemporaryDirectory() as folder:
+        out = ("--out", str((bench.options.pictures or Path(folder)) / "ships.png"))
         for name, *command in (
             ("prep", str(bench.options.photos), "--name", "photos"),
             ("train-vae", *preset, "--minutes", lengths[0], *device),
             ("encode", *device),
             ("train", *preset, "--minutes", lengths[1], *device),
-            ("generate", "a photo of a ship", "-n", "16", *device, "--out", "ships.png"),
-            ("evaluate", *device),
+            ("generate", "a photo of a ship", "-n", "16", *device, *out),
         ):
             began = time.perf_counter()
             done = subprocess.run(
@@ -327,30 +324,29 @@ def chain(bench: Bench) -> Iterator[Result]:
             }
 
 
-SECTIONS = (machine, tests, draw, train, dvae, compiled, chain)
+SECTIONS = {s.__name__: s for s in (machine, tests, draw, train, dvae, compiled, chain)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    names = [section.__name__ for section in SECTIONS]
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--photos", type=Path)
+    parser.add_argument("--pictures", type=Path, help="folder for what the chain draws")
     parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", nargs="+", choices=[*SECTIONS], default=[*SECTIONS])
+    parser.add_argument("--presets", nargs="+", default=["gpu-128", "baby-64"])
     options = parser.parse_args()
     bench, failed = Bench(options), False
-    for section in SECTIONS:
-        if section.__name__ not in options.only:
-            continue
+    for name in options.only:
         began = time.perf_counter()
         try:
-            for result in section(bench):
-                tell(section.__name__, began, result)
+            for result in SECTIONS[name](bench):
+                tell(name, began, result)
         except Exception as error:  # what comes after it is worth knowing all the same
             failed = True
-            tell(section.__name__, began, {"error": f"{type(error).__name__}: {error}"[:2000]})
+            tell(name, began, {"error": f"{type(error).__name__}: {error}"[:2000]})
     sys.exit(failed)
 
 

@@ -32,8 +32,8 @@ class Steps:
         like: Tensor,
         compiled: bool = False,
     ) -> None:
-        """`like` has the device and the type of keys and values. Steps that are `compiled` take
-        half a minute before the first one."""
+        """`like` has the device and the type of keys and values. Steps that are `compiled`, and the
+        model's blocks with them, take a while before the first one."""
         self.model, self.config, self.batch = model, config, batch
         self.guided = config.guidance != 1
         shape, device = model.config, like.device
@@ -46,7 +46,11 @@ class Steps:
         pulls = [guidance_at(share, config) for share in shares]
         self._pulls = torch.tensor(pulls, device=device)
         self._count = -2
-        self._step = torch.compile(self.work) if compiled else self.work
+        self._choose = self._chosen
+        if compiled:
+            for block in model.blocks:
+                block.compile(dynamic=True)
+            self._choose = torch.compile(self._chosen, dynamic=True)
 
     @property
     def codes(self) -> Tensor:
@@ -67,7 +71,7 @@ class Steps:
         self._at(self._count + 1)
         filled = self.model.config.text_tokens + 1 + self._count
         if self._number.device.type != "cuda":
-            self._step(filled, masked=False)
+            self.work(filled, masked=False)
             return
         seen = min(-(-filled // BUCKET) * BUCKET, self.model.config.sequence_len)
         if seen not in self.recorded:
@@ -88,11 +92,14 @@ class Steps:
 
     def _decide(self, logits: Tensor) -> None:
         """Choose from logits (B, K), or (2 B, K), and write down what was chosen."""
-        number = self._number
+        chosen = self._choose(logits, self._number, self._pulls, self._noise)
+        self.cache.codes.index_copy_(1, self._number, chosen.repeat(1 + self.guided)[:, None])
+
+    def _chosen(self, logits: Tensor, number: Tensor, pulls: Tensor, noise: Tensor) -> Tensor:
+        """The codes (B,) of the place `number` (1,)."""
         if self.guided:
-            logits = guide(logits, self._pulls[number])
-        chosen = choose(logits.float(), self._noise[number % AHEAD][0], self.config)
-        self.cache.codes.index_copy_(1, number, chosen.repeat(1 + self.guided)[:, None])
+            logits = guide(logits, pulls[number])
+        return choose(logits.float(), noise[number % AHEAD][0], self.config)
 
     def _record(self, seen: int) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph. Working it before, as recording needs it, does no harm: it
@@ -102,10 +109,10 @@ class Steps:
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             for _ in range(2):
-                self._step(seen, masked=True)
+                self.work(seen, masked=True)
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         pool = next((before.pool() for before in self.recorded.values()), None)
         with torch.cuda.graph(graph, pool=pool):
-            self._step(seen, masked=True)
+            self.work(seen, masked=True)
         return graph

@@ -50,6 +50,8 @@ class Past(NamedTuple):
     """positions from the first one on that are attended to"""
     mask: Tensor | None
     """(1, seen): 0 for those that are filled, -inf for others; all are if None"""
+    first: bool
+    """whether the new positions are the first ones, each of which sees those before it"""
 
 
 def rotary_table(config: TransformerConfig) -> Tensor:
@@ -125,14 +127,13 @@ class Block(nn.Module):
         value = value.squeeze(2).transpose(1, 2)  # (B, H, s, E), as query and key
         query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
         query, key = rotate(query_key, turns).type_as(value)
-        mask = None
+        mask, causal = None, True
         if past is not None:
             past.keys.index_copy_(2, past.places, key)
             past.values.index_copy_(2, past.places, value)
             key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
-            mask = past.mask
-        # several new positions only ever start a sequence, so the causal mask is square
-        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=new > 1)
+            mask, causal = past.mask, past.first
+        y = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
         return y.transpose(1, 2).reshape(batch, new, dim)
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -221,8 +222,8 @@ class Transformer(nn.Module):
         """Read captions (B, T) and the first `given` codes of `cache.codes` into an empty cache;
         logits (B, K) of the code after them."""
         x = torch.cat((self._embed_text(text), self._embed_codes(cache.codes, given + 1)), dim=1)
-        new = x.shape[1]
-        return self._predict(x, torch.arange(new, device=x.device), new, None, cache)
+        places = torch.arange(x.shape[1], device=x.device)
+        return self._predict(x, cache, places, len(places), None)
 
     def decode_one(self, number: Tensor, cache: Cache, seen: int, masked: bool) -> Tensor:
         """Read the code of place `number` (1,) in `cache.codes`; logits (B, K) of the one after it.
@@ -238,7 +239,7 @@ class Transformer(nn.Module):
             mask = cache.keys[0].new_zeros(1, seen).masked_fill(to_come, -torch.inf)
         above = cache.codes[:, self.above[number + 1]]
         x = self._embed(cache.codes[:, number], above, self.place_embedding(number + 1))
-        return self._predict(x, place, seen, mask, cache)
+        return self._predict(x, cache, place, seen, mask, first=False)
 
     def _embed_text(self, text: Tensor) -> Tensor:
         """(B, T) → (B, 1 + T, D) with the start in front. The last position draws code 0."""
@@ -263,11 +264,17 @@ class Transformer(nn.Module):
         return self.image_embedding(before) + self.above_embedding(above + kinds).sum(2) + places
 
     def _predict(
-        self, x: Tensor, places: Tensor, seen: int, mask: Tensor | None, cache: Cache
+        self,
+        x: Tensor,
+        cache: Cache,
+        places: Tensor,
+        seen: int,
+        mask: Tensor | None,
+        first: bool = True,
     ) -> Tensor:
-        """Logits (B, K) after new positions x (B, s, D) at `places` (s,) of the cache."""
+        """Logits (B, K) after new positions x (B, s, D); `Past` says what the others are."""
         past = [
-            Past(keys, values, places, seen, mask)
+            Past(keys, values, places, seen, mask, first)
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
         return self.image_head(self.norm(self._run(x, past)[:, -1]))
