@@ -1,14 +1,23 @@
-"""Files that are whole or not there at all: atomic writes, hashes, locks, free space."""
+"""Files that are whole or not there at all: atomic writes, bounded reads, hashes, locks, space."""
 
 import errno
 import hashlib
+import io
+import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from dallebaby_cli.errors import Busy, DiskFull
+from dallebaby_cli.errors import BadInput, Busy, DiskFull
+
+SMALL = 16 << 20  # bytes that a file of settings or figures has at most
+LINE = 1 << 20  # bytes of a line of JSON
+DEEP = 50  # levels of lists and objects in JSON and YAML
+DIGITS = 400  # of a number
 
 
 @contextmanager
@@ -53,9 +62,106 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def open_regular(path: Path, *, follow: bool = True) -> io.BufferedReader:
+    """Open a file to read: never a pipe or device, which could keep us waiting or have no end, nor,
+    for working files of ours that nobody links (`follow` false), a symbolic link.
+
+    Raises FileNotFoundError where nothing has that name, BadInput for all else.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read: {why}; repair or remove it") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadInput(f"{path} is a folder, pipe or device and no file; remove it")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_small(path: Path, most: int = SMALL, *, follow: bool = True) -> bytes:
+    """The content of a file that has no reason to be larger than `most` bytes. Raises what
+    `open_regular` does, BadInput for larger ones too."""
+    with open_regular(path, follow=follow) as handle:
+        try:
+            content = handle.read(most + 1)
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}; restore it") from error
+    if len(content) > most:
+        raise BadInput(
+            f"{path} has over {human_bytes(most)}, more than a file of its kind can have; "
+            "restore or remove it"
+        )
+    return content
+
+
+def read_json(path: Path, advice: str, *, most: int = SMALL, follow: bool = True) -> dict[str, Any]:
+    """The object that a small JSON file holds. Raises FileNotFoundError, or BadInput whose sentence
+    ends with `advice`: what to do about a file that is damaged."""
+    content = read_small(path, most, follow=follow)
+    try:
+        found = parse_json(content)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); {advice}") from error
+    return found
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What JSON in UTF-8 says. Raises ValueError for all that is wrong with it: nesting and numbers
+    without end and halves of surrogate pairs, too, which others could not read or write."""
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+    try:
+        found = json.loads(text, parse_int=_integer, parse_float=_decimal)
+    except RecursionError:
+        raise ValueError(f"it is nested over {DEEP} levels deep") from None
+    level = [found]
+    for _ in range(DEEP):
+        if not level:
+            return found
+        level = [inner for value in level for inner in _inside(value)]
+    raise ValueError(f"it is nested over {DEEP} levels deep")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, str):
+        value.encode()  # a half of a surrogate pair raises a ValueError
+    elif isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
+
+
+def _integer(text: str) -> int:
+    return int(_short(text))
+
+
+def _decimal(text: str) -> float:
+    return float(_short(text))
+
+
+def _short(text: str) -> str:
+    if len(text) > DIGITS:
+        raise ValueError(f"a number in it has {len(text)} digits")
+    return text
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file of any size, with their ends; one of over LINE bytes, which no JSON of
+    ours is, comes in pieces. Raises what `open_regular` does."""
+    with open_regular(path) as handle:
+        while line := handle.readline(LINE):
+            yield line
+
+
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's content, read in pieces."""
-    with path.open("rb") as handle:
+    """Hex SHA-256 of a file's content, read in pieces. Raises what `open_regular` does."""
+    with open_regular(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Files are whole or not there; locks die with their process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dallebaby_cli import files
-from dallebaby_cli.errors import Busy, DiskFull
+from dallebaby_cli.errors import BadInput, Busy, DiskFull
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -83,3 +84,72 @@ def test_disk_space_of_a_file_with_holes(tmp_path: Path) -> None:
 )
 def test_sizes_read_as_people_write_them(count: int, text: str) -> None:
     assert files.human_bytes(count) == text
+
+
+def test_a_small_file_is_read_and_what_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "small.json"
+    with pytest.raises(FileNotFoundError):
+        files.read_small(path)
+    path.write_bytes(b"12345")
+    assert files.read_small(path, 5) == b"12345"
+    with pytest.raises(FileNotFoundError):
+        files.read_small(path / "below a file")
+    with pytest.raises(BadInput, match=r"small\.json has over 4 B, more than a file of its kind"):
+        files.read_small(path, 4)
+    with pytest.raises(BadInput, match="is a folder, pipe or device"):
+        files.read_small(tmp_path)
+    with pytest.raises(BadInput, match="cannot be read: embedded null"):
+        files.read_small(tmp_path / "a\0b")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_pipes_devices_and_links_keep_nobody_waiting(tmp_path: Path) -> None:
+    pipe, link, endless = tmp_path / "pipe", tmp_path / "link", tmp_path / "endless"
+    os.mkfifo(pipe)
+    link.symlink_to("small.json")
+    endless.symlink_to("/dev/zero")
+    (tmp_path / "small.json").write_text("{}", encoding="utf-8")
+    for path in (pipe, endless, Path("/dev/zero")):
+        for read in (files.read_small, files.sha256_file, lambda p: list(files.read_lines(p))):
+            with pytest.raises(BadInput, match=f"{path} is a folder, pipe or device and no file"):
+                read(path)
+    assert files.read_small(link) == b"{}"
+    with pytest.raises(BadInput, match="link cannot be read"):
+        files.read_small(link, follow=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"[1, 2]", "it holds no JSON object"),
+        (b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}", "it is nested over 50 levels deep"),
+        (b"[" * 100_000, "it is nested over 50 levels deep"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number in it has 5000 digits"),
+        (b'{"a": 1.' + b"9" * 5000 + b"}", "a number in it has 5002 digits"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b'{"\\udfff": 1}', "surrogates not allowed"),
+        (b'{"a": "\xff"}', "can't decode byte 0xff"),
+        (b"\0" * 100, "Expecting value"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_json_that_is_none_is_one_sentence(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"x\.json is damaged \(.*{why}.*\); make it again"):
+        files.read_json(path, "make it again")
+
+
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    content = {"a": [1, 2.5, None, True, "é 猫 🦊", {"b": {}}], "": "", "big": 10**300}
+    files.write_text(path, json.dumps(content))
+    assert files.read_json(path, "") == content
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())  # as Windows' Notepad saves it
+    assert files.read_json(path, "") == content
+
+
+def test_lines_without_end_come_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"{}\n" + b"\0" * (files.LINE + 5) + b"\n{}")
+    assert [len(line) for line in files.read_lines(path)] == [3, files.LINE, 6, 2]

@@ -2,8 +2,7 @@
 
 A value comes from, weakest first: the default in `stages.py` < the preset (`presets/NAME.yaml`) <
 `--config FILE.yaml` < `--set KEY=VALUE` < a named flag. YAML files have one section per command,
-named like it. What a value is, its field's type decides, not YAML: to YAML `on` is true, 017 is 15,
-1:30 is 90, 1e-3 is text and an md5 of digits may be a number.
+named like it. What a value is, its field's type decides, not YAML.
 """
 
 import ast
@@ -19,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from dallebaby_cli.config import yaml_reader
 from dallebaby_cli.config.stages import SECTIONS
-from dallebaby_cli.errors import UsageError
+from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.text import one_line
 
 PRESETS = Path(__file__).parent / "presets"
 RENAMED = {"prep": {"on": "where"}, "caption": {"on": "where"}}
@@ -187,24 +188,10 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_yaml(text: str) -> Any:
-    """Mappings and lists of YAML with all plain values as text, for `build` to read. Raises
-    yaml.YAMLError."""
-    import yaml  # here, because --help needs none
-
-    class Loader(yaml.CSafeLoader):
-        """Knows no type of a plain value but `<<`, which merges mappings."""
-
-    Loader.yaml_implicit_resolvers = {"<": Loader.yaml_implicit_resolvers["<"]}
-    return Loader(text).get_single_data()
-
-
 def _parse(text: str) -> Any:
-    import yaml
-
     try:
-        return read_yaml(text)
-    except yaml.YAMLError:
+        return yaml_reader.parse(text)
+    except ValueError:
         return text
 
 
@@ -230,14 +217,14 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _read_section(path: Path, section: str) -> dict[str, Any]:
-    import yaml
-
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = yaml_reader.read(path)
+    except FileNotFoundError as error:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except BadInput as error:
+        raise UsageError(f"cannot read the config file: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid YAML: {one_line(str(error))}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

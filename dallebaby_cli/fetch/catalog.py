@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-import yaml
-
-from dallebaby_cli.config import settings
+from dallebaby_cli.config import settings, yaml_reader
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.text import one_line
 
 EMBEDDED = Path(__file__).with_name("catalog.yaml")
 
@@ -151,9 +150,9 @@ def find(home: Path, name: str) -> Dataset | None:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = settings.read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
+        content = yaml_reader.read(path)
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid YAML: {one_line(str(error))}; correct it") from error
     datasets = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(datasets, dict) or not all(isinstance(d, dict) for d in datasets.values()):
         raise BadInput(f"{path} must hold `datasets:` with one block of fields per name below it")
