@@ -105,9 +105,15 @@ def _encode_one(
             engine.wait()
         encoded = sum(min(config.shard_pictures, len(source) - starts[n]) for n in missing)
         rate = encoded * config.views / (time.perf_counter() - began)
-        identity = engine.once(lambda: files.hash_of(map(files.sha256_file, paths)))
+        hashes = engine.once(lambda: files.hashes(paths))
         counts = {"pictures": len(source), "shards": len(paths), "views": config.views}
-        whole = dataclasses.replace(draft, id=identity, complete=True, counts=counts)
+        whole = dataclasses.replace(
+            draft,
+            id=files.hash_of(hashes.values()),
+            complete=True,
+            counts=counts,
+            hashes=hashes,
+        )
         if first:
             manifest.write(folder, whole)
     return Encoded(folder, whole, fresh=True, images_per_s=rate)

@@ -104,6 +104,8 @@ def _evaluate(
     done = Evaluated(folder)
     try:
         data = _data(home, about, done.missing)
+        for source in data.tokens:
+            source.require(sampler.model.config.codes, sampler.model.config.grid)
     except (BadInput, MissingInput, Mismatch) as error:
         why = "which need what it was trained on"
         done.missing.append(f"no hold-out figures, {why}: {error}")

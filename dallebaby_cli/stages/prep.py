@@ -21,7 +21,7 @@ from dallebaby_cli.prep.readers import Records, scenes
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.store.shards import Shards, content_id
+from dallebaby_cli.store.shards import INDEX, Shards, content_id
 
 SCENES = "scenes"
 PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")
@@ -173,7 +173,11 @@ def _make(
 
     merged = merge.write(paths, decided, out, draft.name, config, tell)
     whole = dataclasses.replace(
-        draft, id=content_id(merged.shards), complete=True, counts=merged.counts
+        draft,
+        id=content_id(merged.shards),
+        complete=True,
+        counts=merged.counts,
+        hashes=files.hashes([out / INDEX]),
     )
     manifest.write(folder, draft)  # from here on, what was there before is gone
     for stale in (*folder.glob("*.tar"), folder / "index.arrow", folder / "near-duplicates.png"):

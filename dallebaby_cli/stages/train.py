@@ -135,6 +135,8 @@ def prepare(
         sources.append(Tokens(folder, extra.by_key))
     vae_folder = _common_vae(home, [m for _, m in found])
     image_tokenizer = pretrained.load_image_tokenizer(vae_folder, device)
+    for source in sources:
+        source.require(image_tokenizer.codes, image_tokenizer.grid)
     rows = _rows(sources, report)
     before = parent.find(home, "dalle", start_from) if start_from else None
     if before:

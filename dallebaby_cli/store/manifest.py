@@ -42,6 +42,8 @@ class Manifest:
     parents: dict[str, str] = field(default_factory=dict)
     """"KIND/NAME" of each input → its id"""
     counts: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    """file → its SHA-256, where no other file says it: to tell which of them is damaged"""
     when: str = ""
     version: str = __version__
     format: int = FORMAT

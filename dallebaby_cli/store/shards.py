@@ -7,6 +7,8 @@ key, shard (number), offset, size and CRC-32 of the picture's bytes, split, capt
 sources, label, group; the last batch of a shard has the shard's name and bytes as metadata.
 """
 
+import functools
+import hashlib
 import json
 import os
 import tarfile
@@ -20,13 +22,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from dallebaby_cli import files
+from dallebaby_cli import files, names
 from dallebaby_cli.errors import BadInput, MissingInput
-from dallebaby_cli.store import codec, manifest
+from dallebaby_cli.store import arrow_files, codec, manifest
 
 INDEX = "index.arrow"
 BATCH_ROWS = 8192  # kept in memory at most while writing
 BUFFER_BYTES = 1 << 20
+OPEN_SHARDS = 16  # files that are kept open; systems allow few
+MOST_PX = 8192  # of a picture's side
+MOST_TEXT_BYTES = 100_000  # of a caption, a label or a key
+TEXT = pa.string()
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -138,12 +144,17 @@ class Shards:
         if found is None or not found.complete:
             raise MissingInput(f"{folder} is not finished; run `dallebaby prep` again")
         self.folder, self.name, self.id = folder, found.name, found.id
-        self.image_px: int = found.config["image_px"]
-        self.encoding: str = found.config["encoding"]
+        self.image_px, self.encoding = found.config.get("image_px"), found.config.get("encoding")
+        if type(self.image_px) is not int or not 1 <= self.image_px <= MOST_PX:
+            raise BadInput(
+                f"{folder / 'manifest.json'} says that pictures have {self.image_px!r} px a side; "
+                f"{self._redo}"
+            )
         try:
-            table, self._shards = _read_index(folder / INDEX)
-        except (pa.ArrowInvalid, OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{folder / INDEX} is damaged or missing; {self._redo}") from error
+            table, self._shards = _read_index(folder / INDEX, found)
+        except (FileNotFoundError, ValueError) as error:
+            why = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+            raise BadInput(f"{folder / INDEX} is {why}; {self._redo}") from error
         for name, size in self._shards:
             self._check(folder / name, size)
         self._key, self._captions = table["key"], table["captions"]
@@ -155,7 +166,8 @@ class Shards:
         if (shard >= len(ends)).any() or (offset > ends[shard] - size).any():
             raise BadInput(f"{folder / INDEX} names places outside the shards; {self._redo}")
         self._places = np.stack(places, axis=1).astype(np.int64)
-        self._open: dict[int, pa.NativeFile] = {}
+        # a shard that falls out is closed when no thread reads from it any more
+        self._opened = functools.lru_cache(OPEN_SHARDS)(self._open)
 
     @property
     def _redo(self) -> str:
@@ -181,7 +193,10 @@ class Shards:
     def image(self, row: int) -> np.ndarray:
         """A picture, uint8 RGB (image_px, image_px, 3). Raises BadInput if it cannot be."""
         shard, offset, size, crc = self._places[row].tolist()
-        content = self._opened(shard).read_at(size, offset)
+        try:
+            content = self._opened(shard).read_at(size, offset)
+        except OSError as error:
+            raise self._refused(row, f"cannot be read ({error})") from error
         if deflate.crc32(content) != crc:
             raise self._refused(row, "is damaged")
         try:
@@ -219,10 +234,8 @@ class Shards:
         """Key, split and group of near duplicates of every row."""
         return pa.table({"key": self._key, "split": self._split, "group": self._group})
 
-    def _opened(self, shard: int) -> pa.NativeFile:
-        if shard not in self._open:
-            self._open[shard] = pa.OSFile(str(self.folder / self._shards[shard][0]))
-        return self._open[shard]
+    def _open(self, shard: int) -> pa.NativeFile:
+        return pa.OSFile(str(self.folder / self._shards[shard][0]))
 
 
 def identities(folder: Path, identity: str) -> pa.Table | None:
@@ -230,19 +243,44 @@ def identities(folder: Path, identity: str) -> pa.Table | None:
     of the dataset with this id."""
     try:
         found = manifest.read(folder)
-        table = _read_index(folder / INDEX)[0]
-    except (BadInput, OSError, ValueError, KeyError, TypeError):
+        if found is None or not found.complete or found.id != identity:
+            return None
+        return _read_index(folder / INDEX, found)[0].select(["key", "split", "group"])
+    except (BadInput, FileNotFoundError, ValueError):
         return None
-    same = found is not None and found.complete and found.id == identity
-    return table.select(["key", "split", "group"]) if same else None
 
 
-def _read_index(path: Path) -> tuple[pa.Table, list[tuple[str, int]]]:
-    """The rows, memory-mapped, and name and size of each shard."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    found = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
-    shards = [(m[b"shard"].decode(), int(m[b"bytes"])) for _, m in found if m]
-    return pa.Table.from_batches([batch for batch, _ in found], SCHEMA), shards
+def _read_index(path: Path, found: manifest.Manifest) -> tuple[pa.Table, list[tuple[str, int]]]:
+    """The rows, and name and size of each shard. Raises BadInput, FileNotFoundError or ValueError
+    if it is not as it was written."""
+    content = arrow_files.read(path)
+    expected = found.hashes.get(INDEX)  # older manifests have none
+    if expected and hashlib.sha256(content).hexdigest() != expected:
+        raise ValueError("it is not as it was written")
+    batches = arrow_files.batches(content, SCHEMA.equals)
+    shards = []
+    for batch, metadata in batches:
+        _check_rows(batch)
+        if metadata:
+            name, size = metadata[b"shard"].decode(), int(metadata[b"bytes"])
+            if names.unsafe(name) or "/" in name:
+                raise ValueError(f"it names a shard {name!r}")
+            shards.append((name, size))
+    return pa.Table.from_batches([batch for batch, _ in batches], SCHEMA), shards
+
+
+def _check_rows(batch: pa.RecordBatch) -> None:
+    """Raise ValueError where rows lack something or say what no picture can have."""
+    if any(arrow_files.has_nulls(batch[c]) for c in SCHEMA.names if c != "label"):
+        raise ValueError("values are missing")
+    if not pc.all(pc.is_in(batch["split"], pa.array(["train", "holdout"]))).as_py():
+        raise ValueError("it names other splits than train and holdout")
+    lengths = [pc.list_value_length(batch[name]) for name in ("captions", "caption_sources")]
+    if not lengths[0].equals(lengths[1]):
+        raise ValueError("it has more captions than writers of them, or fewer")
+    texts = (column for column in batch.columns if column.type in (TEXT, pa.list_(TEXT)))
+    if max(map(arrow_files.longest, texts)) > MOST_TEXT_BYTES:
+        raise ValueError(f"a text in it has over {MOST_TEXT_BYTES:,} bytes")
 
 
 def content_id(shards: list[Path]) -> str:

@@ -1,10 +1,14 @@
-"""Token shards: Arrow files that numpy, pandas, polars and Arrow open directly, memory-mapped here.
+"""Token shards: Arrow files that numpy, pandas, polars and Arrow open directly. Here the codes stay
+on disk and are read where they are asked for; keys, splits and captions are in memory.
 
 Columns: key (the picture's), split, captions (list of text), codes (uint16, fixed-size list of
-views x grid x grid, in raster order). The schema's metadata holds `views` and `grid`.
+views x grid x grid, in raster order). The schema's metadata holds `views` and `grid`. The folder's
+id is the hash of the shards' hashes, which its manifest names.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dallebaby_cli import files
-from dallebaby_cli.errors import BadInput
-from dallebaby_cli.store import manifest, shards
+from dallebaby_cli.errors import BadInput, Mismatch
+from dallebaby_cli.store import arrow_files, manifest, shards
 
 PART_ROWS = 8192  # whose codes are in memory at a time
+OPEN_SHARDS = 16  # files that are kept open; systems allow few
+MOST_CAPTION_BYTES = 100_000
+CODE = np.dtype("<u2")
+TEXT = ["key", "split", "captions"]
 
 
 def write_shard(
@@ -27,16 +35,8 @@ def write_shard(
 ) -> None:
     """Write one shard atomically; codes are uint16 (pictures, views, grid, grid)."""
     _, views, grid, _ = codes.shape
+    schema = _schema(views, grid)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), views * grid * grid)
-    schema = pa.schema(
-        [
-            ("key", pa.string()),
-            ("split", pa.string()),
-            ("captions", pa.list_(pa.string())),
-            ("codes", flat.type),
-        ],
-        metadata={"views": str(views), "grid": str(grid)},
-    )
     table = pa.table([keys, splits, captions, flat], schema=schema)
     with (
         files.atomic_path(path) as temporary,
@@ -46,18 +46,74 @@ def write_shard(
         writer.write_table(table)
 
 
-def read_shard(path: Path) -> pa.Table:
-    """Memory-map one shard. Raises BadInput if it is not whole."""
+def _schema(views: int, grid: int) -> pa.Schema:
+    columns = [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("codes", pa.list_(pa.uint16(), views * grid * grid)),
+    ]
+    return pa.schema(columns, metadata={"views": str(views), "grid": str(grid)})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one batch of a shard."""
+
+    path: Path
+    place: int
+    """of their codes in the file, in bytes"""
+    text: pa.RecordBatch
+    """their other columns"""
+    views: int
+    grid: int
+    highest: int
+    """of their codes"""
+
+
+def read_shard(path: Path) -> list[_Part]:
+    """What one shard holds but for its codes, every byte of it checked. Raises BadInput."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{path} is damaged or missing; run `dallebaby encode` again") from error
+        content = arrow_files.read(path)
+        schemas: list[pa.Schema] = []
+        found = arrow_files.batches(content, lambda schema: schemas.append(schema) or _fits(schema))
+        views, grid = _shape(schemas[0])
+        return [_part(path, content, batch, views, grid) for batch, _ in found]
+    except (FileNotFoundError, ValueError) as error:
+        why = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise BadInput(f"{path} is {why}; run `dallebaby encode` again") from error
+
+
+def _fits(schema: pa.Schema) -> bool:
+    return bool(schema.equals(_schema(*_shape(schema))))
+
+
+def _shape(schema: pa.Schema) -> tuple[int, int]:
+    """Views and grid that a shard's metadata holds. Raises KeyError, TypeError or ValueError."""
+    views, grid = int(schema.metadata[b"views"]), int(schema.metadata[b"grid"])
+    if not (views >= 1 and 1 <= grid <= 1024 and views * grid * grid < 2**31):
+        raise ValueError(f"it has {views} views of {grid} x {grid} codes")
+    return views, grid
+
+
+def _part(path: Path, content: pa.Buffer, batch: pa.RecordBatch, views: int, grid: int) -> _Part:
+    if any(map(arrow_files.has_nulls, batch.columns)) or batch["codes"].flatten().null_count:
+        raise ValueError("values are missing")
+    if not pc.all(pc.is_in(batch["split"], pa.array(["train", "holdout"]))).as_py():
+        raise ValueError("it names other splits than train and holdout")
+    if arrow_files.longest(batch["captions"]) > MOST_CAPTION_BYTES:
+        raise ValueError(f"a caption has over {MOST_CAPTION_BYTES:,} bytes")
+    codes = batch["codes"].flatten()
+    highest = pc.max(codes).as_py() or 0
+    text = batch.select(TEXT).take(pa.array(np.arange(len(batch))))  # a copy, without the codes
+    return _Part(path, arrow_files.place_in(content, codes), text, views, grid, highest)
 
 
 class Tokens:
     """All token shards of a folder, one row a picture, joined with the pictures' extra captions.
 
     Hold-out pictures with captions of their own have no others, so that figures stay comparable.
+    Raises BadInput if a shard is not as it was written.
     """
 
     def __init__(self, folder: Path, extra: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -65,17 +121,33 @@ class Tokens:
         assert found is not None, "callers find the folder by its manifest"
         self.folder = folder
         self.name, self.id, self.parents = found.name, found.id, found.parents
-        tables = [read_shard(path) for path in sorted(folder.glob("*.arrow"))]
-        if sum(t.num_rows for t in tables) != found.counts["pictures"]:
-            raise BadInput(f"{folder} lacks shards; run `dallebaby encode {found.name}` again")
-        metadata = tables[0].schema.metadata
-        self.views_each, self.grid = int(metadata[b"views"]), int(metadata[b"grid"])
-        self._table = pa.concat_tables(tables)
+        paths = _as_written(folder, found)
+        self._parts = [part for path in paths for part in read_shard(path)]
+        shapes = {(part.views, part.grid) for part in self._parts}
+        self._table = pa.Table.from_batches([part.text for part in self._parts])
+        if len(shapes) != 1 or self._table.num_rows != found.counts.get("pictures"):
+            raise BadInput(f"{folder} lacks shards; run `dallebaby encode {self._source}` again")
+        ((self.views_each, self.grid),) = shapes
         self._captions = self._table["captions"]
         self._extra = extra or {}
-        shape = (-1, self.views_each, self.grid**2)
-        self._chunks = [c.flatten().to_numpy().reshape(shape) for c in self._table["codes"].chunks]
-        self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        self._ends = np.cumsum([len(part.text) for part in self._parts])
+        # an opened file that falls out is closed when nobody reads from it any more
+        self._opened = functools.lru_cache(OPEN_SHARDS)(lambda path: pa.OSFile(str(path)))
+
+    @property
+    def _source(self) -> str:
+        return self.name.partition("@")[0]
+
+    def require(self, codes: int, grid: int) -> None:
+        """Raise Mismatch unless an image tokenizer of so many codes on such a grid can have made
+        these."""
+        highest = max(part.highest for part in self._parts)
+        if highest >= codes or grid != self.grid:
+            raise Mismatch(
+                f"{self.folder} holds codes up to {highest} on a grid of {self.grid}, and the "
+                f"image tokenizer has {codes} on {grid}; run `dallebaby encode {self._source}` "
+                "again"
+            )
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -86,8 +158,9 @@ class Tokens:
 
     def views(self, row: int) -> np.ndarray:
         """Codes uint16 (views, grid * grid) of a picture."""
-        chunk = int(np.searchsorted(self._ends, row, side="right"))
-        return self._chunks[chunk][row - self._ends[chunk]]
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        inside = row - int(self._ends[part]) + len(self._parts[part].text)
+        return self._read(self._parts[part], inside, inside + 1)[0]
 
     def captions(self, row: int) -> list[str]:
         """Captions of a picture."""
@@ -97,16 +170,32 @@ class Tokens:
         return [*own, *self._extra.get(self._table["key"][row].as_py(), ())]
 
     def codes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Codes uint16 (B, grid * grid) of the first view of some rows, a part at a time: all of a
-        large dataset's may be more than memory holds."""
+        """Codes uint16 (B, grid * grid) of the first view of some rows, some thousands at a time:
+        all of a large dataset's may be more than memory holds."""
         for start in range(0, len(rows), PART_ROWS):
-            part = rows[start : start + PART_ROWS]
-            chunks = np.searchsorted(self._ends, part, side="right")
-            codes = np.empty((len(part), self.grid**2), np.uint16)
-            for chunk in np.unique(chunks):
-                mine = chunks == chunk
-                codes[mine] = self._chunks[chunk][part[mine] - self._ends[chunk], 0]
+            wanted = rows[start : start + PART_ROWS]
+            parts = np.searchsorted(self._ends, wanted, side="right")
+            codes = np.empty((len(wanted), self.grid**2), np.uint16)
+            for number in np.unique(parts):
+                part, mine = self._parts[number], parts == number
+                inside = wanted[mine] - self._ends[number] + len(part.text)
+                first, last = int(inside.min()), int(inside.max())
+                codes[mine] = self._read(part, first, last + 1)[inside - first, 0]
             yield codes
+
+    def _read(self, part: _Part, start: int, stop: int) -> np.ndarray:
+        """Codes uint16 (rows, views, grid * grid) of rows [start, stop) of a part."""
+        shape = (stop - start, self.views_each, self.grid**2)
+        row_bytes = self.views_each * self.grid**2 * CODE.itemsize
+        place, size = part.place + start * row_bytes, shape[0] * row_bytes
+        redo = f"run `dallebaby encode {self._source}` again"
+        try:
+            content = self._opened(part.path).read_at(size, place)
+        except OSError as error:
+            raise BadInput(f"{part.path} cannot be read ({error}); {redo}") from error
+        if len(content) < size:
+            raise BadInput(f"{part.path} has become shorter while it is read; {redo}")
+        return np.frombuffer(content, CODE).reshape(shape)
 
     def identities(self) -> pa.Table:
         """Key, split and group of near duplicates (as the pictures have it; if those are gone, each
@@ -128,3 +217,21 @@ class Tokens:
         home = self.folder.parent.parent
         name, identity = next(p for p in self.parents.items() if p[0].startswith("images/"))
         return shards.identities(home / name, identity)
+
+
+def _as_written(folder: Path, found: manifest.Manifest) -> list[Path]:
+    """The shards' paths. Raises BadInput unless they hold what they did when the manifest was
+    written."""
+    redo = f"run `dallebaby encode {found.name.partition('@')[0]}` again"
+    paths = sorted(folder.glob("*.arrow"))
+    if found.hashes:
+        paths = [folder / name for name in found.hashes]
+    lost = [path.name for path in paths if not path.exists()]
+    if lost or not paths:
+        raise BadInput(f"{folder} lacks shards ({', '.join(lost[:3]) or 'all'}); {redo}")
+    hashes = files.hashes(paths)
+    if files.hash_of(hashes.values()) != found.id:
+        changed = [name for name, digest in hashes.items() if found.hashes.get(name) != digest]
+        which = folder / changed[0] if found.hashes and changed else f"a shard of {folder}"
+        raise BadInput(f"{which} is not as it was written (damaged or swapped); {redo}")
+    return paths

@@ -1,9 +1,11 @@
 """Shards: what is written comes back, in any order, for us and for other tar readers."""
 
+import dataclasses
 import json
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.store import codec, manifest
@@ -38,10 +41,16 @@ def write(folder: Path, rows: list[Described], shard_bytes: float = 1e8) -> list
 
 
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+written = st.lists(st.tuples(texts, texts), max_size=3)
+
+
+def describe(captions: list[tuple[str, str]], **about: Any) -> Described:
+    return Described([text for text, _ in captions], [by for _, by in captions], **about)
+
+
 described = st.builds(
-    Described,
-    captions=st.lists(texts, max_size=3),
-    caption_sources=st.lists(texts, max_size=3),
+    describe,
+    captions=written,
     label=st.none() | texts,
     source=texts,
     split=st.sampled_from(["train", "holdout"]),
@@ -163,9 +172,83 @@ def test_damaged_picture(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"test-00000\.tar: picture 0{16} is damaged"):
         shards.image(0)
     assert np.array_equal(shards.image(1), picture(1))
+    shard.unlink()
+    assert np.array_equal(shards.image(1), picture(1)), "it is open"
+    with pytest.raises(
+        BadInput, match=r"test-00000\.tar: picture 0{16} cannot be read \(.*No such"
+    ):
+        shards._opened.cache_clear()
+        shards.image(0)
 
 
 def test_unfinished(tmp_path: Path) -> None:
     manifest.write(tmp_path, Manifest(kind="images", name="test"))
     with pytest.raises(MissingInput, match="not finished"):
         Shards(tmp_path)
+
+
+def test_an_index_that_is_not_as_it_was_written(folder: Path) -> None:
+    index = folder / "index.arrow"
+    about = manifest.read(folder)
+    assert about
+    manifest.write(folder, dataclasses.replace(about, hashes=files.hashes([index])))
+    assert Shards(folder).captions(3) == ["picture 3"]
+    index.write_bytes(index.read_bytes().replace(b"picture 3", b"picture X"))  # valid, and wrong
+    with pytest.raises(BadInput, match=r"index\.arrow is damaged \(it is not as it was written\)"):
+        Shards(folder)
+    assert sharding.identities(folder, "1") is None
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "why"),
+    [
+        ("split", ["test"], "names other splits"),
+        ("key", [None], "values are missing"),
+        ("captions", [["a", None]], "values are missing"),
+        ("captions", [["a", "b"]], "more captions than writers"),
+        ("label", ["x" * 100_001], "a text in it has over 100,000 bytes"),
+        ("group", [7], "it has other columns"),
+    ],
+)
+def test_a_forged_index_is_refused(folder: Path, column: str, values: list, why: str) -> None:
+    index = folder / "index.arrow"
+    reader = pa.ipc.open_file(pa.BufferReader(index.read_bytes()))
+    batches = [reader.get_batch_with_custom_metadata(i) for i in range(reader.num_record_batches)]
+    place, kind = reader.schema.get_field_index(column), reader.schema.field(column).type
+    kind = pa.int64() if values == [7] else kind
+    forged = [
+        batch.set_column(place, column, pa.array(values * len(batch), kind)) for batch, _ in batches
+    ]
+    with pa.ipc.new_file(str(index), forged[0].schema) as writer:
+        for batch, (_, metadata) in zip(forged, batches, strict=True):
+            writer.write_batch(batch, custom_metadata=metadata)
+    with pytest.raises(BadInput, match=rf"index\.arrow is damaged \(.*{why}.*\); run"):
+        Shards(folder)
+
+
+def test_an_index_names_no_file_outside_its_folder(folder: Path) -> None:
+    index = folder / "index.arrow"
+    content = index.read_bytes()
+    assert content.count(b"test-00000.tar") == 1
+    index.write_bytes(content.replace(b"test-00000.tar", b"../../00000.ta"))
+    with pytest.raises(BadInput, match=r"index\.arrow is damaged \(it names a shard '\.\./"):
+        Shards(folder)
+
+
+@pytest.mark.parametrize("px", [None, "8", 0, -8, 10**6, 8.0, True, [8]])
+def test_a_side_of_pictures_that_none_can_have_is_refused(folder: Path, px: object) -> None:
+    about = manifest.read(folder)
+    assert about
+    manifest.write(folder, dataclasses.replace(about, config={**about.config, "image_px": px}))
+    with pytest.raises(BadInput, match=r"manifest\.json says that pictures have .* px a side; run"):
+        Shards(folder)
+
+
+def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
+    rows = [Described([], [], None, "", "train", "") for _ in range(60)]
+    write(tmp_path / "many", rows, 1)
+    shards, fds = Shards(tmp_path / "many"), Path("/proc/self/fd")
+    before = len([*fds.iterdir()]) if fds.exists() else 0
+    for row in np.random.default_rng(0).permutation(60):
+        assert np.array_equal(shards.image(row), picture(row))
+    assert (len([*fds.iterdir()]) if fds.exists() else 0) - before <= sharding.OPEN_SHARDS

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dallebaby_cli import files
 from dallebaby_cli.config import DVAEConfig, PrepConfig
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models.tokenizers.dvae import DVAE
@@ -111,7 +112,8 @@ def write_tokens(folder: Path, codes: np.ndarray, split: str = "holdout") -> Tok
     )
     counts = {"pictures": len(codes)}
     parents = {"images/x": "gone"}
-    about = Manifest(kind="tokens", name=folder.name, id="x", complete=True)
+    identity = files.hash_of(files.hashes([folder / "00000.arrow"]).values())
+    about = Manifest(kind="tokens", name=folder.name, id=identity, complete=True)
     manifest.write(folder, dataclasses.replace(about, counts=counts, parents=parents))
     return Tokens(folder)
 
