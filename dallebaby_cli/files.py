@@ -115,8 +115,8 @@ def read_json(path: Path, advice: str, *, most: int = SMALL, follow: bool = True
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What JSON in UTF-8 says. Raises ValueError for all that is wrong with it: nesting and numbers
-    without end and halves of surrogate pairs, too, which others could not read or write."""
+    """What JSON in UTF-8 says. Raises ValueError for all that is wrong with it, nesting and numbers
+    without end, too. Texts may hold halves of surrogate pairs, as paths that are no UTF-8 do."""
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     try:
         found = json.loads(text, parse_int=_integer, parse_float=_decimal)
@@ -131,10 +131,8 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, str):
-        value.encode()  # a half of a surrogate pair raises a ValueError
-    elif isinstance(value, dict):
-        return [*value, *value.values()]
+    if isinstance(value, dict):
+        return value.values()
     return value if isinstance(value, list) else ()
 
 

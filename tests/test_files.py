@@ -126,8 +126,6 @@ def test_pipes_devices_and_links_keep_nobody_waiting(tmp_path: Path) -> None:
         (b"[" * 100_000, "it is nested over 50 levels deep"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number in it has 5000 digits"),
         (b'{"a": 1.' + b"9" * 5000 + b"}", "a number in it has 5002 digits"),
-        (b'{"a": "\\ud800"}', "surrogates not allowed"),
-        (b'{"\\udfff": 1}', "surrogates not allowed"),
         (b'{"a": "\xff"}', "can't decode byte 0xff"),
         (b"\0" * 100, "Expecting value"),
         (b"", "Expecting value"),
@@ -142,7 +140,7 @@ def test_json_that_is_none_is_one_sentence(tmp_path: Path, content: bytes, why: 
 
 def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    content = {"a": [1, 2.5, None, True, "é 猫 🦊", {"b": {}}], "": "", "big": 10**300}
+    content = {"a": [1, 2.5, None, True, "é 猫 🦊", "\udcff", {"b": {}}], "": "", "big": 10**300}
     files.write_text(path, json.dumps(content))
     assert files.read_json(path, "") == content
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())  # as Windows' Notepad saves it

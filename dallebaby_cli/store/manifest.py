@@ -7,9 +7,11 @@ here: they find their inputs through `newest` and `find`, and check parents by c
 import dataclasses
 import json
 import re
+import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from dallebaby_cli import __version__, files, names
@@ -69,22 +71,43 @@ def write(folder: Path, manifest: Manifest) -> None:
 def read(folder: Path) -> Manifest | None:
     """The manifest in `folder`, or None if there is none. Raises BadInput if it makes no sense."""
     path = folder / "manifest.json"
+    redo = f"remove {folder} and make it again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        content = files.read_json(path, redo)
+    except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    if content.get("format") != FORMAT:
         raise BadInput(
-            f"{path} cannot be read ({error}); remove {folder} and make it again"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise BadInput(
-            f"{path} has format {found!r} and this version reads {FORMAT}; "
+            f"{path} has format {content.get('format')!r} and this version reads {FORMAT}; "
             f"make {folder.name} again, or use the version of dallebaby that made it"
         )
-    known = {f.name for f in dataclasses.fields(Manifest)}
-    return Manifest(**{k: v for k, v in content.items() if k in known})
+    known = {k: v for k, v in content.items() if k in SHAPES}
+    if wrong := _wrong(known):
+        raise BadInput(f"{path} is damaged ({wrong}); {redo}")
+    return Manifest(**known)
+
+
+SHAPES: dict[str, Any] = typing.get_type_hints(Manifest)
+
+
+def _wrong(content: dict[str, Any]) -> str:
+    """What no manifest says of itself; "" if there is nothing of that kind."""
+    for name in ("kind", "name"):
+        if name not in content:
+            return f"{name} is missing"
+    for name, value in content.items():
+        shape = SHAPES[name]
+        if type(value) is not (typing.get_origin(shape) or shape):
+            return f"{name} is {shorten(repr(value), 60)}"
+        if shape is str and not value.isprintable():
+            return f"{name} is {shorten(repr(value), 60)}"
+    for name in ("parents", "hashes"):
+        for key, value in content.get(name, {}).items():
+            if names.unsafe(key) or not isinstance(value, str) or not value.isprintable():
+                return f"{name} holds {shorten(repr({key: value}), 60)}"
+    if any("/" in file for file in content.get("hashes", ())):
+        return "hashes holds files of other folders"
+    return ""
 
 
 def every(home: Path, kind: str) -> list[tuple[Path, Manifest]]:

@@ -43,7 +43,7 @@ def test_manifests_of_another_version_or_damaged_are_named(tmp_path: Path) -> No
     with pytest.raises(BadInput, match="has format 99 and this version reads 1"):
         manifest.find(tmp_path, "vae", "run")
     path.write_text("{")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match=r"manifest\.json is damaged \(Expecting .*\); remove"):
         manifest.find(tmp_path, "vae", "run")
     assert manifest.every(tmp_path, "vae") == []  # a bad one does not hide the others
 
@@ -52,3 +52,37 @@ def test_manifests_of_another_version_or_damaged_are_named(tmp_path: Path) -> No
 def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be a name"):
         manifest.artefact(tmp_path, "vae", name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", 7),
+        ("name", "a\x1b[2Jb"),
+        ("id", None),
+        ("complete", "yes"),
+        ("config", []),
+        ("counts", [1]),
+        ("parents", {"../../etc": "x"}),
+        ("parents", {"/etc": "x"}),
+        ("parents", {"images/a": 7}),
+        ("hashes", {"../x.arrow": "y"}),
+        ("hashes", {"sub/x.arrow": "y"}),
+        ("when", {"a": 1}),
+        ("version", "1\n2"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_damaged(tmp_path: Path, field: str, value: object) -> None:
+    path = put(tmp_path, "vae", "run") / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(BadInput, match=rf"manifest\.json is damaged \({field} .*\); remove") as why:
+        manifest.find(tmp_path, "vae", "run")
+    assert str(why.value).isprintable()
+
+
+def test_a_manifest_without_end_is_damaged(tmp_path: Path) -> None:
+    path = put(tmp_path, "vae", "run") / "manifest.json"
+    for content in (b"[" * 100_000, b"\0" * 300, b"\xff{}", b'{"format": ' + b"1" * 5000 + b"}"):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=r"manifest\.json is damaged \(.*\); remove"):
+            manifest.read(path.parent)
