@@ -81,11 +81,11 @@ def explain(
     """Every setting of a command, and where the value that `load` gives it comes from."""
     cls, settings = SECTIONS[section], tuple(settings)
     config = load(section, preset=preset, file=file, settings=settings, flags=flags)
-    values, defaults = _flat(as_dict(config)), _flat(as_dict(cls()))
+    values, defaults = flat(as_dict(config)), flat(as_dict(cls()))
     origins = {
         key: origin
         for origin, given in _layers(section, preset, file, settings, flags or {})
-        for key in _flat(given)
+        for key in flat(given)
     }
     return [
         Setting(key, value, origins.get(key, "default"), defaults[key], _help(cls, key))
@@ -117,12 +117,12 @@ def _layers(
             yield "flag", _nest(key, value)
 
 
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
     """Nested values by their dotted keys."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) else {at + key: value}
-    return flat
+        found |= flat(value, f"{at}{key}.") if isinstance(value, Mapping) else {at + key: value}
+    return found
 
 
 def _help(cls: Any, key: str) -> str:

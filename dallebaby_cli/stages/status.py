@@ -6,7 +6,7 @@ from pathlib import Path
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.store import manifest
-from dallebaby_cli.store.manifest import MADE_BY
+from dallebaby_cli.store.manifest import MADE_BY, Manifest
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Artefact:
     kind: str
     name: str
     state: str
-    """"complete", "unfinished", or what is wrong with its manifest"""
+    """"complete", "unfinished", or "(damaged)" and what is wrong"""
     bytes: int
     parents: list[str]
     newest: bool
@@ -28,37 +28,56 @@ def status(home: Path) -> list[Artefact]:
     """All artefacts in pipeline order, newest first within a kind."""
     rows: list[Artefact] = []
     for kind in MADE_BY:
-        found = _rows(home, kind, f"{kind}/*")
-        found.sort(key=lambda row: row.when, reverse=True)
-        taken = next((row for row in found if row.state == "complete"), None)
-        rows += [Artefact(**{**vars(row), "newest": row is taken}) for row in found]
+        taken = next((folder.name for folder, m in manifest.every(home, kind) if m.complete), None)
+        found = _rows(home, kind, f"{kind}/*", taken)
+        rows += sorted(found, key=lambda row: row.when, reverse=True)
         if kind == "images":
-            rows += _rows(home, "captions", "images/*/captions")
+            rows += _rows(home, "captions", "images/*/captions", None)
     return rows
 
 
-def _rows(home: Path, kind: str, place: str) -> list[Artefact]:
-    """The artefacts whose folders are at `place`; none of them the newest yet."""
+def _rows(home: Path, kind: str, place: str, taken: str | None) -> list[Artefact]:
+    """The artefacts whose folders are at `place`; the one called `taken` is the newest."""
     found: list[Artefact] = []
     for folder in sorted(p for p in home.glob(place) if p.is_dir()):
         name, size = folder.relative_to(home).parts[1], files.folder_bytes(folder)
         try:
             about = manifest.read(folder)
         except BadInput as error:
-            found.append(Artefact(kind, name, str(error), size, [], False, ""))
+            found.append(Artefact(kind, name, f"(damaged) {error}", size, [], False, ""))
             continue
         if about is not None:
-            state = "complete" if about.complete else "unfinished"
             parents = _parents(home, about.parents)
-            found.append(Artefact(kind, name, state, size, parents, False, about.when))
+            state = _state(folder, about)
+            found.append(Artefact(kind, name, state, size, parents, name == taken, about.when))
     return found
 
 
+def _state(folder: Path, about: Manifest) -> str:
+    """What the manifest says, unless files are gone without which it cannot be true. What is in
+    them is checked when they are loaded: that may take minutes."""
+    if not about.complete:
+        return "unfinished"
+    if about.kind in ("vae", "dalle", "classifier"):
+        needed = ["config.json", "model.safetensors"]
+        needed += ["vae.safetensors", "tokenizer.json"] if about.kind == "dalle" else []
+    elif about.kind == "images":
+        needed = ["index.arrow"]
+    else:
+        needed = [*about.hashes]
+    gone = [name for name in needed if not (folder / name).is_file()]
+    return f"(damaged) {', '.join(gone)} gone; {manifest.again(about)}" if gone else "complete"
+
+
 def _parents(home: Path, parents: dict[str, str]) -> list[str]:
-    """The parents' names, each marked if it is gone or has been made anew since."""
+    """The parents' names, each marked if it is gone, damaged, or has been made anew since."""
     marked = []
     for path, identity in parents.items():
-        now = manifest.read(home / path)
+        try:
+            now = manifest.read(home / path)
+        except BadInput:
+            marked.append(f"{path} (damaged)")
+            continue
         mark = " (gone)" if now is None else "" if now.id == identity else " (changed since)"
         marked.append(path + mark)
     return marked

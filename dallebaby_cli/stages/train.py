@@ -181,7 +181,7 @@ def train(
     )
     report(Note(f"train: from {', '.join(parents)} (vae/{vae_folder.name}), preset {preset}"))
     tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
-    inputs = [name.partition("@")[0] for name in tokens]
+    inputs = [name.partition("@")[0] for name in names or tokens]
     run_name = run_name or run.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
     task = _with_kept_tokenizer(task, folder)
@@ -194,6 +194,7 @@ def train(
     described = {
         "model": settings.as_dict(task.config.model),
         "vae": weights.read_model(vae_folder, "vae")["model"],
+        "caption_drop": task.config.caption_drop,
     }
     return run.finish(
         folder, "dalle", task, task.config, parents, lambda: described, target, report, begin
@@ -303,9 +304,17 @@ def _of_parent(
 
 
 def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:
-    """The task with the tokenizer that the run in the folder was begun with, if one was."""
-    if (folder / "tokenizer.json").exists():
-        kept = TextTokenizer.load(folder / "tokenizer.json")
+    """The task with the tokenizer that the run in the folder was begun with, if one was. Raises
+    Mismatch if its weights, where they are finished, know another one."""
+    path = folder / "tokenizer.json"
+    sealed = weights.sealed_hash(folder, path.name)
+    if sealed and not (path.exists() and files.sha256_file(path) == sealed):
+        raise Mismatch(
+            f"{path} is missing or not the one that this run was trained with, so its weights "
+            f"would take words for others; restore it, or remove {folder} to train anew"
+        )
+    if path.exists():
+        kept = TextTokenizer.load(path)
     elif (folder / "state.pt").exists():  # of a version that saved it last, and always its own
         kept = _train_tokenizer(task.train, task.config.model.vocabulary)
     else:

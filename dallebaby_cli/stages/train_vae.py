@@ -173,8 +173,8 @@ def train_vae(
     """Train a dVAE on the named image datasets (the newest one if none is named)."""
     task, parents = prepare(home, config, names, start_from=start_from, report=report)
     report(Note(f"train-vae: from {', '.join(parents)}, preset {preset}"))
-    inputs = [path.removeprefix("images/") for path in parents if path.startswith("images/")]
-    run_name = run_name or run.name(inputs, preset, task.config, parents)
+    images = [path.removeprefix("images/") for path in parents if path.startswith("images/")]
+    run_name = run_name or run.name(names or images, preset, task.config, parents)
     folder = manifest.artefact(home, "vae", run_name)
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))

@@ -5,8 +5,10 @@ here: they find their inputs through `newest` and `find`, and check parents by c
 """
 
 import dataclasses
+import itertools
 import json
 import re
+import shlex
 import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,16 +112,19 @@ def _wrong(content: dict[str, Any]) -> str:
     return ""
 
 
+def read_if_whole(folder: Path) -> Manifest | None:
+    """The manifest in `folder`, or None if there is none that makes sense: for those who look at
+    many artefacts and can do without one."""
+    try:
+        return read(folder)
+    except BadInput:
+        return None
+
+
 def every(home: Path, kind: str) -> list[tuple[Path, Manifest]]:
     """All artefacts of a kind with a readable manifest, newest first."""
-    found = []
-    for folder in sorted((home / kind).glob("*/")):
-        try:
-            manifest = read(folder)
-        except BadInput:
-            continue
-        if manifest is not None:
-            found.append((folder, manifest))
+    folders = sorted((home / kind).glob("*/"))
+    found = [(folder, about) for folder in folders if (about := read_if_whole(folder))]
     return sorted(found, key=lambda pair: pair[1].when, reverse=True)
 
 
@@ -142,10 +147,40 @@ def find(home: Path, kind: str, name: str | None) -> tuple[Path, Manifest]:
         names = [m.name for _, m in every(home, kind)]
         raise MissingInput(f"no {kind}/{name} in {home}{nearest(name, names)} (run `{command}`)")
     if not manifest.complete:
-        raise MissingInput(f"{folder} is not finished; run `{command}` again to continue it")
+        raise MissingInput(f"{folder} is not finished; {again(manifest)} to continue it")
     return folder, manifest
 
 
 def find_all(home: Path, kind: str, names: list[str]) -> list[tuple[Path, Manifest]]:
-    """The artefacts of those names, or the newest one of the kind if there are none."""
-    return [find(home, kind, name) for name in names] or [newest(home, kind)]
+    """The artefacts of those names, or the newest one of the kind if there are none; in the order
+    of their names, so that what is made from them depends on no other. Raises UsageError if one is
+    named twice."""
+    found = [find(home, kind, name) for name in names] or [newest(home, kind)]
+    found.sort(key=lambda pair: pair[1].name)
+    for (_, before), (_, after) in itertools.pairwise(found):
+        if before.name == after.name:
+            raise UsageError(f"{kind}/{after.name} is named twice; name each of them once")
+    return found
+
+
+def again(found: Manifest) -> str:
+    """What to do to make an artefact anew or to go on with it: "run `COMMAND` again", as far as its
+    manifest knows the command."""
+    inputs: dict[str, list[str]] = {kind: [] for kind in MADE_BY}
+    for path in found.parents:
+        kind, _, name = path.partition("/")
+        if kind in inputs and "/" not in name:
+            inputs[kind].append(name)
+    words = MADE_BY.get(found.kind, f"dallebaby {found.kind}").replace("NAME", found.name).split()
+    if found.kind == "images":
+        source = found.config.get("source")
+        made_of = [source.get("folder"), source.get("layout")] if isinstance(source, dict) else []
+        words[2] = str(next(filter(None, [*inputs["raw"], *made_of]), found.name))
+        words += ["--name", found.name] if words[2] != found.name else []
+    elif found.kind == "tokens":
+        words += inputs["images"] + [word for name in inputs["vae"] for word in ("--vae", name)]
+    elif found.kind in ("vae", "dalle"):
+        words += inputs["images" if found.kind == "vae" else "tokens"] + ["--run", found.name]
+        words += [word for name in inputs[found.kind] for word in ("--from", name)]
+    settings = " with its settings" if found.config and found.kind != "raw" else ""
+    return f"run `{shlex.join(words)}` again{settings}"

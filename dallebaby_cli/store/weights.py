@@ -62,8 +62,9 @@ def write_model(folder: Path, kind: str, described: Mapping[str, Any]) -> str:
 
 
 def read_model(folder: Path, kind: str) -> dict[str, Any]:
-    """config.json of a finished model, once every file it names is there and is the one that was
-    sealed. Raises MissingInput, BadInput or Mismatch."""
+    """config.json of a finished model, once it is the one that the manifest beside it (if there is
+    one) was written for, and every file it names is there and is the one that was sealed. Raises
+    MissingInput, BadInput or Mismatch."""
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -82,6 +83,7 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     parts = content.get("files")
     if not isinstance(parts, dict) or not content.keys() >= PARTS[kind]:
         raise BadInput(f"{path} is damaged: it lacks what a {kind} model has; restore it")
+    _require_sealed(folder)
     for name, expected in parts.items():
         part = folder / name
         if not part.exists():
@@ -94,6 +96,30 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
                 "restore it or train that model again"
             )
     return content
+
+
+def sealed_hash(folder: Path, name: str) -> str | None:
+    """What config.json says that the hash of a file beside it is; None if it says nothing."""
+    try:
+        parts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["files"]
+        return str(parts[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _require_sealed(folder: Path) -> None:
+    """Raise MissingInput or Mismatch if the manifest beside config.json says that the model is not
+    finished, or is another one: a process was killed in between, or one of the two was swapped."""
+    found = manifest.read_if_whole(folder)  # none where a model was copied without it
+    if found is None:
+        return
+    if not found.complete:
+        raise MissingInput(f"{folder} is not finished; {manifest.again(found)} to continue it")
+    if found.id != model_id(folder):
+        raise Mismatch(
+            f"{folder / 'config.json'} is not the one that the manifest.json beside it was written "
+            f"for (damaged or swapped); restore it, or {manifest.again(found)}"
+        )
 
 
 def model_id(folder: Path) -> str:

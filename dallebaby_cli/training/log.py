@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store.pictures import write_png
 from dallebaby_cli.training import pictures_of_run
+from dallebaby_cli.training.board import Board
 from dallebaby_cli.training.peak import matmul_peak
 
 
@@ -51,7 +50,7 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         log = _whole_lines(folder / "log.jsonl")
         self.file = log.open("a", encoding="utf-8", newline="\n")
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        self.board = Board(folder / "tensorboard", report)
 
     def __enter__(self) -> "Log":
         return self
@@ -82,8 +81,8 @@ class Log:
         units = rate * self.task.units_per_step
         self.since, self.counted = time.monotonic(), 0
         self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
-        self.board.add_scalar("train/loss", loss, step)
-        self.board.add_scalar("train/lr", lr, step)
+        self.board.scalar("train/loss", loss, step)
+        self.board.scalar("train/lr", lr, step)
         detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s"
         detail += f"{self._share(rate)}{self.score}"
         self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
@@ -102,23 +101,30 @@ class Log:
         first, value = next(iter(metrics.items()))
         self.score = f", hold-out {first} {value:.3g}"
         for name, value in metrics.items():
-            self.board.add_scalar(f"holdout/{name}", value, step)
+            self.board.scalar(f"holdout/{name}", value, step)
         if warning:
             self.event("warning", step=step, text=warning)
             self.report(Note(f"step {step}: {warning}", "warning"))
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """The pictures of a step, the first of them as a frame too."""
-        for name, picture in pictures.items():
-            write_png(self.folder / f"{name}.png", picture)
-            self.board.add_image(name, picture, step, dataformats="HWC")
-        pictures_of_run.keep_frame(self.folder, step, next(iter(pictures.values())))
+        """The pictures of a step, the first of them as a frame too. Where they cannot be kept, the
+        run goes on: if that is for want of room, its next checkpoint will say so."""
+        try:
+            for name, picture in pictures.items():
+                write_png(self.folder / f"{name}.png", picture)
+                self.board.picture(name, picture, step)
+            pictures_of_run.keep_frame(self.folder, step, next(iter(pictures.values())))
+        except OSError as error:
+            text = f"the pictures of step {step} cannot be kept ({error})"
+            self.report(Note(text, "warning"))
 
 
 def _whole_lines(path: Path) -> Path:
-    """Cut off the half line that a killed process may have left."""
+    """Cut off what a killed process or a power cut may have left at the end: half a line, zeros."""
     if path.exists():
-        content = path.read_bytes()
-        if not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
+        with path.open("rb+") as log:
+            end = 0
+            for line in log:
+                end += len(line) if line.endswith(b"\n") else 0
+            log.truncate(end)
     return path

@@ -1,12 +1,15 @@
 """What a run leaves behind to look at: the pictures as they came, and the curves of its log."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dallebaby_cli import files
+from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store.pictures import write_gif, write_png
 
 MOST_FRAMES = 100
@@ -18,41 +21,67 @@ def keep_frame(folder: Path, step: int, picture: np.ndarray) -> None:
     write_png(folder / "frames" / f"{step:08}.png", picture)
 
 
-def bind(folder: Path) -> None:
-    """Make training.gif and curves.png from what the run has kept so far."""
-    _animate(sorted((folder / "frames").glob("*.png")), folder / "training.gif")
-    _draw_curves(folder / "log.jsonl", folder / "curves.png")
+def bind(folder: Path, report: Report) -> None:
+    """Make training.gif and curves.png from what the run has kept so far. What cannot be made is
+    told of: no picture is a reason to lose a run."""
+    for name, make in (("training.gif", _animate), ("curves.png", _draw_curves)):
+        try:
+            make(folder, folder / name)
+        except Exception as error:  # whatever the libraries make of damaged files and full disks
+            report(Note(f"{folder / name} cannot be made ({error})", "warning"))
 
 
-def _animate(paths: list[Path], out: Path) -> None:
+def _animate(folder: Path, out: Path) -> None:
+    paths = sorted((folder / "frames").glob("*.png"))
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MOST_FRAMES)).round().astype(int)
-    frames = []
-    for index in chosen:
-        with Image.open(paths[index], formats=("PNG",)) as frame:
-            frames.append(frame.convert("RGB"))
-    write_gif(out, frames)
+    if frames := [*_whole(paths[index] for index in chosen)]:
+        write_gif(out, frames)
 
 
-def _draw_curves(log: Path, out: Path) -> None:
+def _whole(paths: Iterator[Path]) -> Iterator[Image.Image]:
+    """Those frames that a power cut left whole."""
+    for path in paths:
+        try:
+            with Image.open(path, formats=("PNG",)) as frame:
+                yield frame.convert("RGB")
+        except (OSError, SyntaxError, ValueError):
+            continue
+
+
+def _draw_curves(folder: Path, out: Path) -> None:
     """The loss and every hold-out figure over the steps. A step that a killed run took twice
     counts once."""
     from matplotlib.figure import Figure  # here, because it takes half a second
 
-    curves: dict[str, dict[int, float]] = {"loss": {}}
-    for event in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
-        if event["event"] == "step":
-            curves["loss"][event["step"]] = event["loss"]
-        elif event["event"] == "evaluation":
-            for name in [n for n in event if n not in ("event", "step", "time")]:
-                curves.setdefault(name, {})[event["step"]] = event[name]
+    curves: dict[str, dict[float, float]] = {"loss": {}}
+    for event in _events(folder / "log.jsonl"):
+        figures = {name: v for name, v in event.items() if isinstance(v, int | float)}
+        step = figures.pop("step", None)
+        if step is None or event.get("event") not in ("step", "evaluation"):
+            continue
+        for name, value in figures.items():
+            if name == "loss" if event["event"] == "step" else name != "time":
+                curves.setdefault(name, {})[step] = value
     columns = 2
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
     for place, (name, points) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.plot(*zip(*sorted(points.items()), strict=True), linewidth=1)
+        axes.plot(sorted(points), [points[step] for step in sorted(points)], linewidth=1)
         axes.set_title(name.replace("_", " "), fontsize="medium")
         axes.set_xlabel("step", fontsize="small")
         axes.grid(alpha=0.3)
     with files.atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+def _events(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log, but for those that a power cut filled with zeros or cut in two."""
+    with log.open("rb") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict):
+                yield event

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dallebaby_cli import files
-from dallebaby_cli.config import RunConfig
+from dallebaby_cli.config import RunConfig, settings
 from dallebaby_cli.config.settings import as_dict
-from dallebaby_cli.errors import Diverged, Mismatch, UsageError
+from dallebaby_cli.errors import BadInput, Diverged, Mismatch, MissingInput, UsageError
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
@@ -29,6 +30,8 @@ from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.state import State
 
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
+COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0}
+"""Figures that a run goes on with, and the least that each can be."""
 MAY_CHANGE = ("steps", "minutes", "save_every_s", "shard")  # between starts of one run
 
 
@@ -77,8 +80,10 @@ def finish(
         found = _read(folder)
         if found is not None:
             _check_same(folder, found, resolved, parents)
-            if found.complete and _length(found, config) <= found.counts["steps"]:
-                return Finished(folder, found, False, task.warning(found.counts))
+        whole = found is not None and found.complete and _is_whole(folder, kind, task, report)
+        if found is not None and whole and _length(found, config) <= found.counts["steps"]:
+            return Finished(folder, found, False, _warning(folder, found, task))
+        _check_state(folder, found, whole, task, report)
         most = engine.lowest(torch.get_num_threads())
         plan_ = _plan(folder, found, task, config, device, report)
         draft = Manifest(
@@ -88,27 +93,37 @@ def finish(
             parents=dict(parents),
             counts=plan_.counts,
         )
-        if mine and (found is None or not found.complete):
+        if mine and not whole:
             manifest.write(folder, draft)
             begin()
         report(Note(f"{task.name}: {plan_.steps} steps{plan_.about}, in {folder}"))
         state = _fit(plan_, most, task, config, folder, device, report)
         _require_use(task, state, config, folder, report)
         averaged = state.averaged()
-
-        def seal() -> str:
-            weights.save_weights(folder / "model.safetensors", averaged)
-            pictures_of_run.bind(folder)
-            return weights.write_model(folder, kind, describe())
-
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
-        model_id = engine.once(seal)
-        done = dataclasses.replace(draft, id=model_id, complete=True, counts=counts)
-        if mine:
-            manifest.write(folder, done)
-        return Finished(folder, done, True, task.warning(done.counts))
+        draft = dataclasses.replace(draft, counts=counts)
+        done = engine.once(lambda: _seal(folder, draft, averaged, describe(), report))
+        return Finished(folder, Manifest(**done), True, task.warning(counts))
+
+
+def _seal(
+    folder: Path,
+    draft: Manifest,
+    averaged: Mapping[str, Tensor],
+    described: Mapping[str, Any],
+    report: Report,
+) -> dict[str, Any]:
+    """Write what a run has come to, and return its manifest. What is only to look at comes first;
+    then the run is unfinished until all that belongs together is there, whatever kills this."""
+    pictures_of_run.bind(folder, report)
+    manifest.write(folder, draft)
+    weights.save_weights(folder / "model.safetensors", averaged)
+    model_id = weights.write_model(folder, draft.kind, described)
+    done = dataclasses.replace(draft, id=model_id, complete=True)
+    manifest.write(folder, done)
+    return dataclasses.asdict(done)
 
 
 def _fit(
@@ -223,10 +238,68 @@ def _read(folder: Path) -> Manifest | None:
 
     def read() -> dict[str, Any] | None:
         found = manifest.read(folder)
-        return dataclasses.asdict(found) if found else None
+        if found is None:
+            return None
+        figures = {"threads": 0, "step_s": 0, **found.counts}
+        for name, least in COUNTS.items():
+            value = figures.get(name)
+            if not isinstance(value, int | float) or not least <= value < 10**12:
+                raise _damaged(folder, f"{name} is {value!r}")
+        return dataclasses.asdict(found)
 
     content = engine.once(read)
     return Manifest(**content) if content else None
+
+
+def _warning(folder: Path, found: Manifest, task: loop.Task) -> str | None:
+    """What is wrong with a complete run's figures."""
+    try:
+        return task.warning(found.counts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, f"its figures: {error}") from error
+
+
+def _damaged(folder: Path, what: str) -> BadInput:
+    return BadInput(
+        f"{folder / 'manifest.json'} is damaged ({what}); restore it, or remove {folder} to train "
+        "anew"
+    )
+
+
+def _is_whole(folder: Path, kind: str, task: loop.Task, report: Report) -> bool:
+    """Whether the files of a complete run are those that were sealed; a note if not."""
+
+    def wrong() -> str:
+        try:
+            weights.read_model(folder, kind)
+        except (MissingInput, BadInput, Mismatch) as error:
+            return str(error)
+        return ""
+
+    if text := engine.once(wrong):
+        report(Note(f"{task.name}: {text}; it is made again now", "warning"))
+    return not text
+
+
+def _check_state(
+    folder: Path, found: Manifest | None, whole: bool, task: loop.Task, report: Report
+) -> None:
+    """Raise MissingInput where a finished run is to become longer and its state is gone, BadInput
+    where a state is there and nothing says of what; a note where a run begins anew."""
+    path = folder / "state.pt"
+    there = engine.once(path.exists)
+    if found is None and there:
+        raise BadInput(
+            f"{folder} has a state.pt and no manifest.json, which would say of which settings and "
+            "inputs; restore it, or remove the folder to train anew"
+        )
+    if found is not None and not there:
+        if whole:
+            raise MissingInput(
+                f"{path} is gone, so the finished run cannot be made longer; restore it, or begin "
+                f"another one from its weights, with --from {folder.name} and a new name (--run)"
+            )
+        report(Note(f"{task.name}: there is no {path}, so it begins at step 0", "warning"))
 
 
 def _check_share(config: RunConfig) -> None:
@@ -250,8 +323,7 @@ def _length(found: Manifest, config: RunConfig) -> int:
     minutes if those have changed since."""
     if config.steps is not None:
         return config.steps
-    planned = int(found.counts["steps"]) * config.minutes / float(found.counts["minutes"])
-    return max(round(planned), 1)
+    return max(round(found.counts["steps"] * config.minutes / found.counts["minutes"]), 1)
 
 
 def _check_same(
@@ -262,10 +334,11 @@ def _check_same(
             f"{folder} was trained from {', '.join(found.parents)} as they were then, and now the "
             f"inputs are {', '.join(parents)}; choose another name with --run"
         )
-    before, now = _identity(found.config), _identity(resolved)
-    if before != now:
-        changed = [key for key in now if before.get(key) != now[key]]
+    before, now = (settings.flat(_identity(config)) for config in (found.config, resolved))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        told = [f"{name}: {before.get(name)} then, {now.get(name)} now" for name in changed]
         raise Mismatch(
-            f"{folder} was trained with other settings ({', '.join(changed)}); choose another "
+            f"{folder} was trained with other settings ({', '.join(told)}); choose another "
             "name with --run, or leave --run out"
         )

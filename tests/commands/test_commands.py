@@ -211,7 +211,7 @@ def test_missing_inputs_are_named(cli: Cli, home: Path) -> None:
 def test_another_run_of_that_name_is_not_overwritten(cli: Cli, home: Path) -> None:
     weights = (home / "vae/v/model.safetensors").read_bytes()
     ran = cli("--home", home, "train-vae", *SHORT, "--run", "v", "--seed", 9)
-    one_sentence(ran, 1, "other settings (seed)", "--run")
+    one_sentence(ran, 1, "other settings (seed: 0 then, 9 now)", "--run")
     assert (home / "vae/v/model.safetensors").read_bytes() == weights
 
 

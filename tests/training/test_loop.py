@@ -260,7 +260,8 @@ def finish(folder: Path, task: Ending, steps: int) -> tuple[run.Finished, list[s
     """The end of a run and the warnings on the way there."""
     notes: list[progress.Event] = []
     config = RunConfig(batch_size=8, steps=steps)
-    done = run.finish(folder, "vae", task, config, {}, dict, CPU, notes.append)
+    described = {"model": {}}
+    done = run.finish(folder, "vae", task, config, {}, lambda: described, CPU, notes.append)
     return done, [n.text for n in notes if isinstance(n, progress.Note) and n.level == "warning"]
 
 
