@@ -134,8 +134,8 @@ def train(
 def load(folder: Path, device: torch.device) -> Classifier:
     """A finished classifier. Raises MissingInput, BadInput or Mismatch."""
     described = weights.read_model(folder, "classifier")["model"]
-    model = Classifier(settings.build(ClassifierConfig, described), VOCABULARY)
-    weights.load_weights(folder / "model.safetensors", model)
+    shape = settings.build(ClassifierConfig, described)
+    model = weights.load(folder / "model.safetensors", lambda: Classifier(shape, VOCABULARY))
     model.to(device).to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False)
 

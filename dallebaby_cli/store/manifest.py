@@ -79,8 +79,9 @@ def read(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     if content.get("format") != FORMAT:
+        found = shorten(repr(content.get("format")), 60)
         raise BadInput(
-            f"{path} has format {content.get('format')!r} and this version reads {FORMAT}; "
+            f"{path} has format {found} and this version reads {FORMAT}; "
             f"make {folder.name} again, or use the version of dallebaby that made it"
         )
     known = {k: v for k, v in content.items() if k in SHAPES}

@@ -5,21 +5,32 @@ Nothing here can run code that a file brings: safetensors holds only tensors.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.store import manifest
+from dallebaby_cli.text import one_line
 
 PARTS = {"vae": {"model"}, "dalle": {"model", "vae"}, "classifier": {"model"}}
 """What config.json describes of each kind of model."""
-MODEL_FILES = ("model.safetensors", "vae.safetensors", "tokenizer.json")
+FILES = {
+    "vae": {"model.safetensors"},
+    "dalle": {"model.safetensors", "vae.safetensors", "tokenizer.json"},
+    "classifier": {"model.safetensors"},
+}
+"""The files beside config.json, whose hashes it names."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+WHOLE = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+M = TypeVar("M", bound=nn.Module)
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -27,35 +38,72 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     files.write_bytes(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
+def load(path: Path, build: Callable[[], M]) -> M:
+    """The model that `build` makes, filled from a safetensors file. The names and shapes of both
+    are compared before any memory is taken. Raises as `load_weights`."""
+    with torch.device("meta"):
+        _require_fit(path, build())
+    model = build()
+    load_weights(path, model)
+    return model
+
+
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill a model from a safetensors file, in whichever precision that is. Raises BadInput or
-    Mismatch."""
-    _refuse_pickle(path)
+    """Fill a model from a safetensors file, in whichever precision that is. Raises MissingInput,
+    BadInput or Mismatch."""
+    _require_fit(path, model)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}); restore it or train it again") from error
-    expected = model.state_dict()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise BadInput(
+            f"{path} holds numbers that are not finite (in {one_line(min(odd))}), so nothing can "
+            "be made of it; restore it or train it again"
+        )
+    model.load_state_dict(tensors)
+
+
+def _require_fit(path: Path, model: nn.Module) -> None:
+    """Compare a model with the names, shapes and kinds of numbers in a file's header."""
+    _refuse_pickle(path)
+    found = {}
+    try:
+        with safe_open(path, "pt") as opened:
+            for name in opened.keys():
+                tensor = opened.get_slice(name)
+                found[name] = tuple(tensor.get_shape()), tensor.get_dtype()
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    expected = {name: (tuple(t.shape), _kinds(t)) for name, t in model.state_dict().items()}
     odd = sorted(
         name
-        for name in expected.keys() | tensors.keys()
+        for name in expected.keys() | found.keys()
         if name not in expected
-        or name not in tensors
-        or expected[name].shape != tensors[name].shape
+        or name not in found
+        or expected[name][0] != found[name][0]
+        or found[name][1] not in expected[name][1]
     )
     if odd:
         raise Mismatch(
             f"{path} does not fit the config.json beside it ({len(odd)} tensors differ, such as "
-            f"{odd[0]}); one of the two was swapped or comes from another version"
+            f"{one_line(odd[0])}); one of the two was swapped or comes from another version"
         )
-    model.load_state_dict(tensors)
+
+
+def _kinds(tensor: Tensor) -> tuple[str, ...]:
+    """What a file may hold a tensor as: any precision of it, or exactly its whole numbers."""
+    return FLOATS if tensor.is_floating_point() else (WHOLE.get(tensor.dtype, ""),)
+
+
+def _damaged(path: Path, error: Exception) -> BadInput:
+    return BadInput(f"{path} is damaged ({one_line(str(error))}); restore it or train it again")
 
 
 def write_model(folder: Path, kind: str, described: Mapping[str, Any]) -> str:
     """Seal a finished model: write config.json with the hashes of the files beside it, last of
     all. Returns the model's id."""
-    parts = [p for p in MODEL_FILES if (folder / p).exists()]
-    hashes = {name: files.sha256_file(folder / name) for name in parts}
+    hashes = files.hashes([folder / name for name in sorted(FILES[kind])])
     content = {"kind": kind, "format": manifest.FORMAT, **described, "files": hashes}
     files.write_text(folder / "config.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
     return model_id(folder)
@@ -66,34 +114,41 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     one) was written for, and every file it names is there and is the one that was sealed. Raises
     MissingInput, BadInput or Mismatch."""
     path = folder / "config.json"
+    redo = "restore it or train that model again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        content = files.read_json(path, redo)
+    except FileNotFoundError:
         maker = manifest.MADE_BY[kind]
         raise MissingInput(f"{folder} holds no finished model; `{maker}` makes one") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); restore it") from error
-    if not isinstance(content, dict) or content.get("kind") != kind:
+    if content.get("kind") != kind:
         raise BadInput(f"{path} does not describe a {kind} model; use a folder below {kind}/")
     if content.get("format") != manifest.FORMAT:
+        found = shorten(repr(content.get("format")), 60)
         raise BadInput(
-            f"{path} has format {content.get('format')!r} and this version reads "
-            f"{manifest.FORMAT}; use the version of dallebaby that made it, or train again"
+            f"{path} has format {found} and this version reads {manifest.FORMAT}; use the version "
+            "of dallebaby that made it, or train again"
         )
     parts = content.get("files")
-    if not isinstance(parts, dict) or not content.keys() >= PARTS[kind]:
-        raise BadInput(f"{path} is damaged: it lacks what a {kind} model has; restore it")
+    if not isinstance(parts, dict) or any(
+        not isinstance(content.get(p), dict) for p in PARTS[kind]
+    ):
+        raise BadInput(f"{path} is damaged: it lacks what a {kind} model has; {redo}")
+    parts: dict[str, Any] = content["files"]
+    if parts.keys() != FILES[kind]:
+        raise BadInput(
+            f"{path} is damaged: it must name the hashes of {', '.join(sorted(FILES[kind]))} and "
+            f"of nothing else; {redo}"
+        )
     _require_sealed(folder)
     for name, expected in parts.items():
         part = folder / name
         if not part.exists():
-            raise MissingInput(f"{part} is missing; restore it or train that model again")
+            raise MissingInput(f"{part} is missing; {redo}")
         if name.endswith(".safetensors"):
             _refuse_pickle(part)
         if files.sha256_file(part) != expected:
             raise Mismatch(
-                f"{part} is not the file that {path} was written for (damaged or swapped); "
-                "restore it or train that model again"
+                f"{part} is not the file that {path} was written for (damaged or swapped); {redo}"
             )
     return content
 
@@ -101,9 +156,8 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
 def sealed_hash(folder: Path, name: str) -> str | None:
     """What config.json says that the hash of a file beside it is; None if it says nothing."""
     try:
-        parts = json.loads((folder / "config.json").read_text(encoding="utf-8"))["files"]
-        return str(parts[name])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(files.read_json(folder / "config.json", "")["files"][name])
+    except (FileNotFoundError, BadInput, KeyError, TypeError):
         return None
 
 
@@ -129,8 +183,11 @@ def model_id(folder: Path) -> str:
 
 def _refuse_pickle(path: Path) -> None:
     """Raise BadInput if the file is a pickle stream, bare or in torch's zip."""
-    with path.open("rb") as handle:
-        head = handle.read(4)
+    try:
+        with files.open_regular(path) as handle:
+            head = handle.read(4)
+    except FileNotFoundError:
+        raise MissingInput(f"{path} is missing; restore it or train that model again") from None
     if head[:1] == b"\x80" or head == b"PK\x03\x04":
         raise BadInput(
             f"{path} is a pickle, which could run code, and not safetensors; it is never loaded: "
