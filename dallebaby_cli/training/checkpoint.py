@@ -1,9 +1,7 @@
 """The state to resume training from, as plain tensors, read with `weights_only=True`: nothing here
 can run code that a file brings."""
 
-import contextlib
 import io
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput
+from dallebaby_cli.text import one_line
 from dallebaby_cli.training import engine
 
 
@@ -27,15 +26,41 @@ def load_state(path: Path) -> dict[str, Any] | None:
     it for all. Raises BadInput."""
     if not engine.once(path.exists):
         return None
-    content = io.BytesIO(engine.broadcast(path.read_bytes() if engine.first() else b""))
-    state: object = None
-    if zipfile.is_zipfile(content):  # torch's own format; a bare pickle is not even looked at
-        content.seek(0)
-        with contextlib.suppress(pickle.UnpicklingError, RuntimeError):
-            state = torch.load(content, map_location="cpu", weights_only=True)
+    whole = io.BytesIO(engine.broadcast(_read(path) if engine.first() else b""))
+    if wrong := _wrong(whole):
+        raise damaged(path, wrong)
+    try:
+        state: object = torch.load(whole, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is in a pickle can go wrong in any way
+        raise damaged(path, "what is in it cannot be read") from error
     if not isinstance(state, dict):
-        raise BadInput(
-            f"{path} is damaged or of another version, so the run cannot be continued; "
-            f"remove {path.parent} to start it anew"
-        )
+        raise damaged(path, "it holds something else")
     return state
+
+
+def damaged(path: Path, why: str) -> BadInput:
+    """What to say of a state from which no run can go on."""
+    return BadInput(
+        f"{path} is damaged or of another version ({why}), so the run cannot be continued; restore "
+        f"it, or remove {path.parent} to start it anew"
+    )
+
+
+def _read(path: Path) -> bytes:
+    with files.open_regular(path) as opened:
+        return opened.read()
+
+
+def _wrong(content: io.BytesIO) -> str:
+    """What is wrong with a file that `torch.save` should have written; "" if nothing is. Its own
+    reader believes checksums and sizes; a bare pickle is not even looked at."""
+    try:
+        with zipfile.ZipFile(content) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                return "it is compressed"
+            if archive.testzip() is not None:
+                return "a checksum in it is wrong"
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        return one_line(str(error))
+    content.seek(0)
+    return ""

@@ -29,7 +29,7 @@ from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import checkpoint, engine, optim, pace
+from dallebaby_cli.training import engine, optim, pace
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.log import Log
 from dallebaby_cli.training.pace import Pace
@@ -132,14 +132,13 @@ def fit(
     """
     state = State.fresh(task.parts(), config, device, compiled)
     state_path = folder / "state.pt"
-    saved = checkpoint.load_state(state_path)
+    if watch:
+        state.threads = watch.chosen
+    resumed = state.resume(state_path)
     log = None
     if engine.first():
         log = Log(folder, task, steps, flops_per_step, device, config.precision, report)
-    if watch:
-        state.threads = watch.chosen
-    if saved:
-        state.restore(saved)
+    if resumed:
         steps = max(steps, state.step)  # fewer than there are cannot be asked for
         if log:
             log.event("resume", step=state.step)
@@ -282,9 +281,8 @@ def _roll_back(state: State, path: Path, report: Report) -> None:
             f"the loss is not finite any more and {MAX_ROLLBACKS} roll-backs did not help; "
             f"remove {path.parent} and train with a lower rate, such as --set optim.lr=1e-4"
         )
-    saved = checkpoint.load_state(path)
-    assert saved is not None, "the first turn saves"
-    state.restore(saved)
+    resumed = state.resume(path)
+    assert resumed, "the first turn saves"
     pace.use(state.threads)
     state.rollbacks, state.skipped, state.lr_scale = rollbacks, skipped, lr_scale
     state.save(path)

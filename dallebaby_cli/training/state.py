@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import checkpoint, engine
+from dallebaby_cli.training import checkpoint, engine, state_check
 from dallebaby_cli.training.dtensors import load_whole, local, whole
 from dallebaby_cli.training.parts import Objective, Part, is_sharded
-
-COUNTS = ("step", "lr_scale", "skipped", "rollbacks", "threads")
+from dallebaby_cli.training.state_check import COUNTS
 
 
 @dataclass
@@ -123,8 +122,20 @@ class State:
         if engine.first():
             checkpoint.save_state(path, state)
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Become what `save` wrote, on whichever number of ranks."""
+    def resume(self, path: Path) -> bool:
+        """Become what `save` wrote there, on whichever number of ranks; False if there is nothing.
+        Raises BadInput, before anything is changed, if it is not of this run. All ranks call it."""
+        saved = checkpoint.load_state(path)
+        if saved is None:
+            return False
+        try:
+            state_check.check(saved, self.parts, self.ema)
+        except state_check.Misfit as error:
+            raise checkpoint.damaged(path, str(error)) from error
+        self._restore(saved)
+        return True
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         (main, *_), others = self.parts.items(), [*self.parts.items()][1:]
         main[1].load_state_dict(saved)
         for name, part in others:
