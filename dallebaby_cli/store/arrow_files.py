@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dallebaby_cli import files
+from dallebaby_cli.text import one_line
 
 Batch = tuple[pa.RecordBatch, Mapping[bytes, bytes]]
 
@@ -35,9 +36,9 @@ def batches(content: pa.Buffer, fits: Callable[[pa.Schema], bool]) -> list[Batch
         found = [reader.get_batch_with_custom_metadata(number) for number in numbers]
         for batch, _ in found:
             batch.validate(full=True)
+        return [(batch, dict(metadata or {})) for batch, metadata in found]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise ValueError((str(error).splitlines() or ["it cannot be read"])[0]) from error
-    return [(batch, metadata or {}) for batch, metadata in found]
+        raise ValueError(one_line(str(error))[:200] or "it cannot be read") from error
 
 
 def has_nulls(array: pa.Array) -> bool:

@@ -262,7 +262,7 @@ def _read_index(path: Path, found: manifest.Manifest) -> tuple[pa.Table, list[tu
     for batch, metadata in batches:
         _check_rows(batch)
         if metadata:
-            name, size = metadata[b"shard"].decode(), int(metadata[b"bytes"])
+            name, size = metadata.get(b"shard", b"").decode(), int(metadata.get(b"bytes", b""))
             if names.unsafe(name) or "/" in name:
                 raise ValueError(f"it names a shard {name!r}")
             shards.append((name, size))

@@ -89,8 +89,9 @@ def _fits(schema: pa.Schema) -> bool:
 
 
 def _shape(schema: pa.Schema) -> tuple[int, int]:
-    """Views and grid that a shard's metadata holds. Raises KeyError, TypeError or ValueError."""
-    views, grid = int(schema.metadata[b"views"]), int(schema.metadata[b"grid"])
+    """Views and grid that a shard's metadata holds. Raises ValueError."""
+    metadata = schema.metadata or {}
+    views, grid = (int(metadata.get(name, b"")) for name in (b"views", b"grid"))
     if not (views >= 1 and 1 <= grid <= 1024 and views * grid * grid < 2**31):
         raise ValueError(f"it has {views} views of {grid} x {grid} codes")
     return views, grid
