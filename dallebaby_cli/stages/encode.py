@@ -87,7 +87,7 @@ def _encode_one(
     paths = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
     first = engine.first()
     with files.lock(folder, f"tokens/{draft.name}") if first else nullcontext():
-        missing = engine.once(lambda: _missing(folder, draft, paths))
+        missing = engine.once(lambda: _missing(folder, draft, paths, source, model, report))
         if missing is None:
             found = manifest.read(folder)
             assert found is not None, "it was found complete"
@@ -119,17 +119,52 @@ def _encode_one(
     return Encoded(folder, whole, fresh=True, images_per_s=rate)
 
 
-def _missing(folder: Path, draft: Manifest, paths: list[Path]) -> list[int] | None:
-    """Numbers of the shards that are not there yet, or None if all is complete."""
-    found = manifest.read(folder)
-    if found and (found.parents, found.config) == (draft.parents, draft.config):
-        if found.complete:
+def _missing(
+    folder: Path,
+    draft: Manifest,
+    paths: list[Path],
+    source: Shards,
+    model: ImageTokenizer,
+    report: Report,
+) -> list[int] | None:
+    """Numbers of the shards that are not there or not as they must be, or None if all is complete.
+    Removes what is no part of the work."""
+    found, there = manifest.read(folder), {*folder.glob("*.arrow")}
+    good: set[Path] = set()
+    same = found and (found.parents, found.config) == (draft.parents, draft.config)
+    if found and same and found.complete:
+        good = _as_written(found, [path for path in paths if path in there])
+        if good == there == {*paths}:
             return None
-    else:
-        for stale in folder.glob("*.arrow"):  # of a dataset or dVAE that has changed since
-            stale.unlink()
+        lost = f"{len(paths) - len(good)} of {len(paths)} shards are not as they were written"
+        report(Note(f"encode: {folder}: {lost}; they are made again", "warning"))
+    elif same:
+        good = _whole(draft, [path for path in paths if path in there], source, model)
+    for path in there - good:
+        path.unlink()
+    if not (found and same) or found.complete:
         manifest.write(folder, draft)
-    return [number for number, path in enumerate(paths) if not path.exists()]
+    return [number for number, path in enumerate(paths) if path not in good]
+
+
+def _as_written(found: Manifest, paths: list[Path]) -> set[Path]:
+    """Those shards that the manifest was written for."""
+    hashes = files.hashes(paths)
+    known = found.hashes or hashes  # older manifests have none, and can be checked as a whole only
+    if files.hash_of(known.values()) != found.id:
+        return set()
+    return {path for path in paths if hashes[path.name] == known.get(path.name)}
+
+
+def _whole(draft: Manifest, paths: list[Path], source: Shards, model: ImageTokenizer) -> set[Path]:
+    """Those shards of a broken-off run that are whole."""
+    keys, each = source.identities()["key"], draft.config["shard_pictures"]
+    shape = (draft.config["views"], model.grid, model.codes)
+    return {
+        path
+        for path in paths
+        if tokens.holds(path, keys.slice(int(path.stem) * each, each).to_pylist(), *shape)
+    }
 
 
 def _encode_shard(

@@ -142,8 +142,10 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         found = manifest.read(folder)
         if found is None or not found.complete:
-            raise MissingInput(f"{folder} is not finished; run `dallebaby prep` again")
+            redo = manifest.again(found) if found else "run `dallebaby prep` again"
+            raise MissingInput(f"{folder} is not finished; {redo}")
         self.folder, self.name, self.id = folder, found.name, found.id
+        self._redo = f"{manifest.again(found)} to make it anew"
         self.image_px, self.encoding = found.config.get("image_px"), found.config.get("encoding")
         if type(self.image_px) is not int or not 1 <= self.image_px <= MOST_PX:
             raise BadInput(
@@ -168,10 +170,6 @@ class Shards:
         self._places = np.stack(places, axis=1).astype(np.int64)
         # a shard that falls out is closed when no thread reads from it any more
         self._opened = functools.lru_cache(OPEN_SHARDS)(self._open)
-
-    @property
-    def _redo(self) -> str:
-        return f"run `dallebaby prep {self.name}` again to make it anew"
 
     def _check(self, path: Path, size: int) -> None:
         if not path.is_file():

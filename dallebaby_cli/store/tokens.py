@@ -71,8 +71,9 @@ class _Part:
     """of their codes"""
 
 
-def read_shard(path: Path) -> list[_Part]:
-    """What one shard holds but for its codes, every byte of it checked. Raises BadInput."""
+def read_shard(path: Path, redo: str = "run `dallebaby encode` again") -> list[_Part]:
+    """What one shard holds but for its codes, every byte of it checked. Raises BadInput that ends
+    with what to do."""
     try:
         content = arrow_files.read(path)
         schemas: list[pa.Schema] = []
@@ -81,7 +82,19 @@ def read_shard(path: Path) -> list[_Part]:
         return [_part(path, content, batch, views, grid) for batch, _ in found]
     except (FileNotFoundError, ValueError) as error:
         why = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
-        raise BadInput(f"{path} is {why}; run `dallebaby encode` again") from error
+        raise BadInput(f"{path} is {why}; {redo}") from error
+
+
+def holds(path: Path, keys: list[str], views: int, grid: int, codes: int) -> bool:
+    """Whether a shard is whole and has so many views of just those pictures, by an image tokenizer
+    of so many codes."""
+    try:
+        parts = read_shard(path)
+    except BadInput:
+        return False
+    shapes = {(part.views, part.grid) for part in parts}
+    found = [key for part in parts for key in part.text["key"].to_pylist()]
+    return found == keys and shapes == {(views, grid)} and all(p.highest < codes for p in parts)
 
 
 def _fits(schema: pa.Schema) -> bool:
@@ -122,22 +135,19 @@ class Tokens:
         assert found is not None, "callers find the folder by its manifest"
         self.folder = folder
         self.name, self.id, self.parents = found.name, found.id, found.parents
+        self._redo = manifest.again(found)
         paths = _as_written(folder, found)
-        self._parts = [part for path in paths for part in read_shard(path)]
+        self._parts = [part for path in paths for part in read_shard(path, self._redo)]
         shapes = {(part.views, part.grid) for part in self._parts}
         self._table = pa.Table.from_batches([part.text for part in self._parts])
         if len(shapes) != 1 or self._table.num_rows != found.counts.get("pictures"):
-            raise BadInput(f"{folder} lacks shards; run `dallebaby encode {self._source}` again")
+            raise BadInput(f"{folder} lacks shards; {self._redo}")
         ((self.views_each, self.grid),) = shapes
         self._captions = self._table["captions"]
         self._extra = extra or {}
         self._ends = np.cumsum([len(part.text) for part in self._parts])
         # an opened file that falls out is closed when nobody reads from it any more
         self._opened = functools.lru_cache(OPEN_SHARDS)(lambda path: pa.OSFile(str(path)))
-
-    @property
-    def _source(self) -> str:
-        return self.name.partition("@")[0]
 
     def require(self, codes: int, grid: int) -> None:
         """Raise Mismatch unless an image tokenizer of so many codes on such a grid can have made
@@ -146,8 +156,7 @@ class Tokens:
         if highest >= codes or grid != self.grid:
             raise Mismatch(
                 f"{self.folder} holds codes up to {highest} on a grid of {self.grid}, and the "
-                f"image tokenizer has {codes} on {grid}; run `dallebaby encode {self._source}` "
-                "again"
+                f"image tokenizer has {codes} on {grid}; {self._redo}"
             )
 
     def __len__(self) -> int:
@@ -189,13 +198,12 @@ class Tokens:
         shape = (stop - start, self.views_each, self.grid**2)
         row_bytes = self.views_each * self.grid**2 * CODE.itemsize
         place, size = part.place + start * row_bytes, shape[0] * row_bytes
-        redo = f"run `dallebaby encode {self._source}` again"
         try:
             content = self._opened(part.path).read_at(size, place)
         except OSError as error:
-            raise BadInput(f"{part.path} cannot be read ({error}); {redo}") from error
+            raise BadInput(f"{part.path} cannot be read ({error}); {self._redo}") from error
         if len(content) < size:
-            raise BadInput(f"{part.path} has become shorter while it is read; {redo}")
+            raise BadInput(f"{part.path} has become shorter while it is read; {self._redo}")
         return np.frombuffer(content, CODE).reshape(shape)
 
     def identities(self) -> pa.Table:
@@ -223,7 +231,7 @@ class Tokens:
 def _as_written(folder: Path, found: manifest.Manifest) -> list[Path]:
     """The shards' paths. Raises BadInput unless they hold what they did when the manifest was
     written."""
-    redo = f"run `dallebaby encode {found.name.partition('@')[0]}` again"
+    redo = manifest.again(found)
     paths = sorted(folder.glob("*.arrow"))
     if found.hashes:
         paths = [folder / name for name in found.hashes]

@@ -223,11 +223,12 @@ def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, 
     writer.close()
     about = manifest.read(prepared / "images" / "shapes")
     assert about is not None
-    manifest.write(folder, dataclasses.replace(about, name="forged"))
+    manifest.write(folder, dataclasses.replace(about, name="forged", hashes={}))
     with pytest.raises(BadInput, match=words) as caught:
         train_vae(home, SMALL, [], preset="tiny", device="cpu", report=progress.ignore)
     assert "forged-00000.tar" in str(caught.value)
-    assert "remove the shard and run `dallebaby prep forged` again" in str(caught.value)
+    assert "remove the shard and run `dallebaby prep /" in str(caught.value)
+    assert "/shapes --name forged` again with its settings to make it anew" in str(caught.value)
     assert not list((home / "vae").glob("*/model.safetensors"))
 
 

@@ -39,7 +39,14 @@ def seal(folder: Path, pictures: int) -> None:
     """Write the manifest of whatever shards are in the folder, as `encode` does."""
     hashes = files.hashes(sorted(folder.glob("*.arrow")))
     identity, counts = files.hash_of(hashes.values()), {"pictures": pictures}
-    about = Manifest(kind="tokens", name="t@v", id=identity, complete=True, counts=counts)
+    about = Manifest(
+        kind="tokens",
+        name="t@v",
+        id=identity,
+        complete=True,
+        counts=counts,
+        parents={"images/t": "its id", "vae/v": "its id"},
+    )
     manifest.write(folder, dataclasses.replace(about, hashes=hashes))
 
 
@@ -88,7 +95,7 @@ def test_damaged_and_missing_shards_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"00001\.arrow is not as it was written .*encode t`"):
             tokens.Tokens(tmp_path)
     second.unlink()
-    with pytest.raises(BadInput, match=r"lacks shards \(00001\.arrow\); run `dallebaby encode t`"):
+    with pytest.raises(BadInput, match=r"lacks shards \(00001\.arrow\); run `dallebaby encode t --vae v`"):
         tokens.Tokens(tmp_path)
 
 
