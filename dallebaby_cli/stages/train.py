@@ -202,9 +202,10 @@ def train(
 
 
 def _whole_name(home: Path, name: str) -> str:
-    """NAME@RUN of the newest tokens of dataset NAME; a whole name stays as it is."""
-    found = (m.name for _, m in manifest.every(home, "tokens") if m.complete)
-    return next((n for n in found if n.partition("@")[0] == name), name)
+    """NAME@RUN of the newest tokens of dataset NAME, finished ones first; a whole name stays as it
+    is."""
+    found = sorted(manifest.every(home, "tokens"), key=lambda pair: not pair[1].complete)
+    return next((m.name for _, m in found if m.name.partition("@")[0] == name), name)
 
 
 def _common_vae(home: Path, found: list[Manifest]) -> Path:

@@ -81,16 +81,18 @@ def measure(
     folder: Path | None = None,
     may_compile: bool = False,
     threads: int | None = None,
+    step_s: float | None = None,
 ) -> Costs:
     """Time a few real steps with their batches, and count a step's floating-point operations; with
     the `folder` where the run's checkpoints will lie, time the rest of it, too. If they
     `may_compile`, steps of a long run are tried with torch.compile. A CPU takes them with so many
-    `threads`; None tries which number is fastest. Changes nothing that the run itself uses: the
+    `threads`; None tries which number is fastest. With both `threads` and `step_s`, what a run was
+    planned with, steps are not timed. Changes nothing that the run itself uses: the
     models are copies, and threads and random numbers are put back."""
     began, before = time.perf_counter(), torch.get_num_threads()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            return _measure(task, config, device, folder, may_compile, threads, began)
+            return _measure(task, config, device, folder, may_compile, threads, step_s, began)
         finally:
             pace.use(before)
 
@@ -102,6 +104,7 @@ def _measure(
     folder: Path | None,
     may_compile: bool,
     threads: int | None,
+    step_s: float | None,
     began: float,
 ) -> Costs:
     state = State.fresh(copies(task.parts()), config, device)
@@ -109,7 +112,10 @@ def _measure(
     with FlopCounterMode(display=False) as counter:
         take_step(task, state, task.batch(0), 0.0, 0.0)
     flops = float(counter.get_total_flops())
-    step_s, threads = _fastest(task, state, device, threads)
+    if device.type != "cpu":
+        threads = 0  # nothing to choose
+    if threads is None or step_s is None:
+        step_s, threads = _fastest(task, state, device, threads)
     compiled = False
     run_s = step_s * config.steps if config.steps else config.minutes * 60
     if may_compile and task.compile and run_s >= COMPILED_FROM_S and _compiles(task, state):
@@ -155,7 +161,7 @@ def _fastest(
     """Mean seconds of a step with the number of threads that is fastest, which is left in use, and
     that number; 0 where there is nothing to choose."""
     most = engine.lowest(torch.get_num_threads())
-    if device.type != "cpu" or threads == 0:
+    if threads == 0:
         return _step_s(task, state), 0
     tried = [threads] if threads else pace.counts(most)
     found: dict[int, float] = {}

@@ -175,11 +175,11 @@ def _plan(
     timed = folder if found is None and config.steps is None else None
     threads = int(found.counts.get("threads", 0)) if found else None
     new = found is None
-    costs = plan.measure(task, config, device, timed, may_compile=new, threads=threads)
+    before = found.counts.get("step_s") if found else None
+    costs = plan.measure(task, config, device, timed, new, threads, before)
     compiled, step_s, about = costs.compiled, costs.step_s, ""
     if found:
         steps = _length(found, config)
-        step_s = float(found.counts.get("step_s", step_s))
         compiled = bool(found.counts.get("compiled"))
         compiled = compiled and _still_compiles(task, config, device, report)
     else:

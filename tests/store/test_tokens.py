@@ -93,7 +93,7 @@ def test_damaged_and_missing_shards_are_named(tmp_path: Path) -> None:
     for damaged in (content[:-20], content[:half] + bytes(len(content) - half)):
         second.write_bytes(damaged)
         with pytest.raises(
-            BadInput, match=r"00001\.arrow is not as it was written .*encode t --vae v`"
+            BadInput, match=r"00001\.arrow is not as it was .*encode t --vae v`"
         ):
             tokens.Tokens(tmp_path)
     second.unlink()
