@@ -9,19 +9,21 @@ safetensors only, and no model brings its own code.
 import errno
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dallebaby_cli import files
 from dallebaby_cli.config import CaptionConfig
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.text import one_line
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model")  # all that a model may consist of
 LOOKING = ("blip", "blip-2", "git", "vision-encoder-decoder")  # kinds that need no instruction
@@ -147,9 +149,39 @@ def find(model: str) -> Pretrained:
             f"{model} holds no .safetensors weights (others are pickles, which could run any "
             "program, and are not opened); take a model that does, or convert it"
         )
-    looks = _looks(model, folder)
     digest = files.hash_of(f"{path.name} {files.sha256_file(path)}" for path in sorted(found))
-    return Pretrained(name, folder, digest, looks)
+    _check_depth(model, folder)
+    return Pretrained(name, folder, digest, _looks(model, folder))
+
+
+def _check_depth(model: str, folder: Path) -> None:
+    """Raise BadInput if config.json asks for more layers than there are weights for: whoever builds
+    them runs out of memory before that shows."""
+    try:
+        described = files.read_json(folder / "config.json", "get that model again")
+        tensors = 0
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, "pt") as opened:
+                tensors += len(opened.keys())
+    except (FileNotFoundError, SafetensorError, OSError) as error:
+        raise _unusable(model, error) from error
+    layers = max(_layers(described))
+    if layers > tensors:
+        raise BadInput(
+            f"{model} cannot be loaded: its config.json asks for {layers:,} layers, and its "
+            f"weights are {tensors:,} tensors; get it again"
+        )
+
+
+def _layers(described: dict[str, Any]) -> Iterator[float]:
+    """Every number of layers in a description and in those inside it, and 0."""
+    yield 0
+    for name, value in described.items():
+        if isinstance(value, dict):
+            yield from _layers(value)
+        elif "layer" in name or "depth" in name:
+            numbers = value if isinstance(value, list) else [value]
+            yield from (number for number in numbers if type(number) in (int, float))
 
 
 def load(found: Pretrained, device: str) -> Captioner:
@@ -172,7 +204,9 @@ def load(found: Pretrained, device: str) -> Captioner:
         images = None
         if found.looks:
             images = transformers.AutoImageProcessor.from_pretrained(found.folder, **here)
-    except Exception as error:  # damaged folders fail in many ways
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # damaged folders fail in many ways; tokenizers panic
         raise _unusable(str(found.folder), error) from error
     if missing := [key for key in info["missing_keys"] if ".pooler." not in key]:  # never used
         raise BadInput(f"{found.folder} lacks weights, {sorted(missing)[0]} among them")
@@ -196,8 +230,8 @@ def _looks(model: str, folder: Path) -> bool:
     )
 
 
-def _unusable(model: str, error: Exception) -> BadInput:
-    why = str(error).strip().split("\n")[0]
+def _unusable(model: str, error: BaseException) -> BadInput:
+    why = one_line(str(error).strip().split("\n")[0])
     return BadInput(f"{model} cannot be loaded ({type(error).__name__}: {why}); get it again")
 
 

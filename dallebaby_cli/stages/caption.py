@@ -154,7 +154,7 @@ def _make_here(units: list[Unit], pictures: int, report: Report) -> None:
                     f"stopped after {unit.start:,} pictures; run it again to continue"
                 )
 
-            if not unit.path.exists():
+            if not extra_captions.is_whole(unit.path):
                 files.write_bytes(unit.path, content(unit, tell))
             tell(1)
 
@@ -162,7 +162,7 @@ def _make_here(units: list[Unit], pictures: int, report: Report) -> None:
 def _make_on_cluster(units: list[Unit], pictures: int, report: Report) -> None:
     config, device = units[0].config, units[0].device
     with cluster.connect(config.where, gpu=device in ("auto", "cuda")) as found:
-        missing = deque(unit for unit in units if not unit.path.exists())
+        missing = deque(unit for unit in units if not extra_captions.is_whole(unit.path))
         waiting: deque[tuple[Unit, Callable[[], None]]] = deque()
         while missing or waiting:
             while missing and len(waiting) < 2 * found.processors:

@@ -6,6 +6,7 @@ each model with its settings and figures; its id is the hash of the file.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,16 +61,30 @@ def read(images: Path) -> ExtraCaptions:
     if found is None:
         return ExtraCaptions()
     by_key: dict[str, list[str]] = defaultdict(list)
-    for line in _lines(file(images)):
-        row = json.loads(line)
+    for row in _rows(file(images)):
         by_key[row["key"]].append(row["caption"])
     return ExtraCaptions(found.id, found.parents, dict(by_key))
 
 
 def part(rows: Sequence[tuple[str, list[str], Counter[str]]]) -> bytes:
-    """What came of some pictures, as `put` reads it: key, kept captions, dropped drafts."""
+    """What came of some pictures, as `put` reads it: key, kept captions, dropped drafts. The last
+    line is the hash of those before it."""
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return "".join(lines).encode()
+    content = "".join(lines).encode()
+    end = {"sha256": hashlib.sha256(content).hexdigest()}
+    return content + (json.dumps(end) + "\n").encode()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a part is there as `part` made it: a power cut may leave half of it, or zeros."""
+    digest, last = hashlib.sha256(), b""
+    try:
+        for line in files.read_lines(path):
+            digest.update(last)
+            last = line
+        return bool(files.parse_json(last) == {"sha256": digest.hexdigest()})
+    except (FileNotFoundError, BadInput, ValueError):
+        return False
 
 
 def put(images: Path, draft: Manifest, source: str, parts: Sequence[Path]) -> Manifest:
@@ -85,8 +100,8 @@ def put(images: Path, draft: Manifest, source: str, parts: Sequence[Path]) -> Ma
 
     def ours() -> Iterator[str]:
         for part in parts:
-            for line in _lines(part):
-                key, kept, reasons = json.loads(line)
+            for line in [*files.read_lines(part)][:-1]:
+                key, kept, reasons = files.parse_json(line)
                 figures.update(pictures=1, captions=len(kept))
                 dropped.update(reasons)
                 for text in kept:
@@ -108,9 +123,21 @@ def put(images: Path, draft: Manifest, source: str, parts: Sequence[Path]) -> Ma
 
 
 def _of(path: Path, source: str) -> Iterator[str]:
-    return (line for line in _lines(path) if json.loads(line)["source"] == source)
+    rows = (row for row in _rows(path) if row["source"] == source)
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="\n") as opened:
-        yield from opened
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of captions.jsonl: key, caption and source. Raises BadInput."""
+    for number, line in enumerate(files.read_lines(path), start=1):
+        try:
+            row = files.parse_json(line)
+            right = isinstance(row, dict) and row.keys() == {"key", "caption", "source"}
+            if not right or not all(type(text) is str for text in row.values()):
+                raise ValueError("it is no caption")
+        except ValueError as error:
+            raise BadInput(
+                f"{path} is damaged in line {number:,} ({error}); remove it and run `dallebaby "
+                f"caption {path.parent.name}` again with each model"
+            ) from error
+        yield row
