@@ -10,8 +10,9 @@ import json
 import re
 import shlex
 import typing
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -53,6 +54,11 @@ class Manifest:
     format: int = FORMAT
 
 
+SHAPES: dict[str, Any] = typing.get_type_hints(Manifest)
+TIME = re.compile(r"([12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00)?").fullmatch
+PRINTABLE = str.isprintable
+
+
 def artefact(home: Path, kind: str, name: str) -> Path:
     """The folder of an artefact; refuses names that would leave its kind's folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name) or names.unsafe(name):
@@ -64,8 +70,14 @@ def artefact(home: Path, kind: str, name: str) -> Path:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write `folder`/manifest.json atomically, stamped with the time."""
-    stamped = dataclasses.replace(manifest, when=datetime.now(UTC).isoformat())
+    """Write `folder`/manifest.json atomically, stamped with the time: where the clock has gone
+    back, with one just after that of the newest artefact of its kind."""
+    now = datetime.now(UTC)
+    for other in folder.parent.glob("*/"):
+        with suppress(ValueError):  # the 31st of February
+            if before := read_if_whole(other):
+                now = max(now, datetime.fromisoformat(before.when) + timedelta(microseconds=1))
+    stamped = dataclasses.replace(manifest, when=now.isoformat(timespec="microseconds"))
     text = json.dumps(dataclasses.asdict(stamped), indent=2, sort_keys=True)
     files.write_text(folder / "manifest.json", text + "\n")
 
@@ -90,9 +102,6 @@ def read(folder: Path) -> Manifest | None:
     return Manifest(**known)
 
 
-SHAPES: dict[str, Any] = typing.get_type_hints(Manifest)
-
-
 def _wrong(content: dict[str, Any]) -> str:
     """What no manifest says of itself; "" if there is nothing of that kind."""
     for name in ("kind", "name"):
@@ -102,7 +111,7 @@ def _wrong(content: dict[str, Any]) -> str:
         shape = SHAPES[name]
         if type(value) is not (typing.get_origin(shape) or shape):
             return f"{name} is {shorten(repr(value), 60)}"
-        if shape is str and not value.isprintable():
+        if shape is str and not (TIME if name == "when" else PRINTABLE)(value):
             return f"{name} is {shorten(repr(value), 60)}"
     for name in ("parents", "hashes"):
         for key, value in content.get(name, {}).items():

@@ -1,6 +1,7 @@
 """Stages find the right input, or say exactly what is missing."""
 
 import json
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
         ("hashes", {"../x.arrow": "y"}),
         ("hashes", {"sub/x.arrow": "y"}),
         ("when", {"a": 1}),
+        ("when", "yesterday"),
         ("version", "1\n2"),
     ],
 )
@@ -86,3 +88,20 @@ def test_a_manifest_without_end_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BadInput, match=r"manifest\.json is damaged \(.*\); remove"):
             manifest.read(path.parent)
+
+
+def test_the_newest_is_the_newest_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime(1999, 1, 1, tzinfo=tz)
+
+    put(tmp_path, "vae", "old")
+    monkeypatch.setattr(manifest, "datetime", Back)
+    for name in ("b", "a", "c"):
+        put(tmp_path, "vae", name)
+        assert manifest.newest(tmp_path, "vae")[1].name == name
+    names = [about.name for _, about in manifest.every(tmp_path, "vae")]
+    assert names == ["c", "a", "b", "old"]

@@ -92,9 +92,7 @@ def test_damaged_and_missing_shards_are_named(tmp_path: Path) -> None:
     half = len(content) // 2
     for damaged in (content[:-20], content[:half] + bytes(len(content) - half)):
         second.write_bytes(damaged)
-        with pytest.raises(
-            BadInput, match=r"00001\.arrow is not as it was .*encode t --vae v`"
-        ):
+        with pytest.raises(BadInput, match=r"00001\.arrow is not as it was .*encode t --vae v`"):
             tokens.Tokens(tmp_path)
     second.unlink()
     with pytest.raises(BadInput, match=r"lacks shards \(00001\.arrow\); .*encode t --vae v`"):
