@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from dallebaby_cli import files
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store.pictures import write_png
@@ -121,10 +123,11 @@ class Log:
 
 def _whole_lines(path: Path) -> Path:
     """Cut off what a killed process or a power cut may have left at the end: half a line, zeros."""
-    if path.exists():
-        with path.open("rb+") as log:
-            end = 0
-            for line in log:
-                end += len(line) if line.endswith(b"\n") else 0
-            log.truncate(end)
+    read = end = 0
+    with contextlib.suppress(FileNotFoundError):
+        for line in files.read_lines(path):
+            read += len(line)
+            end = read if line.endswith(b"\n") else end
+        if end < read:
+            os.truncate(path, end)
     return path

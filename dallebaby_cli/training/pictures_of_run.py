@@ -1,7 +1,7 @@
 """What a run leaves behind to look at: the pictures as they came, and the curves of its log."""
 
-import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store.pictures import write_gif, write_png
 
 MOST_FRAMES = 100
+MOST_CURVES = 40
+MOST = 10**15  # that a step or a figure can be
 
 
 def keep_frame(folder: Path, step: int, picture: np.ndarray) -> None:
@@ -53,19 +55,11 @@ def _draw_curves(folder: Path, out: Path) -> None:
     counts once."""
     from matplotlib.figure import Figure  # here, because it takes half a second
 
-    curves: dict[str, dict[float, float]] = {"loss": {}}
-    for event in _events(folder / "log.jsonl"):
-        figures = {name: v for name, v in event.items() if isinstance(v, int | float)}
-        step = figures.pop("step", None)
-        if step is None or event.get("event") not in ("step", "evaluation"):
-            continue
-        for name, value in figures.items():
-            if name == "loss" if event["event"] == "step" else name != "time":
-                curves.setdefault(name, {})[step] = value
+    found = curves(folder / "log.jsonl")
     columns = 2
-    rows = -(-len(curves) // columns)
+    rows = -(-len(found) // columns)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
-    for place, (name, points) in enumerate(curves.items(), start=1):
+    for place, (name, points) in enumerate(found.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.plot(sorted(points), [points[step] for step in sorted(points)], linewidth=1)
         axes.set_title(name.replace("_", " "), fontsize="medium")
@@ -75,13 +69,27 @@ def _draw_curves(folder: Path, out: Path) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
+def curves(log: Path) -> dict[str, dict[int, float]]:
+    """Figure → step → value of what log.jsonl tells, the loss first. Raises FileNotFoundError, or
+    BadInput if it is no file."""
+    found: dict[str, dict[int, float]] = {"loss": {}}
+    for event in _events(log):
+        told, step = event.get("event"), event.get("step")
+        if told not in ("step", "evaluation") or type(step) is not int or not 0 <= step < MOST:
+            continue
+        names = ["loss"] if told == "step" else [n for n in event if n not in ("step", "time")]
+        for name in names:
+            value = event.get(name)
+            known = name in found or len(found) < MOST_CURVES
+            if known and type(value) in (int, float) and not abs(value) >= MOST:  # NaN is drawn
+                found.setdefault(name, {})[step] = value
+    return found
+
+
 def _events(log: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log, but for those that a power cut filled with zeros or cut in two."""
-    with log.open("rb") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
+    for line in files.read_lines(log):
+        with suppress(ValueError):
+            event = files.parse_json(line.lstrip(b"\0"))
             if isinstance(event, dict):
                 yield event
