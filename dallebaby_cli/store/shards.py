@@ -146,7 +146,8 @@ class Shards:
             raise MissingInput(f"{folder} is not finished; {redo}")
         self.folder, self.name, self.id = folder, found.name, found.id
         self._redo = f"{manifest.again(found)} to make it anew"
-        self.image_px, self.encoding = found.config.get("image_px"), found.config.get("encoding")
+        self.image_px: int = found.config.get("image_px", 0)
+        self.encoding: str = found.config.get("encoding", "")
         if type(self.image_px) is not int or not 1 <= self.image_px <= MOST_PX:
             raise BadInput(
                 f"{folder / 'manifest.json'} says that pictures have {self.image_px!r} px a side; "

@@ -76,10 +76,8 @@ def read_shard(path: Path, redo: str = "run `dallebaby encode` again") -> list[_
     with what to do."""
     try:
         content = arrow_files.read(path)
-        schemas: list[pa.Schema] = []
-        found = arrow_files.batches(content, lambda schema: schemas.append(schema) or _fits(schema))
-        views, grid = _shape(schemas[0])
-        return [_part(path, content, batch, views, grid) for batch, _ in found]
+        found = arrow_files.batches(content, _fits)
+        return [_part(path, content, batch, *_shape(batch.schema)) for batch, _ in found]
     except (FileNotFoundError, ValueError) as error:
         why = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
         raise BadInput(f"{path} is {why}; {redo}") from error

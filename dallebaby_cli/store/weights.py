@@ -128,10 +128,7 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
             f"{path} has format {found} and this version reads {manifest.FORMAT}; use the version "
             "of dallebaby that made it, or train again"
         )
-    parts = content.get("files")
-    if not isinstance(parts, dict) or any(
-        not isinstance(content.get(p), dict) for p in PARTS[kind]
-    ):
+    if any(not isinstance(content.get(part), dict) for part in ("files", *PARTS[kind])):
         raise BadInput(f"{path} is damaged: it lacks what a {kind} model has; {redo}")
     parts: dict[str, Any] = content["files"]
     if parts.keys() != FILES[kind]:

@@ -79,7 +79,7 @@ def curves(log: Path) -> dict[str, dict[int, float]]:
             continue
         names = ["loss"] if told == "step" else [n for n in event if n not in ("step", "time")]
         for name in names:
-            value = event.get(name)
+            value: Any = event.get(name)
             known = name in found or len(found) < MOST_CURVES
             if known and type(value) in (int, float) and not abs(value) >= MOST:  # NaN is drawn
                 found.setdefault(name, {})[step] = value

@@ -61,7 +61,8 @@ def _check_optimizer(saved: object, optimizers: Optimizers, at: str) -> None:
     _require(found.keys() == {str(i) for i in range(len(optimizers.parts))}, f"its {at}")
     for index, optimizer in enumerate(optimizers.parts):
         state = _mapping(found[str(index)], at)
-        groups, ours = state.get("param_groups"), optimizer.state_dict()["param_groups"]
+        ours = optimizer.state_dict()["param_groups"]
+        groups: Any = state.get("param_groups")
         _require(isinstance(groups, list) and len(groups) == len(ours), f"the groups of its {at}")
         for group, expected in zip(groups, ours, strict=True):
             known = _mapping(group, at).keys() & expected.keys() - {*MAY_DIFFER}
@@ -83,10 +84,10 @@ def _check_optimizer(saved: object, optimizers: Optimizers, at: str) -> None:
 
 
 def _check_tensor(found: object, shape: torch.Size, kind: torch.dtype | None, at: str) -> None:
-    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_meta
-    if not (plain and found.shape == shape):
+    if not isinstance(found, Tensor) or found.layout != torch.strided or found.shape != shape:
         raise Misfit(f"{at} has not the shape {tuple(shape)}")
-    _require(found.dtype == kind if kind else found.is_floating_point(), f"the numbers in its {at}")
+    right = found.dtype == kind if kind else found.is_floating_point()
+    _require(right and not found.is_meta, f"the numbers in its {at}")
     _require(bool(found.isfinite().all()), f"the numbers in its {at}")
 
 
