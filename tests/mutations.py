@@ -16,6 +16,8 @@ import psutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dallebaby_cli.text import one_line
+
 EXAMPLES = 60
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 MOST_BYTES = 400_000_000  # that a test may have the process grow by
@@ -63,6 +65,11 @@ anything = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def is_sentence(error: Exception) -> bool:
+    """Whether an error can be shown as it is: one line, nothing that deceives a terminal."""
+    return str(error) == one_line(str(error))
 
 
 def fuzz(*, examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable], Callable]:

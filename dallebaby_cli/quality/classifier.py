@@ -134,7 +134,7 @@ def train(
 def load(folder: Path, device: torch.device) -> Classifier:
     """A finished classifier. Raises MissingInput, BadInput or Mismatch."""
     described = weights.read_model(folder, "classifier")["model"]
-    shape = settings.build(ClassifierConfig, described)
+    shape = weights.shape_of(ClassifierConfig, described, folder / "config.json")
     model = weights.load(folder / "model.safetensors", lambda: Classifier(shape, VOCABULARY))
     model.to(device).to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False)

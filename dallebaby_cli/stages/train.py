@@ -290,8 +290,9 @@ def _of_parent(
     before: Parent, config: TrainConfig, report: Report
 ) -> tuple[TextTokenizer, TrainConfig]:
     """The tokenizer that the parent's weights know, and the settings that follow from it."""
-    tokenizer = TextTokenizer.load(before.folder / "tokenizer.json")
-    asked, text_tokens = config.model, before.config["model"]["text_tokens"]
+    theirs = before.config["model"]
+    tokenizer = TextTokenizer.load(before.folder / "tokenizer.json", theirs["vocabulary"])
+    asked, text_tokens = config.model, theirs["text_tokens"]
     if asked.text_tokens != text_tokens or asked.vocabulary < tokenizer.vocabulary:
         report(
             Note(

@@ -29,7 +29,7 @@ from dallebaby_cli.store import arrow_files, codec, manifest
 INDEX = "index.arrow"
 BATCH_ROWS = 8192  # kept in memory at most while writing
 BUFFER_BYTES = 1 << 20
-OPEN_SHARDS = 16  # files that are kept open; systems allow few
+OPEN_SHARDS = 32  # files that are kept open; systems allow few
 MOST_PX = 8192  # of a picture's side
 MOST_TEXT_BYTES = 100_000  # of a caption, a label or a key
 TEXT = pa.string()

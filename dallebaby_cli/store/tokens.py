@@ -20,7 +20,7 @@ from dallebaby_cli.errors import BadInput, Mismatch
 from dallebaby_cli.store import arrow_files, manifest, shards
 
 PART_ROWS = 8192  # whose codes are in memory at a time
-OPEN_SHARDS = 16  # files that are kept open; systems allow few
+OPEN_SHARDS = 32  # files that are kept open; systems allow few
 MOST_CAPTION_BYTES = 100_000
 CODE = np.dtype("<u2")
 TEXT = ["key", "split", "captions"]

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dallebaby_cli import files
-from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.config import settings
+from dallebaby_cli.errors import BadInput, Mismatch, MissingInput, UsageError
 from dallebaby_cli.store import manifest
 from dallebaby_cli.text import one_line
 
@@ -31,6 +32,7 @@ FILES = {
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S")
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -171,6 +173,14 @@ def _require_sealed(folder: Path) -> None:
             f"{folder / 'config.json'} is not the one that the manifest.json beside it was written "
             f"for (damaged or swapped); restore it, or {manifest.again(found)}"
         )
+
+
+def shape_of(kind: type[S], described: Mapping[str, Any], path: Path) -> S:
+    """The shape of a model that the config.json at `path` describes. Raises BadInput."""
+    try:
+        return settings.build(kind, described)
+    except (UsageError, TypeError) as error:
+        raise BadInput(f"{path} describes no model of this version: {error}; restore it") from error
 
 
 def model_id(folder: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig
+from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
@@ -75,7 +75,12 @@ def find(home: Path, kind: str, name: str) -> Parent:
     """The finished run of that name, every file of it checked. Raises MissingInput, BadInput or
     Mismatch."""
     folder, found = manifest.find(home, kind, name)
-    return Parent(folder, f"{kind}/{found.name}", found.id, weights.read_model(folder, kind))
+    described = weights.read_model(folder, kind)
+    if kind == "dalle":
+        path = folder / "config.json"
+        shape = weights.shape_of(TransformerConfig, described["model"], path)
+        described = {**described, "model": settings.as_dict(shape)}
+    return Parent(folder, f"{kind}/{found.name}", found.id, described)
 
 
 def _spelt(value: object) -> str:

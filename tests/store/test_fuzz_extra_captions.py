@@ -4,7 +4,7 @@ import json
 
 import pytest
 from hypothesis import strategies as st
-from mutations import anything, fuzz, mutated
+from mutations import anything, fuzz, is_sentence, mutated
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput
@@ -28,7 +28,7 @@ def test_any_captions(tmp_path_factory: pytest.TempPathFactory, content: bytes) 
     try:
         read = extra_captions.read(images)
     except BadInput as error:
-        assert "captions.jsonl" in str(error) and str(error).isprintable()
+        assert "captions.jsonl" in str(error) and is_sentence(error)
     else:
         assert all(type(text) is str for texts in read.by_key.values() for text in texts)
     assert extra_captions.is_whole(path) is False

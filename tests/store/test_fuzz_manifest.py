@@ -4,7 +4,7 @@ import json
 
 import pytest
 from hypothesis import strategies as st
-from mutations import anything, fuzz, mutated
+from mutations import anything, fuzz, is_sentence, mutated
 
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.stages.status import status
@@ -39,7 +39,7 @@ def test_any_manifest(tmp_path_factory: pytest.TempPathFactory, content: bytes) 
     try:
         found = manifest.read(folder)
     except BadInput as error:
-        assert "manifest.json" in str(error) and str(error).isprintable()
+        assert "manifest.json" in str(error) and is_sentence(error)
     else:
         assert isinstance(found, Manifest) and found.kind.isprintable()
         manifest.write(home / "written", found)
