@@ -119,6 +119,19 @@ def _wrong(content: dict[str, Any]) -> str:
                 return f"{name} holds {shorten(repr({key: value}), 60)}"
     if any("/" in file for file in content.get("hashes", ())):
         return "hashes holds files of other folders"
+    return _wrong_of_kind(content)
+
+
+def _wrong_of_kind(content: dict[str, Any]) -> str:
+    """What no manifest of its kind lacks; who reads others (`raw`, runs) looks at them there."""
+    if content["kind"] == "tokens":
+        images = [path for path in content.get("parents", {}) if path.startswith("images/")]
+        return "" if len(images) == 1 else "parents does not name the pictures"
+    if content["kind"] == "captions":
+        models, counts = content.get("config", {}).get("models"), content.get("counts", {})
+        whole = isinstance(models, dict) and models.keys() >= counts.keys()
+        if not whole or any(not isinstance(figures, dict) for figures in counts.values()):
+            return "counts does not fit the models"
     return ""
 
 

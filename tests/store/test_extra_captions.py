@@ -1,5 +1,6 @@
 """Captions that models wrote: what is half of a part is made again, what is no caption is named."""
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def test_lines_that_are_no_captions_are_named(tmp_path: Path) -> None:
         files.write_bytes(path, content)
         with pytest.raises(BadInput, match=r"captions\.jsonl is not as it was written; run"):
             extra_captions.read(tmp_path)
-        about = Manifest(kind="captions", name="i", id=files.sha256_file(path), complete=True)
-        manifest.write(extra_captions.about(tmp_path), about)
+        about = manifest.read(extra_captions.about(tmp_path))
+        assert about
+        changed = dataclasses.replace(about, id=files.sha256_file(path))
+        manifest.write(extra_captions.about(tmp_path), changed)
         with pytest.raises(BadInput, match=r"captions\.jsonl is damaged in line 2 \(.*\); remove"):
             extra_captions.read(tmp_path)

@@ -55,7 +55,8 @@ def test_any_shard_of_tokens(tmp_path_factory: pytest.TempPathFactory, content: 
     path = tmp_path_factory.getbasetemp() / "tokens" / "00000.arrow"
     files.write_bytes(path, content)
     identity = files.hash_of(files.hashes([path]).values())
-    about = Manifest(kind="tokens", name="t@v", id=identity, complete=True)
+    made_of = {"images/t": "i"}
+    about = Manifest(kind="tokens", name="t@v", id=identity, complete=True, parents=made_of)
     for pictures in (ROWS, 0):
         manifest.write(path.parent, dataclasses.replace(about, counts={"pictures": pictures}))
         try:

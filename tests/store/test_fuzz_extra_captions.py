@@ -23,7 +23,8 @@ def test_any_captions(tmp_path_factory: pytest.TempPathFactory, content: bytes) 
     path = extra_captions.file(images)
     files.write_bytes(path, content)
     identity = files.sha256_file(path)
-    about = Manifest(kind="captions", name="i", id=identity, complete=True)
+    made_by = {"models": {}}
+    about = Manifest(kind="captions", name="i", id=identity, complete=True, config=made_by)
     manifest.write(extra_captions.about(images), about)
     try:
         read = extra_captions.read(images)

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,20 @@ def test_the_newest_is_the_newest_whatever_the_clock_says(
         assert manifest.newest(tmp_path, "vae")[1].name == name
     names = [about.name for _, about in manifest.every(tmp_path, "vae")]
     assert names == ["c", "a", "b", "old"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("tokens", {"parents": {}}),
+        ("tokens", {"parents": {"images/a": "1", "images/b": "2"}}),
+        ("captions", {"counts": {"model:a": {}}}),
+        ("captions", {"counts": {"model:a": 7}, "config": {"models": {"model:a": {}}}}),
+    ],
+)
+def test_a_manifest_that_lacks_what_its_kind_has_is_damaged(
+    tmp_path: Path, kind: str, fields: dict[str, Any]
+) -> None:
+    manifest.write(tmp_path / "x", Manifest(kind=kind, name="x", **fields))
+    with pytest.raises(BadInput, match=r"manifest\.json is damaged \((parents|counts) does not"):
+        manifest.read(tmp_path / "x")
