@@ -305,23 +305,25 @@ def _draw_codes(home: Path, images: Path, vae: train_vae.VaeTask) -> str:
     manifest.write(folder, Manifest(kind="vae", name=folder.name, id=vae_id, complete=True))
     rows = np.concatenate([source.rows("train")[:CODED], source.rows("holdout")])
     shape = (len(rows), 1, vae.model.grid, vae.model.grid)
-    made = Manifest(
-        kind="tokens",
-        name=f"{source.name}@{folder.name}"[-100:],
-        id="random",
-        complete=True,
-        parents={f"images/{source.name}": source.id, f"vae/{folder.name}": vae_id},
-        counts={"pictures": len(rows)},
-    )
+    name = f"{source.name}@{folder.name}"[-100:]
+    shard = home / "tokens" / name / "random.arrow"
     tokens.write_shard(
-        home / "tokens" / made.name / "random.arrow",
+        shard,
         [source.key(int(row)) for row in rows],
         source.splits(rows),
         [source.captions(int(row)) for row in rows],
         np.random.default_rng(0).integers(vae.model.codes, size=shape, dtype=np.uint16),
     )
-    manifest.write(home / "tokens" / made.name, made)
-    return made.name
+    made = Manifest(
+        kind="tokens",
+        name=name,
+        id=files.hash_of(files.hashes([shard]).values()),
+        complete=True,
+        parents={f"images/{source.name}": source.id, f"vae/{folder.name}": vae_id},
+        counts={"pictures": len(rows)},
+    )
+    manifest.write(shard.parent, made)
+    return name
 
 
 def _examine_run(
