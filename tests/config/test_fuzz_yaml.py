@@ -63,11 +63,7 @@ def spoilt(draw: st.DrawFn, real: bytes) -> bytes:
     return real[:place] + draw(st.sampled_from(NASTY)) + real[place + draw(st.integers(0, 9)) :]
 
 
-@fuzz(
-    content=mutated(CONFIG)
-    | spoilt(CONFIG)
-    | SETTINGS.map(lambda found: json.dumps(found).encode())
-)
+@fuzz(content=mutated(CONFIG) | spoilt(CONFIG) | SETTINGS)
 def test_any_config_file(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
