@@ -66,7 +66,7 @@ def _here(settings: Settings, name: str) -> dict[str, bool]:
 
     found = {"fetched": "raw", "prepared": "images"}
     return {
-        word: bool((m := manifest.read(settings.home / kind / name)) and m.complete)
+        word: bool((m := manifest.read_if_whole(settings.home / kind / name)) and m.complete)
         for word, kind in found.items()
     }
 

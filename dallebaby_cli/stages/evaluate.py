@@ -212,8 +212,9 @@ def _is_scenes(home: Path, about: Manifest) -> bool:
     layouts = []
     for tokens in (name for name in about.parents if name.startswith("tokens/")):
         name = tokens.removeprefix("tokens/").partition("@")[0]
-        found = manifest.read(manifest.artefact(home, "images", name))
-        layouts.append(found.config.get("source", {}).get("layout") if found else name)
+        found = manifest.read_if_whole(manifest.artefact(home, "images", name))
+        source = found.config.get("source") if found else None
+        layouts.append(source.get("layout") if isinstance(source, dict) else name)
     return set(layouts) == {"scenes"}
 
 

@@ -21,6 +21,7 @@ from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.prep import images
 from dallebaby_cli.progress import Note, Progress, Report
+from dallebaby_cli.store import weights
 from dallebaby_cli.store.pictures import grid, write_gif, write_png
 
 FRAMES = 64  # of an animation, at most
@@ -116,6 +117,7 @@ def generate(
         sampler = model.sampler
         kept = _kept(sampler, image, keep)
         report(Note(f"generate: with {model.folder}, seed {seed}"))
+        _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
         frames = Frames(sampler.model.config.image_tokens, 0 if kept is None else kept.numel())
 
@@ -185,6 +187,14 @@ def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | No
             f"--image {image} cannot be used ({rejected.reason}: {rejected.detail}); {advice}"
         ) from None
     return sampler.encode(picture)[:keep]
+
+
+def _note_guidance(folder: Path, config: SampleConfig, report: Report) -> None:
+    """Warn where guidance has nothing to guide against. Older models do not say."""
+    if config.guidance != 1 and weights.described(folder).get("caption_drop") == 0:
+        text = "this model was trained with caption_drop=0, so it has never drawn without a caption"
+        text += f" and guidance={config.guidance:g} can only spoil pictures; take --set guidance=1"
+        report(Note(text, "warning"))
 
 
 def _note_words(sampler: Sampler, prompts: list[str], report: Report) -> None:

@@ -309,7 +309,8 @@ def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:
     """The task with the tokenizer that the run in the folder was begun with, if one was. Raises
     Mismatch if its weights, where they are finished, know another one."""
     path = folder / "tokenizer.json"
-    sealed = weights.sealed_hash(folder, path.name)
+    parts = weights.described(folder).get("files")
+    sealed = parts.get(path.name) if isinstance(parts, dict) else None
     if sealed and not (path.exists() and files.sha256_file(path) == sealed):
         raise Mismatch(
             f"{path} is missing or not the one that this run was trained with, so its weights "

@@ -19,6 +19,7 @@ from dallebaby_cli import files
 from dallebaby_cli.config import settings
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput, UsageError
 from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.text import one_line
 
 PARTS = {"vae": {"model"}, "dalle": {"model", "vae"}, "classifier": {"model"}}
@@ -116,7 +117,8 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     one) was written for, and every file it names is there and is the one that was sealed. Raises
     MissingInput, BadInput or Mismatch."""
     path = folder / "config.json"
-    redo = "restore it or train that model again"
+    found = manifest.read_if_whole(folder)  # none where a model was copied without it
+    redo = f"restore it, or {manifest.again(found)}" if found else "restore it or train it again"
     try:
         content = files.read_json(path, redo)
     except FileNotFoundError:
@@ -125,9 +127,9 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     if content.get("kind") != kind:
         raise BadInput(f"{path} does not describe a {kind} model; use a folder below {kind}/")
     if content.get("format") != manifest.FORMAT:
-        found = shorten(repr(content.get("format")), 60)
+        other = shorten(repr(content.get("format")), 60)
         raise BadInput(
-            f"{path} has format {found} and this version reads {manifest.FORMAT}; use the version "
+            f"{path} has format {other} and this version reads {manifest.FORMAT}; use the version "
             "of dallebaby that made it, or train again"
         )
     if any(not isinstance(content.get(part), dict) for part in ("files", *PARTS[kind])):
@@ -138,9 +140,12 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
             f"{path} is damaged: it must name the hashes of {', '.join(sorted(FILES[kind]))} and "
             f"of nothing else; {redo}"
         )
-    _require_sealed(folder)
+    if found is not None:
+        _require_sealed(folder, found)
     for name, expected in parts.items():
         part = folder / name
+        if name == "tokenizer.json":  # of another one, the weights would take words for others
+            redo = f"restore it, or remove {folder} and train it again"
         if not part.exists():
             raise MissingInput(f"{part} is missing; {redo}")
         if name.endswith(".safetensors"):
@@ -152,20 +157,17 @@ def read_model(folder: Path, kind: str) -> dict[str, Any]:
     return content
 
 
-def sealed_hash(folder: Path, name: str) -> str | None:
-    """What config.json says that the hash of a file beside it is; None if it says nothing."""
+def described(folder: Path) -> dict[str, Any]:
+    """config.json as it lies there, with nothing checked; {} if there is none that can be read."""
     try:
-        return str(files.read_json(folder / "config.json", "")["files"][name])
-    except (FileNotFoundError, BadInput, KeyError, TypeError):
-        return None
+        return files.read_json(folder / "config.json", "")
+    except (FileNotFoundError, BadInput):
+        return {}
 
 
-def _require_sealed(folder: Path) -> None:
+def _require_sealed(folder: Path, found: Manifest) -> None:
     """Raise MissingInput or Mismatch if the manifest beside config.json says that the model is not
     finished, or is another one: a process was killed in between, or one of the two was swapped."""
-    found = manifest.read_if_whole(folder)  # none where a model was copied without it
-    if found is None:
-        return
     if not found.complete:
         raise MissingInput(f"{folder} is not finished; {manifest.again(found)} to continue it")
     if found.id != model_id(folder):
