@@ -142,6 +142,7 @@ def prepare(
     if before:
         parents[before.name] = before.id
         before.require_vae(vae_folder, ", ".join(m.name for _, m in found))
+        before.require_transformer(config.model)
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
@@ -156,7 +157,6 @@ def prepare(
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
     if before:
-        before.require_transformer(config.model)
         weights.load_weights(before.folder / "model.safetensors", model)
     bits = scores.unigram(training, holdout, shape.codes)
     task = DalleTask(model, image_tokenizer, tokenizer, training, holdout, config, bits)

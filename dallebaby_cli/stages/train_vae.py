@@ -149,12 +149,13 @@ def prepare(
     if not len(holdout):
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = train
-    torch.manual_seed(config.seed)
-    model = DVAE(config.model)
-    if start_from:
-        before = parent.find(home, "vae", start_from)
+    before = parent.find(home, "vae", start_from) if start_from else None
+    if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
+    torch.manual_seed(config.seed)
+    model = DVAE(config.model)
+    if before:
         weights.load_weights(before.folder / "model.safetensors", model)
     return VaeTask(model, train, holdout, config), parents
 

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dallebaby_cli.config import (
     TransformerConfig,
 )
 from dallebaby_cli.config.settings import load as config
-from dallebaby_cli.errors import Interrupted, Mismatch, MissingInput
+from dallebaby_cli.errors import Interrupted, Mismatch, MissingInput, UsageError
 from dallebaby_cli.progress import Event, Note, ignore
 from dallebaby_cli.stages import train as stage
 from dallebaby_cli.stages import train_vae as vae_stage
@@ -158,6 +158,48 @@ def test_nothing_left_to_train_on_is_said(home: Path, tmp_path: Path) -> None:
     encode(other, config("encode"), ["all", "one"], device="cpu", report=ignore)
     with pytest.raises(MissingInput, match="all@v, one@v: no pictures to train on"):
         stage.prepare(other, DALLE, ["all@v", "one@v"], device=CPU, report=ignore)
+
+
+@pytest.mark.parametrize("stage_of", [vae_stage.train_vae, stage.train])
+def test_order_of_the_datasets_changes_nothing(home: Path, stage_of: Callable) -> None:
+    names = ["second", "first"]
+    config = VAE if stage_of is vae_stage.train_vae else DALLE
+    where = {"preset": "tiny", "device": "cpu", "report": ignore}
+    made = [
+        stage_of(home, config, order, run_name=name, **where).folder
+        for order, name in ((names, "r"), (names[::-1], "s"), (names[::-1], "r"))
+    ]
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in made[:2])
+    assert one == other
+    done = stage_of(home, config, names[::-1], run_name="r", **where)
+    assert not done.fresh and [*done.manifest.parents] == sorted(done.manifest.parents)
+    own = stage_of(home, config, names, **where).folder.name
+    assert own.startswith("second+first-tiny-"), "as before, so that old runs are found"
+
+
+def test_order_does_not_change_a_run_that_goes_on(home: Path) -> None:
+    """Stopped after two steps with the datasets one way round, continued the other way."""
+    where = {"preset": "tiny", "device": "cpu", "report": ignore}
+    names, longer = ["second", "first"], replace(VAE, steps=4)
+    vae_stage.train_vae(home, VAE, names, run_name="r", **where)
+    vae_stage.train_vae(home, longer, names[::-1], run_name="r", **where)
+    vae_stage.train_vae(home, VAE, names, run_name="s", **where)
+    vae_stage.train_vae(home, longer, names, run_name="s", **where)
+    one, other = ((home / "vae" / n / "model.safetensors").read_bytes() for n in "rs")
+    assert one == other
+
+
+@pytest.mark.parametrize("names", [["first", "first"], ["first", "second", "first"]])
+def test_a_dataset_that_is_named_twice_is_refused(home: Path, names: list[str]) -> None:
+    before = {*home.rglob("*")}
+    where = {"preset": "tiny", "device": "cpu", "report": ignore}
+    with pytest.raises(UsageError, match="images/first is named twice; name each of them once"):
+        vae_stage.train_vae(home, VAE, names, run_name="v", **where)
+    with pytest.raises(UsageError, match="tokens/first@v is named twice"):
+        stage.train(home, DALLE, [*names[:-1], "first@v"], run_name="p", **where)
+    with pytest.raises(UsageError, match="images/first is named twice"):
+        encode(home, config("encode"), names, device="cpu", report=ignore)
+    assert {*home.rglob("*")} == before
 
 
 # ---------------------------------------------------------------- from another run
