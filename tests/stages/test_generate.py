@@ -303,3 +303,24 @@ def test_a_description_that_lost_its_parts_is_named(cli: Cli, model: Path, tmp_p
         about.write_text(json.dumps(content))
         ran = cli("--home", tmp_path, "generate", "a", "--model", folder)
         refused(ran, 1, "config.json is damaged", "restore it")
+
+
+@pytest.mark.parametrize(
+    ("drop", "guidance", "warns"), [(0, 3, True), (0, 1, False), (0.1, 3, False)]
+)
+def test_guidance_that_has_nothing_to_guide_against_is_told(
+    cli: Cli, model: Path, tmp_path: Path, drop: float, guidance: float, warns: bool
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "copy")
+    about = json.loads((folder / "config.json").read_text())
+    shapes = {name: about[name] for name in ("model", "vae")}
+    weights.write_model(folder, "dalle", {**shapes, "caption_drop": drop})
+    draw = ("generate", "a", "-n", 1, "--model", folder, "--set", f"guidance={guidance}")
+    ran = cli("--home", tmp_path, *draw)
+    assert ran.code == 0
+    told = "caption_drop=0, so it has never drawn without a caption and guidance=3 can only spoil"
+    assert (told in ran.err) == warns and ("take --set guidance=1" in ran.err) == warns
+
+
+def test_train_keeps_what_share_of_captions_it_left_out(trained: Path) -> None:
+    assert json.loads((trained / "dalle/d/config.json").read_text())["caption_drop"] == 0.1
