@@ -63,6 +63,15 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def own(path: Path) -> Path:
+    """`path`, of a working file of ours that will be written: a link, pipe or device in its place
+    is removed first, and what it leads to is left alone."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+    return path
+
+
 def open_regular(path: Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a file to read: never a pipe or device, which could keep us waiting or have no end, nor,
     for working files of ours that nobody links (`follow` false), a symbolic link.
@@ -234,7 +243,7 @@ def lock(folder: Path, what: str) -> Iterator[None]:
     from filelock import FileLock, Timeout  # here, because --help needs none
 
     folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / ".lock", timeout=0)
+    held = FileLock(own(folder / ".lock"), timeout=0)
     try:
         held.acquire()
     except Timeout:

@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import PurePath
 
 LONGEST = 255  # bytes of one name, on every file system that matters
@@ -27,8 +28,11 @@ def unsafe(path: str) -> str:
         return "leaves its folder through .."
     if any(part in ("", ".") for part in parts):
         return "holds an empty name"
-    if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST for part in parts):
-        return f"holds a name of over {LONGEST} bytes"
+    try:
+        if any(len(os.fsencode(part)) > LONGEST for part in parts):
+            return f"holds a name of over {LONGEST} bytes"
+    except UnicodeEncodeError:
+        return "holds what no file can be called: half of a letter"
     if os.name == "nt" and not on_windows(path):
         return "holds a name that Windows does not allow"
     return ""
@@ -44,6 +48,12 @@ def below(folder: PurePath, path: PurePath) -> str:
     """The path of a file below a folder, with / between names on every system; "" for itself."""
     relative = path.relative_to(folder)
     return relative.as_posix() if relative.parts else ""
+
+
+def above(path: str) -> Iterator[str]:
+    """The folders that a relative path lies in, the nearest first."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def reserved(path: str) -> bool:

@@ -24,3 +24,8 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` as it may be shown on one line of a terminal: clean, every blank a space."""
     return " ".join(clean(text).split())
+
+
+def without_secrets(text: str) -> str:
+    """`text` as it may be shown or written down: no address in it with a name and password."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)

@@ -1,15 +1,17 @@
 """`dallebaby datasets`: the catalogue."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.progress import amount
+from dallebaby_cli.text import one_line, without_secrets
 
 if TYPE_CHECKING:
     from dallebaby_cli.fetch.catalog import Dataset
@@ -30,7 +32,7 @@ def datasets(
         if name not in known:
             raise UsageError(f"no dataset {name!r} in the catalogue{nearest(name, known)}")
         dataset = known[name]
-        facts = {**asdict(dataset), **_here(settings, name)}
+        facts = {**_shown(asdict(dataset)), **_here(settings, name)}
         settings.result(facts, *_in_full(dataset, facts))
         settings.hint(f"dallebaby {'prep' if dataset.transport == 'none' else 'fetch'} {name}")
         return
@@ -40,10 +42,10 @@ def datasets(
     for dataset in known.values():
         here = _here(settings, dataset.name)
         table.add_row(
-            dataset.name,
+            _cell(dataset.name),
             f"{dataset.images:,}" if dataset.images else "?",
             _size(dataset.download_bytes),
-            dataset.captions,
+            _cell(dataset.captions),
             ", ".join(word for word, so in here.items() if so),
         )
         rows.append(
@@ -79,7 +81,7 @@ def _in_full(dataset: "Dataset", facts: dict[str, object]) -> list[Table | str]:
     for key, value in facts.items():
         if key not in skip and value not in (None, "", ()):
             lines = [str(v) for v in value] if isinstance(value, tuple) else [_plain(value)]
-            about.add_row(key.replace("_", " "), "\n".join(lines))
+            about.add_row(key.replace("_", " "), _cell(*lines))
     files = Table("file", "size", "wanted", "from", "note", box=None)
     files.columns[0].overflow = "fold"
     for file in dataset.files:
@@ -87,8 +89,23 @@ def _in_full(dataset: "Dataset", facts: dict[str, object]) -> list[Table | str]:
         ways += ["Kaggle"] if dataset.kaggle else []
         ways += [f"{len(file.urls)} site(s)"] if file.urls else []
         wanted = "yes" if file.wanted else "no"
-        files.add_row(file.path, _size(file.size_bytes), wanted, ", ".join(ways), file.note)
+        size, note = _size(file.size_bytes), _cell(file.note)
+        files.add_row(_cell(file.path), size, wanted, ", ".join(ways), note)
     return [about, files] if dataset.files else [about]
+
+
+def _cell(*lines: str) -> Text:
+    """Text from a catalogue as a table may show it: no markup, no escape codes."""
+    return Text("\n".join(map(one_line, lines)))
+
+
+def _shown(value: Any) -> Any:
+    """The same without the names and passwords that addresses hold."""
+    if isinstance(value, dict):
+        return {key: _shown(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_shown, value))
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _plain(value: object) -> str:

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.progress import amount
+from dallebaby_cli.text import one_line
 
 What = Annotated[str, typer.Argument(metavar="NAME|MAGNET|FILE.torrent", help="What to download.")]
 Files = Annotated[
@@ -53,7 +55,8 @@ def fetch(
         table = Table("file", "size", "wanted", "note", box=None)
         for row in listed:
             size = "?" if row.size_bytes is None else amount(row.size_bytes, "B")
-            table.add_row(row.path, size, "yes" if row.wanted else "no", row.note)
+            wanted = "yes" if row.wanted else "no"
+            table.add_row(Text(one_line(row.path)), size, wanted, Text(one_line(row.note)))
         settings.result({"files": [asdict(row) for row in listed]}, table)
         return
     with settings.reporter() as report:

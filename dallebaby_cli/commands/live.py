@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from dallebaby_cli import progress as events
 from dallebaby_cli.commands import panel
 from dallebaby_cli.progress import amount
+from dallebaby_cli.text import one_line
 
 PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobody watches a bar
 
@@ -16,7 +17,7 @@ PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobod
 def _note(console: Console, event: events.Note) -> None:
     warning = event.level == "warning"
     text = f"warning: {event.text}" if warning else event.text
-    console.print(text, style="yellow" if warning else None, markup=False)
+    console.print(one_line(text), style="yellow" if warning else None, markup=False)
 
 
 class Bars:
@@ -24,10 +25,10 @@ class Bars:
 
     def __init__(self, console: Console) -> None:
         self.rich = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[amount]}"),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
             TimeRemainingColumn(),
             console=console,
         )
@@ -62,13 +63,13 @@ class Bars:
         if rate:
             text += f", {amount(rate, event.unit) if rate >= 10 else f'{rate:.2g} {event.unit}'}/s"
         if event.task not in self.tasks:
-            self.tasks[event.task] = self.rich.add_task(event.task, amount="", detail="")
+            self.tasks[event.task] = self.rich.add_task(one_line(event.task), amount="", detail="")
         self.rich.update(
             self.tasks[event.task],
             completed=event.done,
             total=event.total,
             amount=text,
-            detail=event.detail,
+            detail=one_line(event.detail),
         )
 
 
@@ -95,4 +96,4 @@ class Lines:
         self.last[event.task] = now
         of = f" of {amount(event.total, event.unit)}" if event.total else ""
         line = f"{event.task}: {amount(event.done, event.unit)}{of} {event.detail}".rstrip()
-        self.console.print(line, markup=False)
+        self.console.print(one_line(line), markup=False)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from dallebaby_cli.files import human_bytes
 from dallebaby_cli.progress import Transfer
+from dallebaby_cli.text import one_line
 
 BAR = 24
 
@@ -57,14 +58,15 @@ def panel(event: Transfer) -> RenderableType:
         files.add_row(
             ProgressBar(total=total or None, completed=done, width=BAR, pulse=not total),
             Text(f"{human_bytes(done)} of {human_bytes(total)}" if total else human_bytes(done)),
-            Text(path, style="dim", overflow="ellipsis", no_wrap=True),
+            Text(one_line(path), style="dim", overflow="ellipsis", no_wrap=True),
         )
     rows: list[RenderableType] = [head, *([files] if event.files else [])]
     if givers := _givers(event):
         rows.append(Text(givers, style="dim"))
     if event.waiting_for:
-        rows.append(Text(f"waiting: {event.waiting_for}", style="yellow"))
-    return Panel(Group(*rows), title=f"fetch {event.task}", title_align="left")
+        rows.append(Text(one_line(f"waiting: {event.waiting_for}"), style="yellow"))
+    title = Text(one_line(f"fetch {event.task}"))
+    return Panel(Group(*rows), title=title, title_align="left")
 
 
 def percent(share: float) -> str:

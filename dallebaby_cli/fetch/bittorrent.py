@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from dallebaby_cli import files, names
 from dallebaby_cli.errors import BadInput, DallebabyError
-from dallebaby_cli.fetch import http, resume
+from dallebaby_cli.fetch import answer, resume
 from dallebaby_cli.fetch.file_list import Contents, Entry, absent, edges
 from dallebaby_cli.fetch.torrent import METADATA, Swarm, contents, info_hash
 from dallebaby_cli.fetch.transfer import Brought, Fetched, Job
@@ -24,7 +24,7 @@ def from_site(job: Job) -> Job:
     if url is None or job.metadata is not None or (job.folder / METADATA).exists():
         return job
     try:
-        metadata = http.read_small(url)
+        metadata = answer.read_small(url)
         if (found := info_hash(metadata, url)) != expected:
             raise BadInput(f"{url} is of another torrent, {found}")
     except (OSError, HTTPException, DallebabyError) as error:

@@ -1,12 +1,14 @@
 """The datasets that can be fetched by name: catalog.yaml, and HOME/catalog.yaml merged over it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from dallebaby_cli import names
 from dallebaby_cli.config import settings, yaml_reader
 from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.text import one_line
@@ -41,10 +43,6 @@ class File:
     def patterns(self) -> tuple[str, ...]:
         """What `matches` takes to find this file."""
         return (self.path, *self.also)
-
-    def matches(self, patterns: tuple[str, ...]) -> bool:
-        """Whether any of its names is named by the patterns."""
-        return any(matches(name, patterns) for name in self.patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +109,30 @@ class Dataset:
         return "magnet:?" + "&".join(parts)
 
 
-def matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file's path is named by a glob or by the end of the path; a folder ends in /."""
+def named(paths: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """The paths that the patterns name. A pattern is a path, the end of one, or a folder ending in
+    /; only where it is none of these, it is a glob: files may be called `data [v2].zip`."""
+    paths, found = list(paths), set()
     for pattern in patterns:
-        pattern = f"{pattern}*" if pattern.endswith("/") else pattern
-        if fnmatchcase(path, pattern) or fnmatchcase(path, f"*/{pattern}"):
-            return True
-    return False
+        found |= {p for p in paths if _is(p, pattern)} or {p for p in paths if _fits(p, pattern)}
+    return found
+
+
+def _is(path: str, pattern: str) -> bool:
+    if pattern.endswith("/"):
+        return f"/{pattern}" in f"/{path}"
+    return path == pattern or path.endswith(f"/{pattern}")
+
+
+def _fits(path: str, pattern: str) -> bool:
+    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*/{pattern}")
 
 
 def require_all(patterns: tuple[str, ...], paths: Sequence[str], dataset: str) -> None:
     """Raise UsageError for the first pattern that none of the dataset's paths matches."""
     for pattern in patterns:
-        if not any(matches(path, (pattern,)) for path in paths):
+        if not named(paths, (pattern,)):
             raise UsageError(
                 f"--files {pattern}: nothing in {dataset} has such a path"
                 f"{settings.nearest(pattern, paths[:1000])} (--list shows them all)"
@@ -162,9 +171,29 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _dataset(name: str, fields: Mapping[str, Any], own: Path) -> Dataset:
     try:
         dataset = settings.build(Dataset, {**fields, "name": name})
+        _require_safe(dataset)
     except (UsageError, TypeError) as error:
         raise BadInput(f"{own}: dataset {name}: {error}") from error
     if dataset.torrent_url and dataset.info_hash:
         url = dataset.torrent_url.replace("{info_hash}", dataset.info_hash)
         dataset = replace(dataset, torrent_url=url)
     return dataset
+
+
+def _require_safe(dataset: Dataset) -> None:
+    """Raise UsageError for a path at which no file of the dataset may be written."""
+    if dataset.kaggle and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", dataset.kaggle, re.ASCII):
+        raise UsageError(f"kaggle: {dataset.kaggle!r} is not OWNER/NAME")
+    taken: set[str] = set()
+    for file in dataset.files:
+        if dataset.info_hash and not file.urls:
+            continue  # what it names is in the torrent, whose paths are looked at there
+        for path in file.patterns:
+            why = "is a folder, which only torrents have" if path.endswith("/") else ""
+            if names.reserved(path):
+                why = "has the name of a file that dallebaby itself writes"
+            if why := names.unsafe(path) or why:
+                raise UsageError(f"the path {path!r} {why}")
+        if file.path in taken or any(above in taken for above in names.above(file.path)):
+            raise UsageError(f"the path {file.path!r} is there twice, or lies below a file")
+        taken.add(file.path)

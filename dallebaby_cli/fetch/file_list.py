@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from dallebaby_cli import names
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.fetch.catalog import Dataset, matches, require_all
+from dallebaby_cli.fetch.catalog import Dataset, named, require_all
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Contents:
 
     def chosen(self, patterns: tuple[str, ...], keep: tuple[str, ...] = ()) -> list[Entry]:
         """The entries that the patterns name, and those to keep."""
-        kept = set(keep)
-        return [e for e in self.entries if e.path in kept or matches(e.path, patterns)]
+        asked = {*keep, *named((e.path for e in self.entries), patterns)}
+        return [e for e in self.entries if e.path in asked]
 
 
 def absent(found: Contents, dataset: Dataset, patterns: tuple[str, ...]) -> list[str]:
@@ -105,7 +105,7 @@ def absent(found: Contents, dataset: Dataset, patterns: tuple[str, ...]) -> list
     if patterns:
         return []
     expected = [f for f in dataset.files if f.wanted and f.in_torrent]
-    missing = [f.path for f in expected if not any(matches(p, f.patterns) for p in paths)]
+    missing = [f.path for f in expected if not named(paths, f.patterns)]
     if expected and len(missing) == len(expected):
         raise BadInput(
             f"the torrent of {dataset.name} holds none of the expected files; look at it with "

@@ -5,47 +5,29 @@ import hashlib
 import http.client
 import json
 import os
+import re
+import ssl
 import time
 import urllib.error
-import urllib.request
 from collections import deque
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO
 
-from dallebaby_cli import __version__, files
-from dallebaby_cli.errors import FetchFailed, Interrupted
+from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput, FetchFailed, Interrupted
+from dallebaby_cli.fetch import answer
+from dallebaby_cli.fetch.answer import CHUNK_BYTES, Sent, StartAgain, Useless
 from dallebaby_cli.fetch.catalog import File
-from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Pulse, Stalled
+from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Stalled
 from dallebaby_cli.progress import Note, Transfer
+from dallebaby_cli.text import one_line, without_secrets
 
-SOCKET_TIMEOUT_S = 10.0
-CHUNK_BYTES = 1 << 18
 SYNC_EVERY_S = 3.0  # a power cut costs no more than this
 REPORT_EVERY_S = 0.5
 LONGEST_WAIT_S = 30.0  # between two attempts
-LARGEST_PAGE = 1 << 26
-FOR_GOOD = (400, 401, 403, 404, 410, 451)  # answers that will not get better
+LONGEST_PART = 239  # bytes of the name of what grows: those of its state, while written, are more
+RESTARTS = 5  # from the first byte, before a mirror that never gets to the end counts as silent
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # ours, not the network's
-
-
-class Useless(FetchFailed):
-    """A mirror that will not get better: it is not asked again."""
-
-
-def read_small(url: str) -> bytes:
-    """A small file as bytes. Raises OSError or FetchFailed when it cannot be had quickly."""
-    with _open(url, {}) as response:
-        content: bytes = response.read(LARGEST_PAGE)
-    return content
-
-
-def _open(url: str, headers: dict[str, str], timeout_s: float = SOCKET_TIMEOUT_S) -> Any:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise Useless(f"{url} is not an HTTP address")
-    headers = {"User-Agent": f"dallebaby/{__version__}", **headers}
-    request = urllib.request.Request(url, headers=headers)
-    return urllib.request.urlopen(request, timeout=min(SOCKET_TIMEOUT_S, timeout_s))
 
 
 def download(job: Job, wanted: list[File]) -> Brought:
@@ -62,7 +44,10 @@ def download(job: Job, wanted: list[File]) -> Brought:
 def _places(job: Job, file: File) -> tuple[Path, Path]:
     """Where the file will be, and where it grows until then."""
     path = job.folder / file.path
-    return path, path.with_name(f".{path.name}.part")
+    name = f".{path.name}.part"
+    if len(os.fsencode(name)) > LONGEST_PART:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}.part"
+    return path, path.with_name(name)
 
 
 class _Download:
@@ -79,34 +64,46 @@ class _Download:
         self.total = sum(s for s in sizes if s) if all(sizes) else None
         self.alone = len(wanted) == 1
         self.size = file.size_bytes
-        self.pulse = Pulse()
+        self.pulse = job.pulse()
         self.reported = self.synced = 0.0
+        self.begun = self.starts = 0
         self.problems: dict[str, str] = {}
         self.digest = hashlib.sha256()
         self.old_digest = hashlib.md5(usedforsecurity=False)
 
     def run(self) -> Fetched:
         """Try the mirrors in turn until the file is whole."""
-        if self.path.exists() and (fetched := self._already_here()):
+        if self.path.is_file() and (fetched := self._already_here()):
             return fetched
+        if not self.file.urls:
+            raise FetchFailed(
+                f"the catalogue has no address of {self.file.path}; add its `urls` there, or put "
+                f"the file itself into {self.job.folder}"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        mirrors, in_vain = deque(self.file.urls), 0
+        mirrors, in_vain, most = deque(self.file.urls), 0, self._grown()
         while mirrors:
-            url, before = mirrors[0], self._grown()
+            url = mirrors[0]
             try:
                 self._stream(url)
                 return self._finish()
-            except Useless as error:
-                self._note(url, str(error))
+            except (Useless, http.client.InvalidURL, ssl.SSLCertVerificationError) as error:
+                self._note(url, _plain(error))
                 mirrors.popleft()
+                continue
+            except StartAgain as error:
+                self._forget()
+                self._note(url, str(error))
+                if not self.begun:
+                    mirrors.popleft()  # it had been asked for the whole
                 continue
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, OSError) and (error.filename or error.errno in DISK):
                     raise
                 self._note(url, _plain(error))
-            if self._grown() > before:
-                in_vain = 0  # a mirror that breaks off but sends is asked for the rest at once
-                continue
+            if self._grown() > most:
+                most, in_vain = self._grown(), 0
+                continue  # a mirror that breaks off but sends is asked for the rest at once
             mirrors.rotate(-1)
             in_vain += 1
             if mirrors and in_vain >= len(mirrors):
@@ -116,13 +113,19 @@ class _Download:
         )
 
     def _note(self, url: str, problem: str) -> None:
-        host = urlsplit(url).netloc or url
+        host = answer.host(url)
         if self.problems.get(host) != problem:
             self.problems[host] = problem
             self.job.report(Note(f"{host}: {problem}", "warning"))
 
+    def _forget(self) -> None:
+        """Leave nothing of what came."""
+        self.part.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
+
     def _tried(self) -> str:
-        return ", ".join(f"{host} ({problem})" for host, problem in self.problems.items())
+        tried = [f"{host} ({problem})" for host, problem in self.problems.items()]
+        return ", ".join(tried or map(answer.host, self.file.urls))
 
     def _wait(self, seconds: float) -> None:
         """Wait before the next attempt, awake to signals and to the timeout."""
@@ -153,7 +156,8 @@ class _Download:
             raise Interrupted(f"stopped; {self.job.how_to_continue}", number)
         if self.pulse.idle_s > self.job.timeout_s:
             raise Stalled(
-                f"nothing came for {self.job.timeout_s:.0f} s; tried: {self._tried()}; "
+                f"{self.pulse.what_came} came for {self.job.timeout_s:.0f} s; "
+                f"tried: {self._tried()}; "
                 f"{self.job.how_to_continue}"
             )
 
@@ -162,71 +166,96 @@ class _Download:
     def _stream(self, url: str) -> None:
         """Ask one mirror for what is missing, and take all that it sends."""
         begun, validator = self._begun(url)
+        self.begun = begun
+        self.pulse.begin(begun)
+        if begun and begun == self.file.size_bytes:
+            return self._take_all_as_it_is(begun)
         headers = {"Range": f"bytes={begun}-"} if begun else {}
         if begun and validator:
             headers["If-Range"] = validator
-        try:
-            response = _open(url, headers, self.job.timeout_s)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 416 and begun:  # the mirror's file is shorter than what we have
-                    self.part.unlink(missing_ok=True)
-                    raise ConnectionError("has less than was here; starting again") from error
-                said = f"HTTP {error.code} {error.reason}"
-                raise (Useless if error.code in FOR_GOOD else ConnectionError)(said) from error
-        with response:
-            continued = response.status == 206
-            start = begun if continued else 0
-            length = response.headers.get("Content-Length")
-            size = start + int(length) if length else None
-            expected = self.file.size_bytes
-            self.size = size or expected
-            if size is not None and expected is not None and size != expected:
-                raise Useless(f"holds another file, of {size:,} and not of {expected:,} bytes")
-            validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            with self.part.open("r+b" if continued else "wb") as out:
-                self._hash_begun(out, start)
-                done = self._copy(response, out, start, url, validator)
-            if size is not None and done < size:
-                raise ConnectionError(f"broke off after {files.human_bytes(done)}")
-
-    def _copy(self, response: Any, out: IO[bytes], done: int, url: str, tag: str | None) -> int:
-        """Write what comes, and every few seconds note how much of it is safely on disk."""
         limit = self.job.config.max_down_mb_s * 1e6
-        most = min(CHUNK_BYTES, int(limit / 4) or CHUNK_BYTES)
-        began, start = time.monotonic(), done
+        most = max(1, min(CHUNK_BYTES, int(limit / 4) or CHUNK_BYTES))
+        with answer.ask(url, headers, self.job.timeout_s) as response:
+            if response.status == 416 and begun:
+                if answer.whole_size(response) == begun:
+                    return self._take_all_as_it_is(begun)
+                raise StartAgain("has less than was here; starting again")
+            sent = answer.sent(response, self.file.path, begun, most)
+            if sent.start and validator and sent.tag and sent.tag != validator:
+                raise StartAgain("has another file than before; starting again")
+            expected = self.file.size_bytes
+            self.size = expected if sent.size is None else sent.size
+            if expected is not None and self.size != expected:
+                raise Useless(f"holds another file, of {self.size:,} and not of {expected:,} bytes")
+            with self._opened(keep=sent.start > 0) as out:
+                self._hash_begun(out, sent.start)
+                done = self._copy(sent, out, url)
+        if self.size is not None and done < self.size:
+            raise ConnectionError(f"broke off after {files.human_bytes(done)}")
+        if not done and expected != 0:
+            self._forget()
+            raise Useless("sends an empty file")
+
+    def _opened(self, keep: bool) -> IO[bytes]:
+        """The file that grows, which is none that something else leads to."""
+        files.own(self.part)
+        return self.part.open("r+b" if keep else "wb")
+
+    def _take_all_as_it_is(self, size: int) -> None:
+        """All of it came before; only its name is missing."""
+        with self._opened(keep=True) as out:
+            self._hash_begun(out, size)
+
+    def _copy(self, sent: Sent, out: IO[bytes], url: str) -> int:
+        """Write what comes, and every few seconds note how much of it is safely on disk."""
+        limit, done = self.job.config.max_down_mb_s * 1e6, sent.start
+        most = self.size if sent.stop is None else sent.stop
+        began = time.monotonic()
+        if not done:
+            if 0 < self.starts <= RESTARTS:
+                self.pulse.restart()
+            self.starts += 1
         try:
-            while chunk := response.read1(most):
-                out.write(chunk)
-                self.digest.update(chunk)
-                self.old_digest.update(chunk)
-                done += len(chunk)
+            for piece in sent.pieces:
+                if most is not None and done + len(piece) > most:
+                    done = 0  # nothing of it is believed
+                    raise Useless(f"sends more than the {most:,} bytes of the file")
+                out.write(piece)
+                self.digest.update(piece)
+                self.old_digest.update(piece)
+                done += len(piece)
                 self._alive(done)
                 if time.monotonic() - self.synced >= SYNC_EVERY_S:
-                    self._sync(out, done, url, tag)
-                if limit and (ahead := (done - start) / limit - (time.monotonic() - began)) > 0:
+                    self._sync(out, done, url, sent.tag)
+                ahead = limit and (done - sent.start) / limit - (time.monotonic() - began)
+                if ahead > 0:
                     time.sleep(min(ahead, 1.0))
         finally:
-            self._sync(out, done, url, tag)
+            self._sync(out, done, url, sent.tag)
         return done
 
     def _sync(self, out: IO[bytes], done: int, url: str, validator: str | None) -> None:
         out.flush()
         os.fsync(out.fileno())
-        state = {"url": url, "validator": validator, "bytes": done}
+        state = {"url": without_secrets(url), "validator": validator, "bytes": done}
         files.write_text(self.state, json.dumps(state))
         self.synced = time.monotonic()
 
     def _begun(self, url: str) -> tuple[int, str | None]:
         """How many bytes are here already, and what shows that the mirror's file is the same."""
+        files.own(self.part)
         try:
-            state = json.loads(self.state.read_text(encoding="utf-8"))
-            begun = min(int(state["bytes"]), self.part.stat().st_size)
-            same_mirror, validator = state["url"] == url, state["validator"]
-        except (OSError, ValueError, KeyError, TypeError):
+            state = files.read_json(self.state, "it is not believed", follow=False)
+            here = self.part.stat().st_size
+        except (OSError, BadInput):
             return 0, None
-        if same_mirror and validator and not str(validator).startswith("W/"):
-            return begun, str(validator)
+        begun, validator = state.get("bytes"), state.get("validator")
+        if type(begun) is not int or begun < 0:
+            return 0, None
+        begun = min(begun, here)
+        same_mirror = state.get("url") in (url, without_secrets(url))
+        if same_mirror and _strong(validator):
+            return begun, validator
         checked = self.file.sha256 or self.file.md5  # the end will show whether it was the same
         return (begun, None) if checked else (0, None)
 
@@ -247,9 +276,9 @@ class _Download:
     def _finish(self) -> Fetched:
         """Check the whole file and give it its name."""
         if not self._right(self.digest.hexdigest(), self.old_digest.hexdigest()):
-            self.part.unlink()
-            self.state.unlink(missing_ok=True)
-            raise Useless("sent a file whose checksum is wrong")
+            self._forget()
+            wrong = "sent a file whose checksum is wrong"
+            raise StartAgain(f"{wrong}; starting again") if self.begun else Useless(wrong)
         self.part.replace(self.path)
         files.sync_folder(self.path.parent)
         self.state.unlink(missing_ok=True)
@@ -277,11 +306,22 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
 
+def _strong(validator: object) -> bool:
+    """Whether what a saved state holds can show a mirror that its file is still the same."""
+    return isinstance(validator, str) and bool(
+        re.fullmatch(r"(?!W/)[\x21-\x7e][\x20-\x7e]*", validator)
+    )
+
+
 def _plain(error: Exception) -> str:
     """What went wrong on the network, in a few words."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, http.client.InvalidURL):
+        return "is not a valid address"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"shows a certificate that is not valid: {reason.verify_message}"
     if isinstance(reason, TimeoutError):
         return "silent for too long"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
-    return str(reason) or type(reason).__name__
+    return one_line(str(reason)) or type(reason).__name__

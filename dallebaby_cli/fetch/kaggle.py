@@ -10,7 +10,7 @@ from pathlib import Path
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput, FetchFailed, Interrupted
 from dallebaby_cli.fetch.catalog import File
-from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Pulse, Stalled
+from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Stalled
 from dallebaby_cli.progress import Transfer
 
 INCOMING = ".kaggle.part"  # a folder: the client leaves its own marks beside what it downloads
@@ -70,7 +70,7 @@ def _by_client(job: Job, file: File) -> None:
 
 def _watch(job: Job, process: subprocess.Popen[bytes], incoming: Path) -> None:
     """Report until the client ends; stop it for a signal or when nothing grows."""
-    pulse = Pulse()
+    pulse = job.pulse()
     total = job.dataset.download_bytes
     while process.poll() is None:
         done = files.folder_bytes(incoming)

@@ -17,7 +17,7 @@ from dallebaby_cli.errors import BadInput, DallebabyError, DiskFull, FetchFailed
 from dallebaby_cli.fetch import diagnosis, resume
 from dallebaby_cli.fetch.file_list import Contents, Entry
 from dallebaby_cli.fetch.torrent_settings import settings
-from dallebaby_cli.fetch.transfer import Job, Pulse, Stalled
+from dallebaby_cli.fetch.transfer import Job, Stalled
 from dallebaby_cli.progress import Note, Transfer
 
 try:
@@ -104,7 +104,7 @@ class Swarm:
         self.handle: Any = None
         self.wanted: list[Entry] = []
         self.peers = list(job.peers)
-        self.pulse = Pulse()
+        self.pulse = job.pulse()
         self.trouble = diagnosis.Trouble()
         self.last: dict[str, float] = {}
         self.checked = False  # whether libtorrent knows what is here already

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from dallebaby_cli.config import FetchConfig
 from dallebaby_cli.errors import FetchFailed
-from dallebaby_cli.fetch.catalog import Dataset, File
+from dallebaby_cli.fetch.catalog import Dataset, File, named
 from dallebaby_cli.progress import Report
 
 RATE_OVER_S = 5.0
+LEAST = 100.0  # bytes a second: less is a server that keeps us waiting
 
 
 class Stalled(FetchFailed):
@@ -50,7 +51,7 @@ class Job:
     dataset: Dataset
     folder: Path
     wanted: tuple[str, ...]
-    """patterns of the files to bring, as catalog.matches takes them"""
+    """patterns of the files to bring, as catalog.named takes them"""
     patterns: tuple[str, ...] = ()
     """those of them that the person typed"""
     keep: tuple[str, ...] = ()
@@ -68,9 +69,16 @@ class Job:
     signal: Callable[[], int] = lambda: 0
     """number of the signal that asked us to stop, or 0"""
 
-    def asks_for(self, file: File) -> bool:
-        """Whether a file of the catalogue is to be brought."""
-        return file.path in self.keep or file.matches(self.wanted)
+    @property
+    def files(self) -> list[File]:
+        """The files of the catalogue that are to be brought."""
+        asked = named((n for f in self.dataset.files for n in f.patterns), self.wanted)
+        return [f for f in self.dataset.files if f.path in self.keep or asked & {*f.patterns}]
+
+    def pulse(self) -> "Pulse":
+        """A clock that tells progress from waiting, at the rate that is allowed here."""
+        limit = self.config.max_down_mb_s * 1e6
+        return Pulse(least=min(LEAST, limit / 2) if limit else LEAST)
 
     @property
     def how_to_continue(self) -> str:
@@ -81,24 +89,37 @@ class Job:
 class Pulse:
     """Rate over the last few seconds, and how long nothing has come."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, least: float = LEAST) -> None:
+        self.clock, self.least = clock, least
         self.since = clock()
+        self.mark: float | None = None  # what was done at that time
         self.history: deque[tuple[float, float]] = deque()
 
+    def begin(self, done: float) -> None:
+        """Take note of what is done before anything comes, if that is not known yet."""
+        self.mark = done if self.mark is None else self.mark
+
     def beat(self, done: float) -> None:
-        """Take note that so much is done by now."""
+        """Take note that so much is done by now: more than ever, and at some speed, is progress."""
         now = self.clock()
-        if self.history and done > self.history[-1][1]:
-            self.since = now
+        self.begin(done)
+        assert self.mark is not None
+        if done > self.mark and done - self.mark >= self.least * (now - self.since):
+            self.since, self.mark = now, done
         self.history.append((now, done))
         while self.history[0][0] < now - RATE_OVER_S and len(self.history) > 2:
             self.history.popleft()
 
     def restart(self) -> None:
         """Begin anew: something other than bytes has changed."""
-        self.since = self.clock()
+        self.since, self.mark = self.clock(), None
         self.history.clear()
+
+    @property
+    def what_came(self) -> str:
+        """Whether since the last progress nothing came at all."""
+        came = self.history and self.mark is not None and self.history[-1][1] > self.mark
+        return f"less than {self.least:.0f} bytes a second" if came else "nothing"
 
     @property
     def idle_s(self) -> float:

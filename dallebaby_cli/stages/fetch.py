@@ -16,7 +16,7 @@ from dallebaby_cli.config import FetchConfig
 from dallebaby_cli.config.settings import as_dict, nearest
 from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
 from dallebaby_cli.fetch import catalog, http
-from dallebaby_cli.fetch.catalog import Dataset, File, matches
+from dallebaby_cli.fetch.catalog import Dataset, File, named
 from dallebaby_cli.fetch.transfer import Brought, Job, Stalled
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Progress, Report
@@ -268,8 +268,8 @@ def _bring(job: Job) -> Brought:
         return kaggle.download(job, _known(job))
     if job.dataset.transport == "http":
         return http.download(job, _known(job))
-    beside = [f for f in job.dataset.files if not f.in_torrent and job.asks_for(f)]
-    within = [f for f in job.dataset.files if f.in_torrent and job.asks_for(f)]
+    beside = [f for f in job.files if not f.in_torrent]
+    within = [f for f in job.files if f.in_torrent]
     only_beside = _name_all(beside, job.wanted) and not (within or job.keep)
     brought = Brought(files={}) if only_beside else _by_torrent(job, within)
     if beside:
@@ -283,12 +283,13 @@ def _known(job: Job) -> list[File]:
     pattern that names nothing."""
     names = [name for file in job.dataset.files for name in file.patterns]
     catalog.require_all(job.patterns, names, job.dataset.name)
-    return [file for file in job.dataset.files if job.asks_for(file)]
+    return job.files
 
 
 def _name_all(files: Sequence[File], patterns: Sequence[str]) -> bool:
     """Whether each of the patterns names one of the files."""
-    return all(any(file.matches((pattern,)) for file in files) for pattern in patterns)
+    known = [name for file in files for name in file.patterns]
+    return all(named(known, (pattern,)) for pattern in patterns)
 
 
 def _by_torrent(job: Job, mirrored: list[File]) -> Brought:
@@ -345,17 +346,21 @@ def listing(
     with Interrupt() as interrupt:
         job = _job(found, folder, config, patterns, peers, None, report)
         job = replace(job, signal=lambda: interrupt.asked)
-        notes = {f.path: f.note for f in found.dataset.files}
+        asked = {f.path for f in job.files}
         rows = [
-            Listed(f.path, f.size_bytes, job.asks_for(f), f.note)
+            Listed(f.path, f.size_bytes, f.path in asked, f.note)
             for f in found.dataset.files
             if not (f.in_torrent and found.dataset.info_hash)
         ]
         if found.dataset.info_hash:
             from dallebaby_cli.fetch import bittorrent
 
-            for e in bittorrent.listing(job).entries:
-                wanted = matches(e.path, job.wanted)
-                note = next((n for p, n in notes.items() if matches(e.path, (p,))), "")
-                rows.append(Listed(e.path, e.size_bytes, wanted, note))
+            inside = bittorrent.listing(job)
+            paths = [e.path for e in inside.entries]
+            notes = {p: f.note for f in found.dataset.files for p in named(paths, (f.path,))}
+            asked = {e.path for e in inside.chosen(job.wanted)}
+            rows += [
+                Listed(e.path, e.size_bytes, e.path in asked, notes.get(e.path, ""))
+                for e in inside.entries
+            ]
         return rows

@@ -7,7 +7,7 @@ import pytest
 
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.fetch import catalog
-from dallebaby_cli.fetch.catalog import Dataset, matches
+from dallebaby_cli.fetch.catalog import Dataset, named
 
 KNOWN = catalog.load(Path("nowhere"))
 FETCHED = [d for d in KNOWN.values() if d.transport != "none"]
@@ -96,7 +96,7 @@ def test_a_wrong_catalogue_is_named_with_its_fault(
 
 
 @pytest.mark.parametrize(
-    ("path", "pattern", "named"),
+    ("path", "pattern", "fits"),
     [
         ("train2017.zip", "train2017.zip", True),
         ("deep/train2017.zip", "train2017.zip", True),
@@ -110,6 +110,6 @@ def test_a_wrong_catalogue_is_named_with_its_fault(
     ],
 )
 def test_files_are_named_by_glob_or_by_the_end_of_the_path(
-    path: str, pattern: str, named: bool
+    path: str, pattern: str, fits: bool
 ) -> None:
-    assert matches(path, (pattern,)) is named
+    assert bool(named((path,), (pattern,))) is fits

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dallebaby_cli import names
@@ -47,6 +47,7 @@ def test_unsafe_paths_have_a_reason(path: str) -> None:
     assert names.unsafe(path)
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.text(min_size=1, max_size=60))
 def test_a_path_that_passes_stays_in_its_folder(path: str) -> None:
     if not names.unsafe(path):
@@ -82,6 +83,7 @@ def test_expected_files_that_are_not_there_are_named() -> None:
         absent(torrent([1]), Dataset(name="x", files=(File(path="gone"),)), ())
 
 
+@settings(deadline=None)  # of a busy machine
 @given(
     st.lists(st.integers(0, 50), min_size=1, max_size=8),
     st.integers(1, 20),
@@ -104,6 +106,7 @@ def test_edges_are_the_pieces_that_wanted_files_do_not_fill(
     assert set(edges(found, wanted, folder)) == expected
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.lists(st.integers(0, 35), min_size=1, max_size=8), st.sets(st.integers(0, 7)))
 def test_whole_pieces_are_those_whose_every_byte_is_in_the_files(
     sizes: list[int], chosen: set[int]
@@ -126,6 +129,7 @@ def test_an_edge_changes_with_the_bytes_of_the_file(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- saved state
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.binary(max_size=200), st.integers(0, 300), st.integers(1, 255))
 def test_saved_state_is_whole_or_not_believed(
     tmp_path_factory: pytest.TempPathFactory, state: bytes, at: int, change: int
