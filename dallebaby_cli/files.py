@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from dallebaby_cli.errors import BadInput, Busy, DiskFull
@@ -217,6 +219,16 @@ def nearest(path: Path) -> Path:
         if there.exists():
             return there
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether two names that differ in case alone are one file in `folder`, or where it will be."""
+    try:
+        with NamedTemporaryFile(prefix=".Case-", suffix=".tmp", dir=nearest(folder)) as probe:
+            path = Path(probe.name)
+            return path.with_name(path.name.swapcase()).exists()
+    except OSError:  # nothing may be written there
+        return sys.platform in ("win32", "darwin")
 
 
 def free_bytes(folder: Path) -> int:

@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 LONGEST = 255  # bytes of one name, on every file system that matters
@@ -54,6 +55,31 @@ def above(path: str) -> Iterator[str]:
     """The folders that a relative path lies in, the nearest first."""
     while path := path.rpartition("/")[0]:
         yield path
+
+
+def distinct(paths: Sequence[str], *, fold: bool) -> list[str]:
+    """The paths with numbers in the names of those that are there before, or are a folder of
+    others: a.jpg, a.1.jpg. With `fold`, in the eyes of file systems that ignore case."""
+    key = folded if fold else str
+    taken = {key(folder) for path in paths for folder in above(path)}
+    given, tried, found = {key(path) for path in paths}, Counter[str](), []
+    for path in paths:
+        called = path
+        while key(called) in taken or (called != path and key(called) in given):
+            tried[path] += 1
+            called = _numbered(path, tried[path])
+        taken.add(key(called))
+        found.append(called)
+    return found
+
+
+def _numbered(path: str, number: int) -> str:
+    """The path with a number before the ending of its last name, which stays short enough."""
+    folder, slash, name = path.rpartition("/")
+    stem, ending = os.path.splitext(name)
+    ending = f".{number}{ending}"
+    stem = os.fsencode(stem)[: LONGEST - len(os.fsencode(ending))].decode("utf-8", "ignore")
+    return f"{folder}{slash}{stem}{ending}"
 
 
 def reserved(path: str) -> bool:

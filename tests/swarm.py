@@ -123,6 +123,36 @@ def write_torrent(
     return Torrent(path, content, info_hash, info[b"name"].decode(errors="replace"))
 
 
+def make_new_torrent(content: Path, path: Path, *, hybrid: bool) -> Torrent:
+    """Make a torrent of version 2 of a folder, or one of versions 1 and 2 together: padded, so that
+    each file begins with a piece."""
+    flags = 0 if hybrid else libtorrent.create_torrent_flags_t.v2_only
+    made = libtorrent.create_torrent(libtorrent.list_files(str(content)), PIECE, flags)
+    libtorrent.set_piece_hashes(made, str(content.parent))
+    path.write_bytes(libtorrent.bencode(made.generate()))
+    hashes = libtorrent.load_torrent_buffer(path.read_bytes()).info_hashes
+    return Torrent(path, content, str(hashes.v1 if hybrid else hashes.v2), content.name)
+
+
+@contextmanager
+def session(torrent: Torrent, folder: Path, *, seed: bool = True) -> Iterator[Any]:
+    """libtorrent itself as a peer, for what aria2 and transmission do not know: its handle."""
+    alone = {"enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False}
+    peer = libtorrent.session({"listen_interfaces": "127.0.0.1:0", **alone})
+    added = libtorrent.load_torrent_buffer(torrent.path.read_bytes())
+    added.save_path, layout = str(folder), added.ti.layout()
+    added.renamed_files = {i: layout.file_path(i) for i in range(layout.num_files())}
+    added.flags &= ~(libtorrent.torrent_flags.auto_managed | libtorrent.torrent_flags.paused)
+    if seed:
+        added.flags |= libtorrent.torrent_flags.seed_mode
+    handle = peer.add_torrent(added)
+    wait_until(peer.listen_port, "libtorrent listens")
+    try:
+        yield f"127.0.0.1:{peer.listen_port()}", handle
+    finally:
+        peer.pause()
+
+
 # ---------------------------------------------------------------- independent peers
 
 

@@ -1,5 +1,7 @@
 """`dallebaby fetch`: a dataset's files come here."""
 
+import re
+import socket
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -77,8 +79,12 @@ def fetch(
 
 
 def address(text: str) -> tuple[str, int]:
-    """HOST:PORT, an IPv6 host in brackets, as a pair. Raises UsageError."""
+    """HOST:PORT, an IPv6 host in brackets, as the host's number and the port. Raises UsageError."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise UsageError(f"--peer {text}: write it as HOST:PORT, for example 192.0.2.7:51413")
-    return host.strip("[]"), int(port)
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--peer {text}: no host is known by this name") from error
+    return str(found[0][4][0]), int(port)

@@ -1,5 +1,6 @@
 """BitTorrent, as the stage asks for it: choose the files, fetch them, verify them, tidy up."""
 
+import itertools
 import os
 from dataclasses import replace
 from http.client import HTTPException
@@ -7,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dallebaby_cli import files, names
-from dallebaby_cli.errors import BadInput, DallebabyError
-from dallebaby_cli.fetch import answer, resume
+from dallebaby_cli.errors import BadInput, DallebabyError, UsageError
+from dallebaby_cli.fetch import answer, resume, torrent_file
 from dallebaby_cli.fetch.file_list import Contents, Entry, absent, edges
-from dallebaby_cli.fetch.torrent import METADATA, Swarm, contents, info_hash
+from dallebaby_cli.fetch.torrent import METADATA, Swarm, saved
+from dallebaby_cli.fetch.torrent_file import contents
 from dallebaby_cli.fetch.transfer import Brought, Fetched, Job
 from dallebaby_cli.progress import Note
+
+SHOWN_NAMES = 5  # changed ones, that are told each
 
 
 def from_site(job: Job) -> Job:
@@ -20,15 +24,16 @@ def from_site(job: Job) -> Job:
 
     Then the peers are asked, who are slower to find: nothing is lost but time.
     """
-    url, expected = job.dataset.torrent_url, job.dataset.info_hash
-    if url is None or job.metadata is not None or (job.folder / METADATA).exists():
+    url = job.dataset.torrent_url
+    if url is None or job.metadata is not None or saved(job) is not None:
         return job
     try:
         metadata = answer.read_small(url)
-        if (found := info_hash(metadata, url)) != expected:
-            raise BadInput(f"{url} is of another torrent, {found}")
+        if job.dataset.info_hash not in torrent_file.info_hashes(metadata, "what it sends"):
+            raise BadInput("it is of another torrent")
     except (OSError, HTTPException, DallebabyError) as error:
-        job.report(Note(f"no .torrent file from {url} ({error}); asking the peers"))
+        place = answer.shown(url)
+        job.report(Note(f"no .torrent file from {place} ({error}); asking the peers"))
         return job
     return replace(job, metadata=metadata)
 
@@ -37,10 +42,20 @@ def download(job: Job) -> Brought:
     """Bring the wanted files of the torrent; see transfer.py."""
     with Swarm(from_site(job)) as swarm:
         metadata = swarm.learn()
-        found = contents(metadata, job.dataset.name)
+        found = contents(metadata, job.dataset.name, job.folder)
+        for new, old in itertools.islice(found.renamed.items(), SHOWN_NAMES):
+            job.report(Note(f"{old} is called {new} here: another file has its name"))
+        if (more := len(found.renamed) - SHOWN_NAMES) > 0:
+            job.report(Note(f"{more:,} more files have other names here, for the same reason"))
         for path in absent(found, job.dataset, job.patterns):
             job.report(Note(f"{path} is not in the torrent; going on without it", "warning"))
         wanted = found.chosen(job.wanted, job.keep)
+        if not wanted:
+            raise UsageError(
+                f"{', '.join(job.wanted)} names none of the {len(found.entries)} files"
+            )
+        _make_way(job, wanted)
+        _adopt(job, found, wanted)
         here = sum(files.allocated_bytes(job.folder / e.path) for e in wanted)
         needed = sum(e.size_bytes for e in wanted) - here
         files.require_space(job.folder, needed, f"the rest of {job.dataset.name}")
@@ -55,8 +70,8 @@ def download(job: Job) -> Brought:
 
 def give(job: Job) -> None:
     """Give the files of a finished download to others; see FetchConfig.seed_minutes."""
-    metadata = (job.folder / METADATA).read_bytes()
-    found = contents(metadata, job.dataset.name)
+    metadata = torrent_file.read(job.folder / METADATA)
+    found = contents(metadata, job.dataset.name, job.folder)
     with Swarm(job) as swarm:
         swarm.give(metadata, found, found.chosen((), job.keep))
 
@@ -66,8 +81,8 @@ def verify(job: Job, known: dict[int, str]) -> list[str]:
 
     `known` is what `download` returned as edges.
     """
-    metadata = (job.folder / METADATA).read_bytes()
-    found = contents(metadata, job.dataset.name)
+    metadata = torrent_file.read(job.folder / METADATA)
+    found = contents(metadata, job.dataset.name, job.folder)
     wanted = found.chosen((), job.keep)
     with Swarm(job) as swarm:
         bad = swarm.check(metadata, found, wanted)
@@ -78,22 +93,50 @@ def verify(job: Job, known: dict[int, str]) -> list[str]:
 
 def covered(job: Job) -> bool:
     """Whether all that is asked for is among the files to keep."""
-    metadata = job.folder / METADATA
-    if not metadata.exists():
+    metadata = saved(job)
+    if metadata is None:
         return False
-    found = contents(metadata.read_bytes(), job.dataset.name)
+    found = contents(metadata, job.dataset.name, job.folder)
     absent(found, job.dataset, job.patterns)
     return {e.path for e in found.chosen(job.wanted)} <= set(job.keep)
 
 
 def listing(job: Job) -> Contents:
     """What the torrent holds, without fetching any of it."""
-    saved = job.folder / METADATA
-    if saved.exists():
-        return contents(saved.read_bytes(), job.dataset.name)
     job = from_site(job)
-    with TemporaryDirectory() as scratch, Swarm(replace(job, folder=Path(scratch))) as swarm:
-        return contents(swarm.learn(), job.dataset.name)
+    metadata = job.metadata or saved(job)
+    if metadata is None:
+        with TemporaryDirectory() as scratch, Swarm(replace(job, folder=Path(scratch))) as swarm:
+            metadata = swarm.learn()
+    return contents(metadata, job.dataset.name, job.folder)
+
+
+def _make_way(job: Job, wanted: list[Entry]) -> None:
+    """Remove links from where files will be written: what they lead to is not ours."""
+    for parts in job.folder.glob(".*.parts"):
+        files.own(parts)
+    for path in sorted({p for e in wanted for p in (e.path, *names.above(e.path))}):
+        if (job.folder / path).is_symlink():
+            (job.folder / path).unlink()
+            job.report(
+                Note(f"{job.folder / path} was a link; fetching what belongs there", "warning")
+            )
+
+
+def _adopt(job: Job, found: Contents, wanted: list[Entry]) -> None:
+    """Take files that another program has fetched into the torrent's own top folder."""
+    top = job.folder / found.name
+    if names.unsafe(found.name) or top.is_symlink() or not top.is_dir():
+        return
+    moved = 0
+    for entry in wanted:
+        old, new = top / found.renamed.get(entry.path, entry.path), job.folder / entry.path
+        if old.is_file() and not old.is_symlink() and not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            old.rename(new)
+            moved += entry.size_bytes > 0  # libtorrent itself makes empty ones
+    if moved:
+        job.report(Note(f"took {moved:,} file(s) from {top}, where another program had put them"))
 
 
 def tidy(folder: Path, found: Contents, wanted: list[Entry]) -> None:

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from dallebaby_cli import names
 from dallebaby_cli.errors import BadInput
+from dallebaby_cli.fetch import magnet
 from dallebaby_cli.fetch.catalog import Dataset, named, require_all
 
 
@@ -40,21 +41,25 @@ class Contents:
     """with padding and links, which have an index too"""
     links: tuple[str, ...] = ()
     """paths of symbolic links; they are never made"""
+    padding: tuple[Entry, ...] = ()
+    """bytes between files that are zero and in no file"""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """path here → path in the torrent, where it could not be the same"""
+    private: bool = False
+    """whether it asks to be fetched through its trackers alone (BEP 27)"""
 
     def __post_init__(self) -> None:
-        taken = {names.folded(link) for link in self.links}
+        links, taken = {names.folded(link) for link in self.links}, set()
         for entry in self.entries:
             if why := names.unsafe(entry.path):
                 raise BadInput(f"torrent {self.name!r}: the path {entry.path!r} {why}")
-            if (folded := names.folded(entry.path)) in taken:
+            if entry.path in taken or names.folded(entry.path) in links:
                 raise BadInput(f"torrent {self.name!r} holds {entry.path!r} twice")
-            taken.add(folded)
-        folders = {names.folded(e.path.rpartition("/")[0]): e.path for e in self.entries}
-        for folder, path in folders.items():
-            while folder:
-                if folder in taken:
+            taken.add(entry.path)
+        for folder, path in {e.path.rpartition("/")[0]: e.path for e in self.entries}.items():
+            for above in (folder, *names.above(folder)):
+                if above in taken or names.folded(above) in links:
                     raise BadInput(f"torrent {self.name!r}: {path!r} lies below a file")
-                folder = folder.rpartition("/")[0]
 
     def pieces(self, entry: Entry) -> range:
         """The pieces that hold a part of the entry."""
@@ -64,9 +69,9 @@ class Contents:
         return range(entry.offset // self.piece_bytes, last + 1)
 
     def whole_pieces(self, entries: Sequence[Entry]) -> list[bool]:
-        """Of each piece, whether the entries hold all of it."""
+        """Of each piece, whether the entries and padding hold all of it."""
         held = [0] * -(-self.total_bytes // self.piece_bytes)
-        for entry in entries:
+        for entry in (*entries, *self.padding):
             end = entry.offset + entry.size_bytes
             for piece in self.pieces(entry):
                 first = max(entry.offset, piece * self.piece_bytes)
@@ -91,6 +96,9 @@ class Contents:
     def chosen(self, patterns: tuple[str, ...], keep: tuple[str, ...] = ()) -> list[Entry]:
         """The entries that the patterns name, and those to keep."""
         asked = {*keep, *named((e.path for e in self.entries), patterns)}
+        for only in patterns:
+            if only.startswith(magnet.ONLY):
+                asked |= {e.path for e in self.entries if magnet.selects(only, e.index)}
         return [e for e in self.entries if e.path in asked]
 
 
@@ -127,12 +135,8 @@ def edges(found: Contents, wanted: list[Entry], folder: Path) -> dict[int, str]:
             last = min(end, (piece + 1) * found.piece_bytes)
             part = (folder / entry.path, first - entry.offset, last - first)
             parts.setdefault(piece, []).append(part)
-    digests = {}
-    for piece, pieces in parts.items():
-        whole = min(found.piece_bytes, found.total_bytes - piece * found.piece_bytes)
-        if sum(length for _, _, length in pieces) < whole:
-            digests[piece] = _digest(pieces)
-    return digests
+    whole = found.whole_pieces(wanted)
+    return {piece: _digest(pieces) for piece, pieces in parts.items() if not whole[piece]}
 
 
 def _digest(parts: list[tuple[Path, int, int]]) -> str:

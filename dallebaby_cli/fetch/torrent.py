@@ -1,4 +1,4 @@
-"""BitTorrent: the only file that imports libtorrent.
+"""BitTorrent: one torrent in one session of libtorrent, which torrent_file.py alone knows beside.
 
 A download gets the torrent's metadata (from the file, the folder, or the peers), chooses the
 files, adds the torrent with what is left of an earlier attempt, and turns until every wanted piece
@@ -6,27 +6,19 @@ is verified and on disk. The torrent's own top folder is dropped, as other trans
 """
 
 import errno
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
-from dallebaby_cli import files, names
-from dallebaby_cli.errors import BadInput, DallebabyError, DiskFull, FetchFailed, Interrupted
-from dallebaby_cli.fetch import diagnosis, resume
+from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput, DiskFull, FetchFailed, Interrupted
+from dallebaby_cli.fetch import diagnosis, resume, torrent_file
 from dallebaby_cli.fetch.file_list import Contents, Entry
+from dallebaby_cli.fetch.torrent_file import lt
 from dallebaby_cli.fetch.torrent_settings import settings
 from dallebaby_cli.fetch.transfer import Job, Stalled
 from dallebaby_cli.progress import Note, Transfer
-
-try:
-    import libtorrent as lt
-except ImportError as error:
-    raise DallebabyError(
-        f"BitTorrent needs the libtorrent package, which does not load here ({error}); "
-        "install it with `pip install libtorrent`, or take a dataset that comes over HTTP"
-    ) from error
 
 METADATA = ".torrent"
 TURN_MS = 250
@@ -53,48 +45,6 @@ CHECKING = (
 )
 
 
-def info_hash(metadata: bytes, where: str) -> str:
-    """What a .torrent file is known by. Raises BadInput if it is none."""
-    hashes = _load(metadata, where).info_hashes
-    return str(hashes.v1 if hashes.has_v1() else hashes.v2)
-
-
-def _load(metadata: bytes, where: str) -> Any:
-    try:
-        return lt.load_torrent_buffer(metadata)
-    except RuntimeError as error:
-        raise BadInput(f"{where} is not a torrent that can be read: {error}") from error
-
-
-def contents(metadata: bytes, where: str) -> Contents:
-    """Read a .torrent file. Raises BadInput if it is none, or names a file outside its folder
-    (libtorrent has already bent hostile names back into it; Contents looks again)."""
-    info: Any = _load(metadata, where).ti
-    storage = info.layout() if hasattr(info, "layout") else info.files()  # 2.1 else 2.0
-    entries, links = [], []
-    for index in range(storage.num_files()):
-        path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
-        flags = storage.file_flags(index)
-        if flags & lt.file_flags_t.flag_symlink:
-            links.append(path)
-        elif not flags & lt.file_flags_t.flag_pad_file:
-            if names.reserved(path):
-                if storage.num_files() == 1:
-                    raise BadInput(f"{where} is named {path!r}, as a file that dallebaby writes")
-                path = f"_{path}"
-            size, offset = storage.file_size(index), storage.file_offset(index)
-            entries.append(Entry(index, path, size, offset))
-    return Contents(
-        info_hash=info_hash(metadata, where),
-        name=info.name(),
-        entries=tuple(entries),
-        piece_bytes=info.piece_length(),
-        total_bytes=info.total_size(),
-        total_files=storage.num_files(),
-        links=tuple(links),
-    )
-
-
 class Swarm:
     """One torrent in one libtorrent session; a context manager."""
 
@@ -103,10 +53,13 @@ class Swarm:
         self.session: Any = cast(Any, lt.session)({**settings(job.config), "alert_mask": NEWS})
         self.handle: Any = None
         self.wanted: list[Entry] = []
-        self.peers = list(job.peers)
+        self.link = torrent_file.parse_magnet(job.magnet)
+        self.peers = [*job.peers, *(self.link.peers if self.link else ())]
+        self.private = False
         self.pulse = job.pulse()
         self.trouble = diagnosis.Trouble()
         self.last: dict[str, float] = {}
+        self.checking = False
         self.checked = False  # whether libtorrent knows what is here already
         self.unsaved = 0  # requests for resume data that libtorrent has not answered
 
@@ -121,27 +74,26 @@ class Swarm:
 
     def learn(self) -> bytes:
         """The torrent's metadata: from the job, the folder, or else from the peers."""
-        saved = self.job.folder / METADATA
-        if self.job.metadata is not None:
-            return self.job.metadata
-        if saved.exists():
-            return saved.read_bytes()
-        try:
-            parameters = lt.parse_magnet_uri(self.job.magnet)
-        except RuntimeError as error:
-            raise BadInput(f"{self.job.magnet[:80]!r} is not a magnet link: {error}") from error
+        metadata = self.job.metadata or saved(self.job)
+        if metadata is not None:
+            return metadata
+        parameters = self.link
         parameters.flags |= lt.torrent_flags.upload_mode  # nothing comes before it is chosen
         self._add(parameters)
         for status in self._turns():
             if status.has_metadata:
                 break
+        return self._metadata()
+
+    def _metadata(self) -> bytes:
+        """The .torrent file, as far as it is known by now."""
         self.handle.save_resume_data(lt.torrent_handle.save_info_dict)
         alert = self._wait_for(lt.save_resume_data_alert)
-        return bytes(lt.bencode(cast(Any, lt.write_torrent_file(alert.params))))
+        return torrent_file.written(alert.params)
 
     def download(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
         """Bring the wanted files; what came is kept whatever happens, and continued next time."""
-        self.wanted = wanted
+        self.wanted, self.private = wanted, found.private
         files.write_bytes(self.job.folder / METADATA, metadata)
         if self.handle is None:
             self._add(self._continued(metadata, found))
@@ -152,13 +104,16 @@ class Swarm:
                 break
         self.handle.flush_cache()
         self._wait_for(lt.cache_flushed_alert)
+        if self.job.metadata is None:  # what peers do not give with the list has come since
+            self._save_now()
+            files.write_bytes(self.job.folder / METADATA, self._metadata())
         self.job.report(self._event(status))
 
     def check(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> set[int]:
         """Hash the wanted files without fetching anything: the pieces that are not right."""
         self.wanted = wanted
         parameters = self._parameters(lt.load_torrent_buffer(metadata), found)
-        parameters.trackers, parameters.url_seeds, self.peers = [], [], []
+        parameters.trackers, parameters.url_seeds, self.peers, self.link = [], [], [], None
         parameters.flags |= lt.torrent_flags.upload_mode
         self._add(parameters)
         for _ in self._turns():
@@ -169,7 +124,7 @@ class Swarm:
     def give(self, metadata: bytes, found: Contents, wanted: list[Entry]) -> None:
         """Give what is here to others, for as long as the settings say or until it is stopped."""
         self.wanted = wanted
-        parameters = self._parameters(lt.load_torrent_buffer(metadata), found)
+        parameters = self._parameters(self._asking(lt.load_torrent_buffer(metadata)), found)
         parameters.have_pieces = found.whole_pieces(wanted)
         parameters.flags |= lt.torrent_flags.upload_mode
         self._add(parameters)
@@ -191,22 +146,29 @@ class Swarm:
 
     def _continued(self, metadata: bytes, found: Contents) -> Any:
         """What libtorrent must know to begin, or to go on where it was broken off."""
-        parameters = lt.load_torrent_buffer(metadata)
+        given = parameters = lt.load_torrent_buffer(metadata)
         state, damaged = resume.load(self.job.folder)
         if damaged:
             self.job.report(Note("the saved state is damaged; checking the files instead"))
         if state is not None:
-            earlier = lt.read_resume_data(state)
-            if earlier.info_hashes == parameters.info_hashes:
+            earlier = torrent_file.read_state(state)
+            if earlier is not None and earlier.info_hashes == parameters.info_hashes:
                 earlier.ti = parameters.ti
                 if found.fits(earlier.have_pieces, self.wanted, self.job.folder):
                     parameters = earlier
                 else:
                     self.job.report(Note("files have changed since; checking them"))
-        if self.job.magnet:
-            link = lt.parse_magnet_uri(self.job.magnet)
-            parameters.trackers, parameters.url_seeds = link.trackers, link.url_seeds
-        return self._parameters(parameters, found)
+        return self._parameters(self._asking(parameters, given), found)
+
+    def _asking(self, parameters: Any, *others: Any) -> Any:
+        """Ask everybody that was ever named, now or before: those of the command first."""
+        sources = [*([self.link] if self.link else []), *others, parameters]
+        for kind in ("trackers", "url_seeds"):
+            setattr(
+                parameters, kind, list(dict.fromkeys(u for s in sources for u in getattr(s, kind)))
+            )
+        parameters.tracker_tiers = list(range(len(parameters.trackers)))
+        return parameters
 
     def _parameters(self, parameters: Any, found: Contents) -> Any:
         """Say which files are wanted, and where they go."""
@@ -256,7 +218,10 @@ class Swarm:
                 self._heed(alert)
             status = self.handle.status()
             event = self._event(status)
-            self.pulse.beat(status.progress_ppm if status.state in CHECKING else event.done)
+            if (status.state in CHECKING) != self.checking:
+                self.checking = not self.checking
+                self.pulse.restart()  # it counts something else now
+            self.pulse.beat(1000 * status.progress_ppm if self.checking else event.done)
             if self._due("report", REPORT_EVERY_S):
                 self.job.report(event)
             yield status
@@ -270,7 +235,8 @@ class Swarm:
             if self.pulse.idle_s > self.job.timeout_s:
                 self._save_now()
                 raise Stalled(
-                    f"nothing came for {self.job.timeout_s:.0f} s: {self._why(status)}; "
+                    f"{self.pulse.what_came} came for {self.job.timeout_s:.0f} s: "
+                    f"{self._why(status)}; "
                     f"{self.job.how_to_continue}"
                 )
 
@@ -344,7 +310,7 @@ class Swarm:
         if self.pulse.idle_s > UTP_AFTER_S:
             self.session.apply_settings({"enable_outgoing_utp": True})
         if self._due("seek", SEEK_EVERY_S):
-            for peer in self.job.peers:  # as if a tracker had said so: earlier failures count less
+            for peer in self.peers:  # as if a tracker had said so: earlier failures count less
                 self.handle.connect_peer(peer, lt.peer_info.tracker)
         if self._due("announce", ANNOUNCE_EVERY_S):
             self.handle.force_reannounce()
@@ -386,7 +352,7 @@ class Swarm:
             interested=len(interesting),
             unchoked=sum(not p.flags & lt.peer_info.remote_choked for p in interesting),
             available=self._available(),
-            dht=self.job.config.dht,
+            dht=self.job.config.dht and not self.private,
             asked_peers=len(self.job.peers),
         )
         return diagnosis.explain(self.trouble, snapshot)
@@ -397,3 +363,17 @@ class Swarm:
         wanted = [i for i, p in enumerate(self.handle.get_piece_priorities()) if p]
         held = self.handle.piece_availability() or [0] * len(have)
         return sum(bool(have[i] or held[i]) for i in wanted) / max(1, len(wanted))
+
+
+def saved(job: Job) -> bytes | None:
+    """The .torrent file that an earlier attempt left, if it is whole and of this torrent."""
+    path = job.folder / METADATA
+    try:
+        metadata = torrent_file.read(path)
+        if job.dataset.info_hash in torrent_file.info_hashes(metadata, str(path)):
+            return metadata
+    except FileNotFoundError:
+        return None
+    except BadInput as error:
+        job.report(Note(f"{error}; getting it again", "warning"))
+    return None

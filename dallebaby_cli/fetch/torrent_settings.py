@@ -15,6 +15,7 @@ def settings(config: FetchConfig) -> dict[str, Any]:
         "user_agent": f"dallebaby/{__version__}",
         "listen_interfaces": config.listen,
         "enable_dht": config.dht,
+        "announce_to_all_tiers": True,  # a tracker that answers may know nobody who has it
         "enable_lsd": config.local_discovery,
         "enable_upnp": False,  # opening the router's ports is for its owner to decide
         "enable_natpmp": False,

@@ -1,6 +1,5 @@
 """torrent or web site → raw/NAME: bring a dataset's files here, as they are."""
 
-import base64
 import hashlib
 import json
 import re
@@ -9,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from dallebaby_cli import files
 from dallebaby_cli.config import FetchConfig
 from dallebaby_cli.config.settings import as_dict, nearest
 from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
-from dallebaby_cli.fetch import catalog, http
+from dallebaby_cli.fetch import catalog, http, magnet
 from dallebaby_cli.fetch.catalog import Dataset, File, named
 from dallebaby_cli.fetch.transfer import Brought, Job, Stalled
 from dallebaby_cli.interrupt import Interrupt
@@ -41,6 +39,8 @@ class Source:
     dataset: Dataset
     magnet: str = ""
     metadata: bytes | None = None
+    only: tuple[str, ...] = ()
+    """what the person's link selects; () for all"""
 
     @property
     def identity(self) -> str:
@@ -57,8 +57,11 @@ class Source:
 
 def source(what: str, home: Path, name: str | None = None) -> Source:
     """Understand NAME, MAGNET or FILE.torrent. Raises UsageError that suggests what was meant."""
-    if what.startswith("magnet:"):
-        return _magnet(what, name)
+    if magnet.is_one(what):
+        link = magnet.parse(what)
+        title = name or _as_name(link.title)
+        dataset = Dataset(name=title, title=link.title, info_hash=link.info_hash)
+        return Source(dataset, magnet=link.link, only=link.only)
     known = catalog.load(home)
     if what in known:
         dataset = replace(known[what], name=name or what)
@@ -67,10 +70,10 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
         return Source(dataset, magnet=dataset.magnet if dataset.info_hash else "")
     path = Path(what)
     if path.is_file():
-        from dallebaby_cli.fetch import torrent
+        from dallebaby_cli.fetch import torrent_file
 
-        metadata = path.read_bytes()
-        info_hash = torrent.info_hash(metadata, str(path))
+        metadata = torrent_file.read(path)
+        info_hash = torrent_file.info_hashes(metadata, str(path))[0]
         dataset = Dataset(name=name or _as_name(path.stem), title=path.name, info_hash=info_hash)
         return Source(dataset, metadata=metadata)
     if path.suffix == ".torrent":
@@ -78,22 +81,6 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
     raise UsageError(
         f"{what!r} is no dataset of the catalogue, no magnet link and no .torrent file"
         f"{nearest(what, known)} (`dallebaby datasets` shows the catalogue)"
-    )
-
-
-def _magnet(link: str, name: str | None) -> Source:
-    query = parse_qs(urlsplit(link).query)
-    topics = [x.split(":", 2)[2] for x in query.get("xt", []) if x.startswith("urn:bt")]
-    if not topics:
-        raise UsageError(f"{link[:80]!r} is no magnet link of a torrent: it has no xt=urn:btih:…")
-    info_hash = topics[0].lower().removeprefix("1220" if len(topics[0]) == 68 else "")
-    if len(info_hash) == 32:
-        info_hash = base64.b32decode(info_hash.upper()).hex()
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", info_hash):
-        raise UsageError(f"{topics[0]!r} is no info-hash: it has 40 hex digits, or 64")
-    shown = query.get("dn", [info_hash[:12]])[0]
-    return Source(
-        Dataset(name=name or _as_name(shown), title=shown, info_hash=info_hash), magnet=link
     )
 
 
@@ -171,7 +158,7 @@ def _job(
     return Job(
         dataset=found.dataset,
         folder=folder,
-        wanted=patterns or found.default,
+        wanted=patterns or found.only or found.default,
         patterns=patterns,
         keep=tuple(before.counts["files"]) if before is not None and before.complete else (),
         metadata=found.metadata,
