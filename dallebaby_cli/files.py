@@ -5,9 +5,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,10 +30,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, fsync it and rename it.
 
     If the block raises, the temporary file is removed and `path` stays as it was. A process that
-    is killed leaves at most one `.NAME.tmp`, which the next writer of the same file overwrites.
+    is killed leaves at most one `.NAME.….tmp`, which the next writer of the same file removes.
+    Several processes may write the same file at once: the last one's stays, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -41,6 +44,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """A new file beside `path` that no other process writes; what dead ones left is removed."""
+    import socket
+
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"  # a disk may be shared by several
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
+            writer = name[len(path.name) + 2 : -len(".tmp")]
+            if not writer or (writer.startswith(f"{host}-") and not _lives(writer[9:])):
+                path.with_name(name).unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this machine works on, by its number as text; true for other text."""
+    import psutil
+
+    return not re.fullmatch("[0-9]{1,9}", process) or psutil.pid_exists(int(process))
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,6 +36,40 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_may_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    code = (
+        "import pathlib; from dallebaby_cli import files\n"
+        f"with files.atomic_path(pathlib.Path({str(path)!r})) as t:\n"
+        "    print(t.write_text('theirs'), flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "6\n"
+        files.write_text(path, "ours")
+        assert path.read_text() == "ours"
+        other.communicate("\n")
+    assert other.returncode == 0 and path.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_working_files_are_not_written_through_links(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_text("precious")
+    with files.atomic_path(folder / "a") as temporary:
+        temporary.write_text("new")
+        name = temporary.name
+    for link in (name, ".a.tmp", ".lock", ".part"):
+        (folder / link).symlink_to(outside)
+    with files.lock(folder, "it"):
+        files.write_text(folder / "a", "newer")
+    files.own(folder / ".part").write_text("mine")
+    assert outside.read_text() == "precious" and (folder / "a").read_text() == "newer"
+    assert {p.name for p in folder.iterdir()} == {"a", ".lock", ".part"}
+    os.mkfifo(folder / "pipe")
+    assert not files.own(folder / "pipe").exists()
+
+
 def test_the_second_process_is_told_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     code = (
         "import pathlib, time; from dallebaby_cli import files\n"

@@ -25,7 +25,7 @@ from dallebaby_cli.text import one_line, without_secrets
 SYNC_EVERY_S = 3.0  # a power cut costs no more than this
 REPORT_EVERY_S = 0.5
 LONGEST_WAIT_S = 30.0  # between two attempts
-LONGEST_PART = 239  # bytes of the name of what grows: those of its state, while written, are more
+LONGEST_PART = 228  # bytes of the name of what grows: those of its state, while written, are more
 RESTARTS = 5  # from the first byte, before a mirror that never gets to the end counts as silent
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # ours, not the network's
 
