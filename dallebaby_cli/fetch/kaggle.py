@@ -1,20 +1,25 @@
 """Kaggle: datasets that only Kaggle's own client may download, with a person's own token."""
 
+import os
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput, FetchFailed, Interrupted
 from dallebaby_cli.fetch.catalog import File
 from dallebaby_cli.fetch.transfer import Brought, Fetched, Job, Stalled
 from dallebaby_cli.progress import Transfer
+from dallebaby_cli.text import one_line
 
 INCOMING = ".kaggle.part"  # a folder: the client leaves its own marks beside what it downloads
 REPORT_EVERY_S = 0.5
+PATIENCE_S = 5.0  # with a client that is asked to end
+LAST_WORDS = 4096  # bytes of what the client said
 
 
 def download(job: Job, wanted: list[File]) -> Brought:
@@ -22,11 +27,19 @@ def download(job: Job, wanted: list[File]) -> Brought:
     brought = {}
     for file in wanted:
         path = job.folder / file.path
-        if not path.exists() and not _by_hand(job, file):
+        if not path.is_file() and not _by_hand(job, file):
             _by_client(job, file)
         if not zipfile.is_zipfile(path):
             raise BadInput(f"{path} is not a whole zip archive; remove it and run this again")
-        brought[file.path] = Fetched(size_bytes=path.stat().st_size, sha256=files.sha256_file(path))
+        fetched = Fetched(size_bytes=path.stat().st_size, sha256=files.sha256_file(path))
+        if (file.size_bytes or fetched.size_bytes, file.sha256 or fetched.sha256) != (
+            fetched.size_bytes,
+            fetched.sha256,
+        ):
+            raise BadInput(
+                f"{path} is not the archive that the catalogue knows; remove it and run this again"
+            )
+        brought[file.path] = fetched
     shutil.rmtree(job.folder / INCOMING, ignore_errors=True)
     return Brought(files=brought)
 
@@ -48,23 +61,24 @@ def _by_client(job: Job, file: File) -> None:
     if client is None:
         raise FetchFailed(f"Kaggle's client is not installed; {_how(job, file)}")
     incoming = job.folder / INCOMING
-    incoming.mkdir(exist_ok=True)
+    if not incoming.is_dir() or incoming.is_symlink():
+        incoming.unlink(missing_ok=True)
+        incoming.mkdir()
     arguments = [client, "datasets", "download", "-d", slug, "-p", str(incoming)]
-    with (incoming / "client.log").open("w+", encoding="utf-8", errors="replace") as log:
+    with TemporaryFile() as log:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             _watch(job, process, incoming)
         finally:
-            process.terminate()
-            process.wait()
-        log.seek(0)
-        said = log.read().strip()
+            _end(process)
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_WORDS))
+        said = log.read(LAST_WORDS).decode("utf-8", "replace").strip()
     arrived = incoming / f"{slug.partition('/')[2]}.zip"
     if process.returncode != 0 or not arrived.is_file():
         if not any(incoming.glob("*.zip")):
-            shutil.rmtree(incoming)
+            shutil.rmtree(incoming, ignore_errors=True)
         last = said.splitlines()[-1] if said else f"exit code {process.returncode}"
-        raise FetchFailed(f"Kaggle's client failed ({last[:300]}); {_how(job, file)}")
+        raise FetchFailed(f"Kaggle's client failed ({one_line(last)[:300]}); {_how(job, file)}")
     arrived.replace(job.folder / file.path)
 
 
@@ -83,6 +97,16 @@ def _watch(job: Job, process: subprocess.Popen[bytes], incoming: Path) -> None:
         if pulse.idle_s > job.timeout_s:
             raise Stalled(f"Kaggle sent nothing for {job.timeout_s:.0f} s; {job.how_to_continue}")
         time.sleep(REPORT_EVERY_S)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the client, whether it listens or not."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _how(job: Job, file: File) -> str:

@@ -322,3 +322,38 @@ def test_mirrors_do_not_stand_in_for_a_torrent_that_holds_more(cli: Cli, tmp_pat
         assert ran.code == 1 and "nothing came" in ran.err
         ran = cli("--home", home, *arguments, "--files", "known.zip")
     assert ran.code == 0, ran.err
+
+
+def test_a_kaggle_client_that_only_talks_is_stopped(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says, and though it does not listen: what counts is what it brings."""
+    talk = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "while True: print('still waiting \\x1b[2J' * 99, flush=True); time.sleep(0.1)"
+    )
+    client(tmp_path / "bin", monkeypatch, talk)
+    monkeypatch.setattr("dallebaby_cli.fetch.kaggle.PATIENCE_S", 0.2)
+    ran = cli("--home", tmp_path / "home", "fetch", "flickr30k", "--timeout", "1")
+    assert ran.code == 1 and "Kaggle sent nothing for 1 s" in ran.err and "\x1b" not in ran.err
+
+
+def test_an_archive_from_kaggle_is_the_one_that_the_catalogue_knows(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(tmp_path / "bin", monkeypatch)
+    home, outside = tmp_path / "home", tmp_path / "outside"
+    outside.mkdir()
+    (home / "raw/mine").mkdir(parents=True)
+    (home / "raw/mine/.kaggle.part").symlink_to(outside)
+    for facts, code in (
+        ({"size_bytes": 23}, 1),
+        ({"sha256": "0" * 64}, 1),
+        ({"size_bytes": 22}, 0),
+    ):
+        entry = {"kaggle": "hsankesara/flickr-image-dataset", "files": [{"path": "a.zip", **facts}]}
+        (home / "catalog.yaml").write_text(json.dumps({"datasets": {"mine": entry}}))
+        ran = cli("--home", home, "fetch", "mine")
+        assert ran.code == code and ("archive that the catalogue knows" in ran.err) is bool(code)
+    assert list(outside.iterdir()) == []
