@@ -94,7 +94,7 @@ class Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
         super().__init__(sock, *arguments, **named)
-        self.clocked = _Clocked(self.fp.detach(), sock)  # type: ignore[attr-defined]
+        self.clocked = _Clocked(self.fp.detach(), sock)
         self.fp = io.BufferedReader(self.clocked)
 
     def begin(self) -> None:

@@ -15,7 +15,7 @@ from dallebaby_cli import files
 from dallebaby_cli.errors import BadInput, DiskFull, FetchFailed, Interrupted
 from dallebaby_cli.fetch import diagnosis, resume, torrent_file
 from dallebaby_cli.fetch.file_list import Contents, Entry
-from dallebaby_cli.fetch.torrent_file import lt
+from dallebaby_cli.fetch.torrent_file import libtorrent as lt
 from dallebaby_cli.fetch.torrent_settings import settings
 from dallebaby_cli.fetch.transfer import Job, Stalled
 from dallebaby_cli.progress import Note, Transfer

@@ -11,7 +11,7 @@ from dallebaby_cli.errors import BadInput, DallebabyError
 from dallebaby_cli.fetch.file_list import Contents, Entry
 
 try:
-    import libtorrent as lt
+    import libtorrent as libtorrent  # for torrent.py, too
 except ImportError as error:
     raise DallebabyError(
         f"BitTorrent needs the libtorrent package, which does not load here ({error}); "
@@ -29,7 +29,7 @@ def read(path: Path) -> bytes:
 def load(metadata: bytes, where: str) -> Any:
     """What libtorrent makes of a .torrent file. Raises BadInput if it is none."""
     try:
-        return lt.load_torrent_buffer(metadata)
+        return libtorrent.load_torrent_buffer(metadata)
     except RuntimeError as error:
         raise BadInput(f"{where} is not a torrent that can be read: {error}") from error
 
@@ -44,7 +44,7 @@ def info_hashes(metadata: bytes, where: str) -> tuple[str, ...]:
 def parse_magnet(link: str) -> Any:
     """What libtorrent makes of a magnet link, None of "". Raises BadInput if it is none."""
     try:
-        return lt.parse_magnet_uri(link) if link else None
+        return libtorrent.parse_magnet_uri(link) if link else None
     except RuntimeError as error:
         raise BadInput(f"{link[:80]!r} is not a magnet link: {error}") from error
 
@@ -52,7 +52,7 @@ def parse_magnet(link: str) -> Any:
 def read_state(state: bytes) -> Any:
     """What libtorrent makes of a saved state; None where it cannot read it."""
     try:
-        return lt.read_resume_data(state)
+        return libtorrent.read_resume_data(state)
     except RuntimeError:
         return None
 
@@ -61,7 +61,7 @@ def written(parameters: Any) -> bytes:
     """A .torrent file of what libtorrent knows. Of a torrent of version 2, the piece layers are
     left out unless all are known: peers give them after the list of files, each with its file."""
     try:
-        return bytes(lt.bencode(cast(Any, lt.write_torrent_file(parameters))))
+        return bytes(libtorrent.bencode(cast(Any, libtorrent.write_torrent_file(parameters))))
     except RuntimeError:
         return b"d4:info" + parameters.ti.info_section() + b"e"
 
@@ -81,9 +81,9 @@ def contents(metadata: bytes, where: str, folder: Path) -> Contents:
         path = storage.file_path(index).replace(os.sep, "/").removeprefix(f"{info.name()}/")
         size, offset = storage.file_size(index), storage.file_offset(index)
         flags = storage.file_flags(index)
-        if flags & lt.file_flags_t.flag_symlink:
+        if flags & libtorrent.file_flags_t.flag_symlink:
             links.append(path)
-        elif flags & lt.file_flags_t.flag_pad_file:
+        elif flags & libtorrent.file_flags_t.flag_pad_file:
             padding.append(Entry(index, "", size, offset))
         else:
             if names.reserved(path):
