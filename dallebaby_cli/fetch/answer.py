@@ -11,8 +11,10 @@ import io
 import itertools
 import re
 import socket
+import ssl
 import string
 import time
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -138,7 +140,13 @@ def ask(url: str, headers: dict[str, str], timeout_s: float = SOCKET_TIMEOUT_S) 
         opener.add_handler(handler)
     for _ in range(MOST_HOPS):
         request = _request(url, headers)
-        response = opener.open(request, timeout=min(SOCKET_TIMEOUT_S, timeout_s))
+        try:
+            response = opener.open(request, timeout=min(SOCKET_TIMEOUT_S, timeout_s))
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                why = error.reason.verify_message
+                raise Useless(f"shows a certificate that is not valid: {why}") from error
+            raise
         assert isinstance(response, Response)
         if response.status not in REDIRECTS:
             return response

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import ssl
 import time
 import urllib.error
 from collections import deque
@@ -87,7 +86,7 @@ class _Download:
             try:
                 self._stream(url)
                 return self._finish()
-            except (Useless, http.client.InvalidURL, ssl.SSLCertVerificationError) as error:
+            except (Useless, http.client.InvalidURL) as error:
                 self._note(url, _plain(error))
                 mirrors.popleft()
                 continue
@@ -318,8 +317,6 @@ def _plain(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, http.client.InvalidURL):
         return "is not a valid address"
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"shows a certificate that is not valid: {reason.verify_message}"
     if isinstance(reason, TimeoutError):
         return "silent for too long"
     if isinstance(reason, OSError) and reason.strerror:

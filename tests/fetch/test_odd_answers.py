@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class Asked(list[tuple[str, str]]):
 
 
 @contextmanager
-def answering(*answers: Answer) -> Iterator[Asked]:
+def answering(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Asked]:
     """A server that gives each request the next of the answers, the last one for ever."""
     asked = Asked()
 
@@ -41,7 +42,7 @@ def answering(*answers: Answer) -> Iterator[Asked]:
             else:
                 self.wfile.write(answer)
 
-    with serving(Odd) as port:
+    with serving(Odd, tls=tls) as port:
         asked.url = f"http://127.0.0.1:{port}"
         yield asked
 
@@ -258,13 +259,50 @@ def test_an_address_that_is_none_is_no_fault_of_the_network(cli: Cli, home: Path
     assert "is not a" in ran.err and "address" in ran.err
 
 
-def test_from_https_nobody_is_led_to_http() -> None:
-    from dallebaby_cli.fetch import answer
+LOCALHOST = """
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgxvMZ9FQ6DATKBOYl
+iEx0grFDC/1jS2tbcJiF9GbIWdWhRANCAATX61DJq08//tdC1j2xolmlusZCHKvb
+53JlzbBbFDHm7zrOCMW8lau7IfloYhxliAL3mUYgcX4ehhXm9No1a2Ar
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBlTCCATugAwIBAgIUXZO61qE3B6JbQtAjJZqt3uYZQc4wCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNjExMDkxNloYDzIxMjYxMTAy
+MTEwOTE2WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATX61DJq08//tdC1j2xolmlusZCHKvb53JlzbBbFDHm7zrOCMW8lau7
+IfloYhxliAL3mUYgcX4ehhXm9No1a2Aro2kwZzAdBgNVHQ4EFgQUdV+Sjd9pTZlX
+yQomz8VMVcwMPwQwHwYDVR0jBBgwFoAUdV+Sjd9pTZlXyQomz8VMVcwMPwQwDwYD
+VR0TAQH/BAUwAwEB/zAUBgNVHREEDTALgglsb2NhbGhvc3QwCgYIKoZIzj0EAwID
+SAAwRQIgLZAE92yKM2N/GQWC5VYjUFBmhY1iPaHFi6YRqFUPTkMCIQD+iGKPq/vD
+q+V78fziwjsk46xinlap03u+wnMoQchOPw==
+-----END CERTIFICATE-----
+"""  # a certificate for localhost that nobody but this test believes
 
-    with pytest.raises(answer.Useless, match="from https to 'http://b/x'"):
-        answer._redirected("https://a/x", "http://u:secret@b/x?key=secret")
-    assert answer._redirected("https://u:p@a/x", "/y") == "https://u:p@a/y"
-    assert answer._redirected("http://a/x", "https://b/y") == "https://b/y"
+
+@contextmanager
+def secure(folder: Path, *answers: Answer) -> Iterator[str]:
+    """The same over TLS; yields its address."""
+    (folder / "localhost.pem").write_text(LOCALHOST)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "localhost.pem")
+    with answering(*answers, tls=context) as server:
+        yield server.url.replace("http://127.0.0.1", "https://localhost")
+
+
+def test_tls_is_checked_and_nobody_is_led_out_of_it(
+    cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led = head("302 Found", Location="http://u:secret@127.0.0.1:9/x?key=secret")
+    with secure(tmp_path, HALF, part(50_000, 100_000), led) as url:
+        catalogue(home, f"{url}/data.zip")
+        ran = fetch(cli, home)
+        assert ran.code == 1 and "a certificate that is not valid: self-signed" in ran.err
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "localhost.pem"))
+        ran = fetch(cli, home)
+        assert ran.code == 0 and held(home / "raw/mine") == {"data.zip": CONTENT}, ran.err
+        ran = fetch(cli, home, "--name", "other")
+    assert ran.code == 1 and "leads on from https to 'http://127.0.0.1:9/x'" in ran.err
+    assert "secret" not in ran.err
 
 
 def test_a_password_in_an_address_is_used_and_never_shown(cli: Cli, home: Path) -> None:
