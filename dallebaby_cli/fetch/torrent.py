@@ -300,6 +300,8 @@ class Swarm:
             for alert in self.session.pop_alerts():  # all of them: what comes after it counts too
                 if found is None and isinstance(alert, kind):
                     found = alert
+                elif isinstance(alert, lt.save_resume_data_failed_alert) and kind in SAVED:
+                    raise FetchFailed(f"{alert.error.message()}; {self.job.how_to_continue}")
                 else:
                     self._heed(alert)
             if found is not None:

@@ -9,10 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli import files
+from dallebaby_cli import files, names
 from dallebaby_cli.config import FetchConfig
 from dallebaby_cli.config.settings import as_dict, nearest
-from dallebaby_cli.errors import DallebabyError, FetchFailed, Mismatch, MissingInput, UsageError
+from dallebaby_cli.errors import (
+    BadInput,
+    DallebabyError,
+    FetchFailed,
+    Mismatch,
+    MissingInput,
+    UsageError,
+)
 from dallebaby_cli.fetch import catalog, http, magnet
 from dallebaby_cli.fetch.catalog import Dataset, File, named
 from dallebaby_cli.fetch.transfer import Brought, Job, Stalled
@@ -108,7 +115,7 @@ def fetch(
     found = source(what, home, name)
     folder = manifest.artefact(home, "raw", found.dataset.name)
     with files.lock(folder, f"raw/{folder.name}"), Interrupt() as interrupt:
-        before = manifest.read(folder)
+        before = _before(folder)
         if before is not None and before.config["source"] != found.identity:
             raise Mismatch(
                 f"{folder} holds something else of that name ({before.config['source'][:60]}); "
@@ -143,6 +150,42 @@ def fetch(
 
             bittorrent.give(replace(job, keep=tuple(brought.files)))
         return Raw(folder, done, fresh=True)
+
+
+def _before(folder: Path) -> Manifest | None:
+    """What an earlier fetch noted in the folder. Raises BadInput if that makes no sense, or names
+    files outside it."""
+    found = manifest.read(folder)
+    if found is None:
+        return None
+    source, asked = found.config.get("source"), found.config.get("files")
+    listed, edges = found.counts.get("files", {}), found.counts.get("edges", {})
+    if not (
+        isinstance(source, str)
+        and isinstance(asked, list)
+        and all(isinstance(pattern, str) for pattern in asked)
+        and isinstance(listed, dict)
+        and all(_is_noted(path, facts) for path, facts in listed.items())
+        and isinstance(edges, dict)
+        and all(key.isdecimal() and isinstance(edges[key], str) for key in edges)
+        and (not found.complete or "files" in found.counts)
+    ):
+        raise BadInput(
+            f"{folder / 'manifest.json'} is damaged; remove it and fetch again what you want of "
+            f"{folder.name}: what is here and right is not fetched again"
+        )
+    return found
+
+
+def _is_noted(path: str, facts: Any) -> bool:
+    """Whether a manifest can say this of one file."""
+    return (
+        not names.unsafe(path)
+        and not names.reserved(path)
+        and isinstance(facts, dict)
+        and type(facts.get("bytes")) is type(facts.get("mtime_ns")) is int
+        and isinstance(facts.get("sha256", ""), str)
+    )
 
 
 def _job(
@@ -225,7 +268,7 @@ def _damaged(job: Job, before: Manifest, verify: bool) -> list[str]:
     if torrented:
         from dallebaby_cli.fetch import bittorrent
 
-        known = {int(piece): digest for piece, digest in before.counts["edges"].items()}
+        known = {int(piece): digest for piece, digest in before.counts.get("edges", {}).items()}
         damaged |= set(bittorrent.verify(replace(job, keep=tuple(torrented)), known))
     for path, facts in before.counts["files"].items():
         if "sha256" in facts and path not in damaged:

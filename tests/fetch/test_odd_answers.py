@@ -471,6 +471,35 @@ def test_links_in_place_of_working_files_lead_nowhere(
     assert outside.read_bytes() == b"precious" if there else not outside.exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../precious": {"bytes": 1, "mtime_ns": 1, "sha256": "0"}}},
+        {"files": {"data.zip": {"bytes": "many"}}},
+        {"files": ["data.zip"]},
+        {"edges": {"x": "y"}},
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_not_acted_on(
+    cli: Cli, home: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "home").mkdir()
+    (home / "precious").write_bytes(b"precious")
+    with answering(whole()) as server:
+        catalogue(home, f"{server.url}/d")
+        assert fetch(cli, home).code == 0
+        path = home / "raw/mine/manifest.json"
+        content = json.loads(path.read_text())
+        content["counts"] |= change
+        path.write_text(json.dumps(content))
+        ran = fetch(cli, home)
+        assert ran.code == 1 and f"{path} is damaged; remove it and fetch again" in ran.err
+        path.unlink()
+        ran = fetch(cli, home)
+    assert ran.code == 0 and held(home / "raw/mine") == {"data.zip": CONTENT} and len(server) == 1
+    assert (home / "precious").read_bytes() == b"precious"
+
+
 def test_names_as_long_as_the_file_system_takes(cli: Cli, home: Path) -> None:
     path = "\u732b" * 83 + "12.zip"
     assert len(path.encode()) == 255
