@@ -1,6 +1,7 @@
 """The datasets that can be fetched by name: catalog.yaml, and HOME/catalog.yaml merged over it."""
 
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -104,8 +105,9 @@ class Dataset:
         assert self.info_hash is not None
         kind = "btih:" if len(self.info_hash) == 40 else "btmh:1220"
         parts = [f"xt=urn:{kind}{self.info_hash}", f"dn={quote(self.name)}"]
-        parts += [f"tr={quote(t, safe='')}" for t in self.trackers]
-        parts += [f"ws={quote(w, safe='')}" for w in self.web_seeds]
+        for key, addresses in (("tr", self.trackers), ("ws", self.web_seeds)):
+            quoted = (quote(address, safe=string.punctuation) for address in addresses)
+            parts += [f"{key}={quote(address, safe='')}" for address in quoted]
         return "magnet:?" + "&".join(parts)
 
 

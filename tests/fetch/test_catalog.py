@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import libtorrent
 import pytest
 
 from dallebaby_cli.errors import BadInput
@@ -113,3 +114,19 @@ def test_files_are_named_by_glob_or_by_the_end_of_the_path(
     path: str, pattern: str, fits: bool
 ) -> None:
     assert bool(named((path,), (pattern,))) is fits
+
+
+def test_addresses_in_a_magnet_link_hold_no_blanks() -> None:
+    seeds = ("http://a/b c/\u00e9%20/", "http://a/?x=1&y=2")
+    dataset = Dataset(name="x", info_hash="a" * 40, web_seeds=seeds, trackers=("http://t/a b",))
+    link = libtorrent.parse_magnet_uri(dataset.magnet)
+    assert link.url_seeds == ["http://a/b%20c/%C3%A9%20/", "http://a/?x=1&y=2"]
+    assert link.trackers == ["http://t/a%20b"]
+
+
+def test_names_are_names_before_they_are_patterns() -> None:
+    paths = ["data [v2].zip", "data v.zip", "a/data [v2].zip", "b[1]/c", "b1/c", "d?", "de"]
+    assert named(paths, ("data [v2].zip",)) == {paths[0], paths[2]}
+    assert named(paths, ("data [vw].zip",)) == {"data v.zip"}
+    assert named(paths, ("b[1]/",)) == {"b[1]/c"} and named(paths, ("b[12]/",)) == {"b1/c"}
+    assert named(paths, ("d?",)) == {"d?"} and named(paths, ("?e", "[")) == {"de"}

@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield served
 
 
-@fuzz(data=st.data(), known=st.booleans())
+@fuzz(examples=40, data=st.data(), known=st.booleans())
 def test_a_damaged_note_of_what_came(
     tmp_path: Path, server: Site, known: bool, data: st.DataObject
 ) -> None:
