@@ -311,10 +311,15 @@ def test_a_folder_that_another_program_filled_is_taken(
     cli: Cli, home: Path, content: Path, tmp_path: Path
 ) -> None:
     torrent = make_torrent(content, tmp_path / "x.torrent")
-    shutil.copytree(content, home / "raw/x/Some Data")
+    for folder in ("x", "y"):
+        shutil.copytree(content, home / "raw" / folder / "Some Data")
     ran = fetch(cli, home, torrent.path)  # nobody gives it
     assert ran.code == 0 and "took 3 file(s)" in ran.err, ran.err
     assert held(home / "raw/x") == held(content)
+    with session(torrent, content.parent) as (peer, seed):  # gives the list of files
+        ran = fetch(cli, home, torrent.magnet, "--peer", peer, "--name", "y")
+        assert seed.status().total_payload_upload == 0
+    assert ran.code == 0 and held(home / "raw/y") == held(content), ran.err
 
 
 @pytest.mark.parametrize("own", ["a.jpg", "b", ".resume", ".torrent", ".lock", "parts"])
