@@ -76,9 +76,11 @@ def distinct(paths: Sequence[str], *, fold: bool) -> list[str]:
 def _numbered(path: str, number: int) -> str:
     """The path with a number before the ending of its last name, which stays short enough."""
     folder, slash, name = path.rpartition("/")
-    stem, ending = os.path.splitext(name)
-    ending = f".{number}{ending}"
-    stem = os.fsencode(stem)[: LONGEST - len(os.fsencode(ending))].decode("utf-8", "ignore")
+    suffix = PurePath(name).suffix
+    ending = f".{number}{suffix}"
+    stem = os.fsencode(name.removesuffix(suffix))[: LONGEST - len(os.fsencode(ending))].decode(
+        "utf-8", "ignore"
+    )
     return f"{folder}{slash}{stem}{ending}"
 
 

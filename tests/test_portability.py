@@ -217,7 +217,14 @@ def _is_text(call: ast.Call) -> bool:
     owner = ast.unparse(called.value)
     if called.attr in ("read_text", "write_text"):
         return owner != "files"
-    if called.attr == "open" and owner not in ("os", "tarfile", "Image", "member", "self"):
+    if called.attr == "open" and owner not in (
+        "os",
+        "opener",
+        "tarfile",
+        "Image",
+        "member",
+        "self",
+    ):
         return bool(re.fullmatch(r"[rwax]\+?t?\+?", _mode(call, 0)))
     return any(k.arg == "text" and ast.unparse(k.value) == "True" for k in call.keywords)
 

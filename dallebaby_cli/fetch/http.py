@@ -198,7 +198,7 @@ class _Download:
     def _opened(self, keep: bool) -> IO[bytes]:
         """The file that grows, which is none that something else leads to."""
         files.own(self.part)
-        return self.part.open("r+b" if keep else "wb")
+        return self.part.open("r+b") if keep else self.part.open("wb")
 
     def _take_all_as_it_is(self, size: int) -> None:
         """All of it came before; only its name is missing."""

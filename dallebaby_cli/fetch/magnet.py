@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
 from dallebaby_cli.errors import UsageError
-from dallebaby_cli.text import one_line
+from dallebaby_cli.text import clean, one_line
 
 ONLY = "magnet:?so="
 """begins the pattern that names files by their numbers in the torrent: magnet:?so=0-2,7"""
@@ -32,13 +32,13 @@ def is_one(text: str) -> bool:
 
 def parse(text: str) -> Magnet:
     """Understand a magnet link. Raises UsageError that says what is wrong with it."""
-    query = [(key.lower(), value) for key, value in parse_qsl(text.partition("?")[2])]
+    query = [(key.lower(), value) for key, value in parse_qsl(clean(text).partition("?")[2])]
     hashes = [_hash(value) for key, value in query if re.fullmatch(r"xt(\.\d+)?", key)]
     known = sorted({h for h in hashes if h}, key=len)
     if not known:
         short = one_line(text)[:80]
         raise UsageError(f"{short!r} is no magnet link of a torrent: it has no xt=urn:btih:…")
-    rest = [(key, value) for key, value in query if not key.startswith(("xt", "so"))]
+    rest = [(k, v) for k, v in query if re.fullmatch(r"(?!xt|so$)[a-z0-9.]+", k)]
     parts = [f"xt=urn:{'btih:' if len(h) == 40 else 'btmh:1220'}{h}" for h in known]
     parts += [f"{key}={quote(value, safe=':')}" for key, value in rest]
     chosen = ",".join(value for key, value in query if key == "so")

@@ -1,6 +1,7 @@
 """Torrents, magnet links and saved states that are damaged: a list of files, or one sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import libtorrent
 import pytest
@@ -31,9 +32,47 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 def test_a_damaged_torrent(
     tmp_path: Path, real: list[bytes], which: int, data: st.DataObject
 ) -> None:
-    content = data.draw(mutated(real[which]))
+    look_at(data.draw(mutated(real[which])), tmp_path)
+
+
+NUMBERS = st.sampled_from([0, 1, -1, 5, 16384, 20_000, 2**31, 2**40, 2**62, 2**63 - 1])
+NAMES = st.sampled_from(
+    [b"a", b"A", b"..", b"", b"/", b"manifest.json", b"\xff", b"x" * 300, b"\x1b["]
+)
+FILES = st.fixed_dictionaries(
+    {b"length": NUMBERS, b"path": st.lists(NAMES, max_size=3)},
+    optional={b"attr": st.sampled_from([b"p", b"l", b"x", b""]), b"symlink path": st.lists(NAMES)},
+)
+FIELDS = {
+    b"name": NAMES,
+    b"piece length": NUMBERS,
+    b"pieces": st.binary(max_size=100),
+    b"files": st.lists(FILES, max_size=5),
+    b"length": NUMBERS,
+    b"meta version": NUMBERS,
+    b"file tree": st.dictionaries(
+        NAMES, st.dictionaries(st.just(b""), st.fixed_dictionaries({b"length": NUMBERS}))
+    ),
+    b"private": NUMBERS,
+}
+
+
+@fuzz(changes=st.fixed_dictionaries({}, optional=FIELDS), which=st.integers(0, 2))
+def test_a_torrent_that_says_other_things(
+    tmp_path: Path, real: list[bytes], which: int, changes: dict[bytes, Any]
+) -> None:
+    whole = libtorrent.bdecode(real[which])
+    whole[b"info"] |= changes
+    if b"files" in changes:  # as many hashes as it needs
+        total = sum(f[b"length"] for f in changes[b"files"] if f[b"length"] < 2**20)
+        whole[b"info"][b"pieces"] = bytes(20 * -(-max(total, 0) // 16384))
+    look_at(libtorrent.bencode(whole), tmp_path)
+
+
+def look_at(content: bytes, folder: Path) -> None:
+    """Read a torrent: its files can be written into one folder, or it is refused."""
     try:
-        found = torrent_file.contents(content, "it", tmp_path)
+        found = torrent_file.contents(content, "it", folder)
     except BadInput:
         return
     paths = [e.path for e in found.entries]
@@ -42,7 +81,7 @@ def test_a_damaged_torrent(
     wanted = found.chosen(("*.jpg", f"{magnet.ONLY}0-1"))
     whole = found.whole_pieces(wanted)
     assert len(whole) == -(-found.total_bytes // found.piece_bytes)
-    edges(found, wanted, tmp_path)
+    edges(found, wanted, folder)
 
 
 LINK = f"magnet:?xt=urn:btih:{'ab' * 20}&dn=a%20b&tr=http://a/&x.pe=127.0.0.1:9&so=0-2"
