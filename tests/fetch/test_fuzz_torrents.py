@@ -43,16 +43,16 @@ FILES = st.fixed_dictionaries(
     {b"length": NUMBERS, b"path": st.lists(NAMES, max_size=3)},
     optional={b"attr": st.sampled_from([b"p", b"l", b"x", b""]), b"symlink path": st.lists(NAMES)},
 )
+LEAF = st.fixed_dictionaries(
+    {b"length": NUMBERS, b"pieces root": st.binary(min_size=32, max_size=32)}
+)
 FIELDS = {
     b"name": NAMES,
-    b"piece length": NUMBERS,
+    b"piece length": st.sampled_from([16384, 16384, 16384, 32768, 0, 2**30]),
     b"pieces": st.binary(max_size=100),
     b"files": st.lists(FILES, max_size=5),
     b"length": NUMBERS,
-    b"meta version": NUMBERS,
-    b"file tree": st.dictionaries(
-        NAMES, st.dictionaries(st.just(b""), st.fixed_dictionaries({b"length": NUMBERS}))
-    ),
+    b"file tree": st.dictionaries(NAMES, st.dictionaries(st.just(b""), LEAF)),
     b"private": NUMBERS,
 }
 
