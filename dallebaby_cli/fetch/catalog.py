@@ -12,6 +12,7 @@ from urllib.parse import quote
 from dallebaby_cli import names
 from dallebaby_cli.config import settings, yaml_reader
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.store import manifest
 from dallebaby_cli.text import one_line
 
 EMBEDDED = Path(__file__).with_name("catalog.yaml")
@@ -173,6 +174,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _dataset(name: str, fields: Mapping[str, Any], own: Path) -> Dataset:
     try:
         dataset = settings.build(Dataset, {**fields, "name": name})
+        manifest.artefact(own.parent, "raw", name)  # refuses what cannot be a folder's name
         _require_safe(dataset)
     except (UsageError, TypeError) as error:
         raise BadInput(f"{own}: dataset {name}: {error}") from error

@@ -85,6 +85,8 @@ def test_names_and_sums_are_text_though_yaml_has_other_ideas(tmp_path: Path) -> 
         ("datasets: {x: {files: [{size_bytes: 1}]}}", "path"),
         ("datasets: {x: !!python/object/apply:os.system [true]}", "catalog.yaml"),
         ("datasets: {", "catalog.yaml"),
+        ("datasets: {../x: {title: a}}", "'../x' cannot be a name"),
+        ("datasets: {'[/b]': {title: a}}", "'[/b]' cannot be a name"),
     ],
 )
 def test_a_wrong_catalogue_is_named_with_its_fault(

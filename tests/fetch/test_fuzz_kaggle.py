@@ -43,6 +43,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @fuzz(
+    examples=40,
     said=mutated(b"Downloading data.zip\r 50%\n", b"401 - Unauthorized", b'{"code": 403}'),
     archive=mutated(zipped()),
     code=st.sampled_from(["0", "0", "1"]),
