@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from dallebaby_cli import names
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep.images import EXTENSIONS, Rejected
+from dallebaby_cli.prep import kinds
+from dallebaby_cli.prep.images import Rejected
 from dallebaby_cli.store import manifest
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -58,8 +59,24 @@ class Member:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it should hold a picture."""
-        return is_picture(self.path)
+        """Whether it should hold a picture, by its name or, where that says nothing, its bytes."""
+        promised = kinds.by_name(self.path)
+        return bool(kinds.of(self.beginning())) if promised is None else promised
+
+    def beginning(self) -> bytes:
+        """Its first bytes, which can be read again; none where they cannot be read."""
+        try:
+            opened = self.source()
+            found: bytes = opened.peek(kinds.BEGINNING)  # type: ignore[attr-defined]
+        except (
+            *DAMAGE,
+            RuntimeError,
+            AttributeError,
+        ):  # what is wrong shows when all of it is read
+            return b""
+        if self.later is not None:  # else the stream goes on where it is
+            opened.close()
+        return found[: kinds.BEGINNING]
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -173,8 +190,8 @@ def is_litter(path: str) -> bool:
 
 
 def is_picture(path: str) -> bool:
-    """Whether a file of that name should hold a picture."""
-    return path.lower().endswith(EXTENSIONS) and not is_litter(path)
+    """Whether a file of that name should hold a picture, as far as the name tells."""
+    return bool(kinds.by_name(path)) and not is_litter(path)
 
 
 def read_file(path: Path) -> bytes:
@@ -253,7 +270,7 @@ def _tar_members(archive: Path, path: str) -> Iterator[Member]:
                 span = partial(read_span, archive, info.offset_data, info.size)
                 yield Member(below, info.size, partial(_extract, tar, info), span)
             else:
-                yield Member(below, info.size, partial(_extract, tar, info), None)
+                yield Member(below, info.size, cache(partial(_extract, tar, info)), None)
 
 
 def _is_plain(archive: Path) -> bool:

@@ -2,7 +2,7 @@
 
 Every picture is decoded once, here, so that training never meets a bad one. The shorter side is
 resized with antialiasing and the centre is kept (fit "crop"), or the longer side is and white is
-put around (fit "pad"). Reasons: empty, not an image, truncated, damaged,
+put around (fit "pad"). Reasons: empty, not an image, no decoder for …, truncated, damaged,
 too large, too small, too narrow.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what Pillow may try, whatever the name
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+from dallebaby_cli.prep import kinds
 
 Fit = Literal["crop", "pad"]
 
@@ -58,7 +57,7 @@ def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=kinds.formats()) as image:
                 _check_size(*image.size)
                 if image.format == "PNG":  # the only one with checksums, and decoding skips them
                     with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
@@ -67,13 +66,26 @@ def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
         except Rejected:
             raise
         except UnidentifiedImageError:
-            raise Rejected("not an image", f"begins with {content[:16]!r}") from None
+            raise _not_opened(content) from None
         except (Image.DecompressionBombError, MemoryError) as error:
             raise Rejected("too large", str(error)) from None
         except Exception as error:  # decoders fail in any way on files made wrong or to harm
             detail = f"{type(error).__name__}: {error}"
             cut_off = "truncated" in str(error).lower() or isinstance(error, EOFError)
             raise Rejected("truncated" if cut_off else "damaged", detail) from None
+
+
+def _not_opened(content: bytes) -> Rejected:
+    """Why Pillow does not know a file as a picture."""
+    kind = kinds.of(content[:1000])
+    if not kind:
+        return Rejected("not an image", f"begins with {content[:16]!r}")
+    if not kinds.readable(kind):
+        return Rejected(f"no decoder for {kind}", kinds.advice(kind))
+    why = kinds.complaint(kind, content)
+    if "mode" in why or "unknown" in why:
+        return Rejected(f"no decoder for this {kind}", why)
+    return Rejected("truncated" if "unpack" in why else "damaged", why)
 
 
 def square(pixels: np.ndarray, px: int, fit: Fit = "crop") -> np.ndarray:

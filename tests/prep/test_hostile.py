@@ -79,8 +79,11 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "rubbish.webp": (rubbish, "not an image"),
         "page.jpg": (b"<!doctype html><title>404</title>", "not an image"),
         "page.png": (b'{"error": "rate limited"}', "not an image"),
-        "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
-        "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "not an image"),
+        "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no decoder for SVG"),
+        "script.jpg": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n",
+            "no decoder for PostScript",
+        ),
         "pickle.png": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", "not an image"),
         "squeezed.bmp": (gzip.compress(big["BMP"]), "not an image"),
         "sound.webp": (sound, "not an image"),

@@ -196,7 +196,8 @@ def test_bad_files_are_named() -> None:
     jpeg, png = save(corners(256, 256), "JPEG"), save(corners(256, 256))
     assert reason(b"") == "empty"
     assert reason(b"<html>404 not found</html>") == "not an image"
-    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not an image"
+    assert reason(b"%!PS-Adobe-3.0 EPSF-3.0") == "no decoder for PostScript"
+    assert reason(b"<svg xmlns=") == "no decoder for SVG"
     assert reason(b"\0" * 4096) == "not an image"
     assert reason(jpeg[: len(jpeg) // 2]) == "truncated"
     assert reason(png[: len(png) // 2]) in ("truncated", "damaged")
@@ -229,6 +230,7 @@ def test_no_damage_makes_anything_but_a_picture_or_a_rejection(data: st.DataObje
     except Rejected as rejected:
         assert rejected.reason in (
             "not an image",
+            "no decoder for this TIFF",
             "truncated",
             "damaged",
             "too large",
