@@ -9,13 +9,15 @@ too large, too small, too narrow.
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from dallebaby_cli.prep import kinds
+from dallebaby_cli.prep import colour, jpeg, kinds, png
+from dallebaby_cli.prep.rejected import Rejected as Rejected
 
 Fit = Literal["crop", "pad"]
 
@@ -23,8 +25,7 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
 GAP = 1.5  # fast coarse reduction ends above so many times the final size; a filter does the rest
-
-JPEG, APP1, SCAN = b"\xff\xd8", b"\xff\xe1", b"\xff\xda"  # begin: all, EXIF or XMP, pixels
+MAX_SCANNED = 20 * MAX_PIXELS  # pixels times passes over them: half a minute
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,42 +38,36 @@ TURNS = {
 }  # EXIF orientation → how to make the picture upright
 
 
-class Rejected(Exception):
-    """A picture that cannot be used: `reason` is one of a few names, `detail` says more."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-
 def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
     """A picture file → uint8 RGB (px, px, 3). Raises Rejected."""
     if not content:
         raise Rejected("empty", "the file has no bytes")
-    plain = _plain_jpeg(content, px, fit)
-    if plain is not None:
-        return _fitted(plain, px, fit)
-    quiet = logging.getLogger("PIL")
-    quiet.setLevel(logging.CRITICAL)  # Pillow complains about odd files; we name what is wrong
+    try:
+        if content.startswith(jpeg.START) and (head := jpeg.head(content)):
+            image = _jpeg(content, head, px, fit)
+            if image is not None:
+                return _square(image, px, fit)
+        with _opened(content, px, fit) as image:
+            return _square(image, px, fit)
+    except Rejected:
+        raise
+    except UnidentifiedImageError:
+        raise _not_opened(content) from None
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise Rejected("too large", str(error)) from None
+    except Exception as error:  # decoders fail in any way on files made wrong or to harm
+        detail = f"{type(error).__name__}: {error}"
+        cut_off = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        raise Rejected("truncated" if cut_off else "damaged", detail) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow complains about odd files; we name what is wrong."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(content), formats=kinds.formats()) as image:
-                _check_size(*image.size)
-                if image.format == "PNG":  # the only one with checksums, and decoding skips them
-                    with Image.open(io.BytesIO(content), formats=("PNG",)) as again:
-                        again.verify()
-                return _square(image, px, fit)
-        except Rejected:
-            raise
-        except UnidentifiedImageError:
-            raise _not_opened(content) from None
-        except (Image.DecompressionBombError, MemoryError) as error:
-            raise Rejected("too large", str(error)) from None
-        except Exception as error:  # decoders fail in any way on files made wrong or to harm
-            detail = f"{type(error).__name__}: {error}"
-            cut_off = "truncated" in str(error).lower() or isinstance(error, EOFError)
-            raise Rejected("truncated" if cut_off else "damaged", detail) from None
+        yield
 
 
 def _not_opened(content: bytes) -> Rejected:
@@ -93,11 +88,14 @@ def square(pixels: np.ndarray, px: int, fit: Fit = "crop") -> np.ndarray:
     if pixels.shape == (px, px, 3):
         return pixels
     _check_size(pixels.shape[1], pixels.shape[0])
-    return _square(Image.fromarray(pixels), px, fit)
+    return _fitted(Image.fromarray(pixels), None, px, fit)
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, scans: int = 1) -> None:
     size = f"{width} x {height} pixels"
+    if scans * width * height > MAX_SCANNED:
+        passes = f"{scans:,} passes over {size}"
+        raise Rejected("too large", f"{passes}; the limit is {MAX_SCANNED:,} in all")
     if width * height > MAX_PIXELS:
         raise Rejected("too large", f"{size}; the limit is {MAX_PIXELS:,} in all")
     if min(width, height) < MIN_SIDE:
@@ -106,30 +104,73 @@ def _check_size(width: int, height: int) -> None:
         raise Rejected("too narrow", f"{size}; the limit is {MAX_RATIO}:1")
 
 
+def _jpeg(content: bytes, head: tuple[int, int, str], px: int, fit: Fit) -> Image.Image | None:
+    """A JPEG, coarsely shrunk; None if Pillow may know better."""
+    width, height, colours = head
+    about = jpeg.about(content)
+    _check_size(width, height, about.scans)
+    image = jpeg.decode(content, (width, height), colours, _enough(width, height, px, fit))
+    if image is not None:
+        image.info.update(about.info)
+    return image
+
+
+@contextmanager
+def _opened(content: bytes, px: int, fit: Fit) -> Iterator[Image.Image]:
+    """A picture of any kind as Pillow reads it, loaded."""
+    profile = None
+    if content.startswith(png.START):
+        content, profile = png.clean(content)
+    with _quiet(), Image.open(io.BytesIO(content), formats=kinds.formats(content)) as image:
+        scans = jpeg.about(content).scans if image.format in ("JPEG", "MPO") else 1
+        _check_size(*image.size, scans)
+        image.draft(None, _enough(*image.size, px, fit))  # JPEG decodes at 1/2, 1/4, 1/8 for free
+        image.load()
+        _check_size(*image.size)  # of an icon it may turn out to be another
+        if image.format in ("AVIF", "HEIF"):
+            profile = colour.boxed(content)
+        if profile is not None:
+            image.info.setdefault("icc_profile", profile)
+        yield image
+
+
+def _square(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
+    """A loaded picture, upright and in sRGB."""
+    turn = _turn(image)  # asked after loading, which turns a TIFF upright by itself
+    profile = image.info.get("icc_profile")
+    if not profile:
+        image = _to_rgb(image, None)
+    elif image.mode not in ("L", "RGB", "CMYK") or image.has_transparency_data:
+        image, profile = _to_rgb(image, profile), None
+    pixels = _fitted(image, profile, px, fit)
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+
+
 def _turn(image: Image.Image) -> Image.Transpose | None:
+    if not image.info:
+        return None
     try:
-        return TURNS.get(image.getexif().get(0x0112, 1))
+        with _quiet():
+            return TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block does not spoil the picture
         return None
 
 
-def _square(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
-    image.draft(None, _enough(*image.size, px, fit))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
-    image.load()
-    turn = _turn(image)  # asked after loading, which turns a TIFF upright by itself
-    pixels = _fitted(_to_rgb(image), px, fit)
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
-
-
-def _fitted(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
+def _fitted(image: Image.Image, profile: bytes | None, px: int, fit: Fit) -> np.ndarray:
+    """L, RGB or CMYK → the square in sRGB: small pictures are converted, as it takes less time."""
     if fit == "pad":
-        image = _padded(image, px)
+        scale = px / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.resize(size, _filter(max(image.size), px), reducing_gap=GAP)
+        canvas = Image.new("RGB", (px, px), "white")
+        canvas.paste(colour.to_srgb(small, profile), ((px - size[0]) // 2, (px - size[1]) // 2))
+        return np.asarray(canvas)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     if box != (0, 0, px, px):
         image = image.resize((px, px), _filter(side, px), box, reducing_gap=GAP)
-    return np.asarray(image)
+    return np.asarray(colour.to_srgb(image, profile))
 
 
 def _enough(width: int, height: int, px: int, fit: Fit) -> tuple[int, int]:
@@ -138,59 +179,24 @@ def _enough(width: int, height: int, px: int, fit: Fit) -> tuple[int, int]:
     return int(GAP * px * width / fitted), int(GAP * px * height / fitted)
 
 
-def _plain_jpeg(content: bytes, px: int, fit: Fit) -> Image.Image | None:
-    """What Pillow decodes a JPEG to, to the last bit, only faster. None if it may be turned, is not
-    in colour, or is damaged: Pillow knows what to do, or names what is wrong."""
-    if not _upright(content):
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        _check_size(width, height)
-        if colours != "YCbCr":
-            return None
-        enough = _enough(width, height, px, fit)
-        ratio = min(width // max(1, enough[0]), height // max(1, enough[1]))
-        scale = next((s for s in (8, 4, 2) if s <= ratio), 1)
-        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
-        return Image.fromarray(simplejpeg.decode_jpeg(content, **least, min_factor=1))
-    except ValueError:
-        return None
-
-
-def _upright(content: bytes) -> bool:
-    """Whether this is a JPEG that says nothing of how it must be turned."""
-    at, kind = 0, content[:2]
-    if kind != JPEG:
-        return False
-    while kind[:1] == JPEG[:1] and kind not in (APP1, SCAN):
-        at += 2 if kind == JPEG else 2 + int.from_bytes(content[at + 2 : at + 4])
-        kind = content[at : at + 2]
-    return kind == SCAN
-
-
 def _filter(side: int, px: int) -> Image.Resampling:
     """Hamming shrinks as sharply as bicubic with half the work; to enlarge, Lanczos is better."""
     return Image.Resampling.HAMMING if side > px else Image.Resampling.LANCZOS
 
 
-def _padded(image: Image.Image, px: int) -> Image.Image:
-    scale = px / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    canvas = Image.new("RGB", (px, px), "white")
-    small = image.resize(size, _filter(max(image.size), px), reducing_gap=GAP)
-    canvas.paste(small, ((px - size[0]) // 2, (px - size[1]) // 2))
-    return canvas
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode → RGB; transparent parts become white."""
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Any mode → RGB in sRGB; transparent parts become white."""
     if image.mode.startswith(("I", "F")):
         image = _to_eight_bits(image)
+    if image.mode == "LAB":
+        return colour.lab_to_srgb(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return colour.to_srgb(
+            image if image.mode in ("L", "CMYK") else image.convert("RGB"), profile
+        )
     layer = image.convert("RGBA")
     white = Image.new("RGB", layer.size, "white")
-    white.paste(layer, mask=layer.getchannel("A"))
+    white.paste(colour.to_srgb(layer.convert("RGB"), profile), mask=layer.getchannel("A"))
     return white
 
 

@@ -46,7 +46,8 @@ STARTS: tuple[tuple[str, str, bytes], ...] = (  # kind, Pillow's name for it, ho
     ("PostScript", "", rb"%!PS|\xc5\xd0\xd3\xc6"),
 )
 KINDS = re.compile(b"|".join(b"(?P<k%d>%s)" % (n, row[2]) for n, row in enumerate(STARTS)), re.S)
-BY_NAME_ONLY = ("ICO", "PCX", "SGI")  # begin with too little to be told by it; so does TGA
+BY_NAME_ONLY = ("ICO", "PCX", "SGI")  # begin with too little to be told by it
+TGA_END = b"TRUEVISION-XFILE.\0"  # TGA can be told by its end alone
 PLUGINS = {  # kind → the package that teaches Pillow to read it, its module, what must be called
     "HEIF": ("pillow-heif", "pillow_heif", "register_heif_opener"),
     "JPEG XL": ("pillow-jxl-plugin", "pillow_jxl", ""),
@@ -66,10 +67,14 @@ def by_name(path: str) -> bool | None:
     return True if ending in PICTURES else False if ending in OTHERS else None
 
 
+def formats(content: bytes = b"") -> tuple[str, ...]:
+    """What Pillow may try of a file, in its names, whatever the file is called: no others, since
+    some start programs. Those of PLUGINS are among them where they are installed."""
+    return (*_formats(), "TGA") if content.endswith(TGA_END) else _formats()
+
+
 @cache
-def formats() -> tuple[str, ...]:
-    """What Pillow may try, in its names, whatever a file is called: no others, since some start
-    programs. Those of PLUGINS are among them where they are installed."""
+def _formats() -> tuple[str, ...]:
     Image.init()
     for _, module, register in PLUGINS.values():
         try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.prep import images
+from dallebaby_cli.prep import images, jpeg
 from dallebaby_cli.prep.images import Rejected
 from dallebaby_cli.store import codec
 
@@ -168,11 +168,14 @@ def test_the_fast_jpeg_decoder_gives_what_pillow_gives(
     monkeypatch: pytest.MonkeyPatch, subsampling: int, progressive: bool
 ) -> None:
     photo = Image.effect_mandelbrot((333, 251), (-2, -1.2, 1, 1.2), 50).convert("RGB")
-    options = {"subsampling": subsampling, "progressive": progressive}
-    contents = [save(image, "JPEG", **options) for image in (photo, corners(97, 64))]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"subsampling": subsampling, "progressive": progressive, "exif": exif}
+    pictures = (photo, corners(97, 64), photo.convert("L"), photo.convert("CMYK"))
+    contents = [save(image, "JPEG", **options) for image in pictures]
     sizes = (16, 32, 64, 128, 256)
     fast = [images.decode(content, px) for content in contents for px in sizes]
-    monkeypatch.setattr(images, "_plain_jpeg", lambda *_: None)
+    monkeypatch.setattr(jpeg, "head", lambda _: None)
     exact = [images.decode(content, px) for content in contents for px in sizes]
     assert all(map(np.array_equal, fast, exact))
 

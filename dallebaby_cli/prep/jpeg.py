@@ -1,0 +1,112 @@
+"""JPEG files by libjpeg-turbo itself: faster than through Pillow, and what it says is heard.
+
+Pillow goes on where the compressed data turn out to be damaged, and gives a picture that is grey or
+shifted from there on. See docs/data.md for what counts as damage, and how that was measured.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from dallebaby_cli.prep.rejected import Rejected
+
+START, SCANS, END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+FRAMES, PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, (0xC2, 0xC6, 0xCA, 0xCE)
+APP1, APP2, SCAN = 0xE1, 0xE2, 0xDA
+ALONE = (0x01, *range(0xD0, 0xD9))  # markers that nothing belongs to
+EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+MODES = {"Gray": ("GRAY", "L"), "CMYK": ("CMYK", "CMYK"), "YCCK": ("CMYK", "CMYK")}
+TOO_MUCH = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+IN_HEADERS = "e0 e1 e2 ec ed ee fe db c0 c1 c2 dd".split()  # markers that come before all pixels
+
+
+@dataclass
+class About:
+    """What a file says beside its pixels."""
+
+    info: dict[str, bytes]
+    """as Pillow calls it: "exif", "xmp", "icc_profile" """
+    scans: int
+    """passes over the pixels"""
+
+
+def about(content: bytes) -> About:
+    """What a JPEG says of itself; what makes no sense says nothing."""
+    info, profile = dict[str, bytes](), dict[int, bytes]()
+    at, parts, several = len(START), 0, False  # parts: colours or inks
+    while 0 <= at <= len(content) - 10:
+        kind = content[at + 1]
+        if content[at] != 0xFF or kind in (0, 0xFF) or kind in ALONE:  # fill, or rubbish
+            at = content.find(b"\xff", at + 1)
+            continue
+        if kind == SCAN:
+            several = several or content[at + 4] < parts
+            break
+        body, at = at + 4, at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        if kind == APP1 and content.startswith(EXIF, body):
+            info.setdefault("exif", content[body:at])
+        elif kind == APP1 and content.startswith(XMP, body):
+            info.setdefault("xmp", content[body:at])
+        elif kind == APP2 and content.startswith(ICC, body) and body + 14 <= at <= len(content):
+            profile.setdefault(content[body + 12], content[body + 14 : at])
+        elif kind in FRAMES:
+            several, parts = kind in PROGRESSIVE, content[body + 5]
+    if profile:
+        info["icc_profile"] = b"".join(profile[number] for number in sorted(profile))
+    return About(info, content.count(SCANS) if several else 1)
+
+
+def head(content: bytes) -> tuple[int, int, str] | None:
+    """Width, height and colour space; None if this is no JPEG that can be decoded here."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content, strict=False)
+    except ValueError:
+        return None
+    return width, height, colours
+
+
+def decode(
+    content: bytes, size: tuple[int, int], colours: str, enough: tuple[int, int]
+) -> Image.Image | None:
+    """A JPEG of a size and colour space as L, RGB or CMYK, at 1/8, 1/4 or 1/2 of its size if that
+    is at least `enough`; None if Pillow may know better. Raises Rejected if it is damaged."""
+    ratio = min(has // max(1, wanted) for has, wanted in zip(size, enough, strict=True))
+    scale = next((s for s in (8, 4, 2) if s <= ratio), 1)
+    least = {"min_width": -(-size[0] // scale), "min_height": -(-size[1] // scale)}
+    space, mode = MODES.get(colours, ("RGB", "RGB"))
+    try:
+        pixels = _decode(content, colorspace=space, **least, min_factor=1)
+    except ValueError:
+        return None
+    if mode == "CMYK":  # the inks are stored the other way round, as Adobe does
+        height, width, _ = pixels.shape
+        return Image.frombytes(mode, (width, height), pixels.tobytes(), "raw", "CMYK;I")
+    return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
+
+
+def _decode(content: bytes, **how: Any) -> np.ndarray:
+    try:
+        return simplejpeg.decode_jpeg(content, **how)
+    except ValueError as error:
+        warning = str(error)
+    if "Premature end of JPEG file" in warning:
+        try:
+            return simplejpeg.decode_jpeg(content + END, **how)  # perhaps that is all it lacks
+        except ValueError:
+            raise Rejected("truncated", warning) from None
+    if "Corrupt JPEG data" in warning and not _harmless(warning, content):
+        raise Rejected("damaged", warning)
+    return simplejpeg.decode_jpeg(content, **how, strict=False)
+
+
+def _harmless(warning: str, content: bytes) -> bool:
+    """Whether what is too much is only padding, or stands before all pixels."""
+    found = TOO_MUCH.search(warning)
+    if found is None:
+        return False
+    padding = bytes(int(found[1])) + b"\xff" + bytes.fromhex(found[2])
+    return found[2] in IN_HEADERS or padding in content
