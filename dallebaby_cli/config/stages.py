@@ -12,6 +12,8 @@ from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, Transforme
 
 DEFAULT_HOME = Path("dallebaby")
 
+CaptionsFrom = Literal["auto", "files", "folders", "both"]
+
 
 # ---------------------------------------------------------------- fetch and prep
 
@@ -60,6 +62,10 @@ class PrepConfig:
     """share of the pictures kept out of training where the dataset has no split of its own"""
     shard_mb: float = 100
     """size of a shard"""
+    captions_from: CaptionsFrom = "auto"
+    """of pictures of no known dataset: files beside them and lists such as metadata.jsonl, the
+    names of their folders, or folders where there are no files; auto is files, or both where less
+    than half of the pictures have any"""
     limit: int | None = None
     """take the first so many accepted pictures, in sorted path order; `scenes` draws 20000"""
     workers: int = 0

@@ -1,14 +1,16 @@
 """Pieces: a few hundred records at a time become one Arrow file of decoded and encoded pictures.
 
 Workers make pieces in any order; what is in a piece depends on its records and the config alone.
-A piece that is there is whole, so a run that was killed goes on with those that are not.
+A run that was killed goes on with the pieces that are not there or, after a power cut, not whole.
 """
 
+import ctypes
 import hashlib
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deflate
 import numpy as np
 import pyarrow as pa
 
@@ -27,12 +30,16 @@ from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.errors import DallebabyError
 from dallebaby_cli.prep import cluster, duplicates, images
-from dallebaby_cli.prep.images import Rejected
 from dallebaby_cli.prep.readers import Drawn, Record, Records
+from dallebaby_cli.prep.rejected import Rejected
 from dallebaby_cli.progress import Progress, Report
 from dallebaby_cli.store import codec
+from dallebaby_cli.text import clean, one_line
 
 RECORDS = 256  # in one piece: what a killed worker does again at most
+PR_SET_PDEATHSIG, SIGKILL = 1, 9  # on Linux
+MARK = b"dallebaby piece"
+LINE_BYTES = 64  # tables begin at multiples of this
 MOST_WORKERS = 61 if os.name == "nt" else 4096  # Windows cannot wait for more
 
 SCHEMA = pa.schema(
@@ -87,7 +94,7 @@ def make_all(
             if not records or line.enough:
                 break
             path = folder / f"{number:06}.arrow"
-            there = path.exists()
+            there = is_whole(path, len(records))
             wait = (lambda: None) if there else start(Task(path, records, config, source))
             line.waiting.append((path, len(records), wait))
         while line.waiting:
@@ -127,7 +134,9 @@ class _Line:
         if self.limit is not None:
             self.accepted.update(h for h in read(path)["hash"].to_pylist() if h)
             done = min(len(self.accepted), self.limit)
-        self.report(Progress("pictures", done, self.limit or self.count, "images"))
+        # rows may be more than pictures: what else is left out is named, too
+        count = None if self.count is None else max(self.count, done)
+        self.report(Progress("pictures", done, self.limit or count, "images"))
 
 
 @contextmanager
@@ -157,6 +166,8 @@ def _workers(where: str, count: int) -> Iterator[tuple[Callable[[Task], Wait], i
 def end_with_parent() -> None:
     """Start a worker process: leave Ctrl-C to the parent, and do not outlive it if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # even in the midst of decoding, whose end the thread waits for
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     parent = multiprocessing.parent_process()
     assert parent is not None, "only worker processes call this"
 
@@ -173,21 +184,48 @@ def make(task: Task) -> None:
 
 
 def content(task: Task) -> bytes:
-    """What the file of one piece holds."""
+    """What the file of one piece holds: a line with the checksum of the rest, and a table."""
     rows = [_row(record, task.config) for record in task.records]
     out = pa.BufferOutputStream()
     with pa.ipc.new_file(out, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    return out.getvalue().to_pybytes()
+    table = out.getvalue()
+    return _first_line(table) + table.to_pybytes()
+
+
+def _first_line(table: pa.Buffer) -> bytes:
+    line = b"%s %08x %d" % (MARK, deflate.crc32(table), table.size)
+    return line.ljust(LINE_BYTES - 1) + b"\n"
 
 
 def read(path: Path) -> pa.Table:
     """A piece, memory-mapped."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    with pa.memory_map(str(path)) as mapped:
+        whole = mapped.read_buffer()
+    return pa.ipc.open_file(whole[_start(whole) :]).read_all()
+
+
+def _start(whole: pa.Buffer) -> int:
+    """Where the table begins: pieces of older versions have no line before it."""
+    return LINE_BYTES if whole[: len(MARK)] == MARK else 0
+
+
+def is_whole(path: Path, rows: int) -> bool:
+    """Whether a piece is there, with so many rows, as it was written."""
+    try:
+        whole = pa.py_buffer(path.read_bytes())
+        start = _start(whole)
+        if start and whole[:start].to_pybytes() != _first_line(whole[start:]):
+            return False
+        table = pa.ipc.open_file(whole[start:]).read_all()
+        table.validate(full=True)
+    except (OSError, pa.ArrowException):
+        return False
+    return bool(table.schema.equals(SCHEMA) and len(table) == rows)
 
 
 def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
-    file = os.fsencode(record.file).decode(errors="replace")
+    file = clean(record.file)
     try:
         content = _read(record)
         captions, by = record.captions, record.written_by
@@ -202,7 +240,7 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
             digest.update(np.ascontiguousarray(content).data)
             pixels = images.square(content, config.image_px, config.fit)
     except Rejected as rejected:
-        return {"file": file, "reason": rejected.reason, "detail": rejected.detail}
+        return {"file": file, "reason": rejected.reason, "detail": one_line(rejected.detail)}
     return {
         "file": file,
         "hash": digest.digest(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from dallebaby_cli import __version__, files
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.config.settings import as_dict, nearest
-from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.errors import BadInput, Mismatch, UsageError
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.prep import merge, pieces, readers
 from dallebaby_cli.prep.readers import Records, scenes
@@ -22,10 +22,13 @@ from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import INDEX, Shards, content_id
+from dallebaby_cli.text import clean, one_line
 
 SCENES = "scenes"
 PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")
 """The settings that pieces depend on; the others matter only when pieces become shards."""
+READERS = "2"
+"""changes with what readers give for the same files, so that pieces of others are not taken"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Source:
         """The records, in order."""
         if self.folder is None:
             return scenes.read(config.seed, config.image_px)
-        return readers.read(self.layout, self.folder)
+        return readers.read(self.layout, self.folder, config.captions_from)
 
 
 def prep(
@@ -83,8 +86,12 @@ def prep(
         kind="images", name=name, config=wanted | {"source": origin}, parents=found.parents
     )
     with files.lock(folder, f"images/{name}"):
+        _refuse_another_source(folder, draft)
         before = _usable(folder)
-        if before and (before.config, before.parents) == (draft.config, draft.parents):
+        if before and (as_dict(PrepConfig()) | before.config, before.parents) == (
+            as_dict(PrepConfig()) | draft.config,
+            draft.parents,
+        ):
             return Prepared(folder, before, fresh=False)
         try:
             return _make(folder, found, config, draft, report)
@@ -93,6 +100,21 @@ def prep(
             if not before:
                 shutil.rmtree(folder)
             raise
+
+
+def _refuse_another_source(folder: Path, draft: Manifest) -> None:
+    """Raise Mismatch where the folder holds what was made from another dataset or folder."""
+    before = manifest.read(folder)
+    then = before.config.get("source") if before else None
+    if before is None or not isinstance(then, dict):
+        return
+    same = draft.parents or draft.config["source"]["folder"] == then.get("folder")
+    if not same or {*draft.parents} != {*before.parents}:
+        what = one_line(str(then.get("folder") or "drawn scenes"))
+        raise Mismatch(
+            f"{folder} holds something else of that name, made from {what}; give this one another "
+            "with --name, or remove the folder"
+        )
 
 
 def find_source(home: Path, source: str | None) -> Source:
@@ -114,10 +136,16 @@ def find_source(home: Path, source: str | None) -> Source:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         raise UsageError(f"{folder} {what}; name a folder of pictures, or a dataset")
-    name = re.sub(r"[^A-Za-z0-9._@+-]+", "-", folder.resolve().name).strip("-._@+") or "folder"
-    return Source(
-        name[:100], readers.detect(folder), folder.resolve(), {}, readers.fingerprint(folder)
-    )
+    layout, fingerprint = readers.detect(folder), readers.fingerprint(folder)
+    return Source(_as_name(folder.resolve().name), layout, folder.resolve(), {}, fingerprint)
+
+
+def _as_name(text: str) -> str:
+    """A folder's name as an artefact's, in letters of all scripts."""
+    cleaned = re.sub(r"[^\w.@+-]+", "-", clean(text)).strip("-._@+")
+    while len(cleaned.encode()) > manifest.LONGEST_NAME:
+        cleaned = cleaned[:-1]
+    return cleaned or "folder"
 
 
 def _raw(home: Path, name: str | None) -> Source:
@@ -133,8 +161,11 @@ def _raw(home: Path, name: str | None) -> Source:
 
 def _content(folder: Path) -> Path:
     """Below a torrent's own top folder, where there is nothing beside it."""
-    inside = [p for p in folder.iterdir() if p.name[0] != "." and p.name != "manifest.json"]
-    return _content(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
+    while True:
+        inside = [p for p in folder.iterdir() if p.name[0] != "." and p.name != "manifest.json"]
+        if len(inside) != 1 or not inside[0].is_dir():
+            return folder
+        folder = inside[0]
 
 
 def _usable(folder: Path) -> Manifest | None:
@@ -152,10 +183,14 @@ def _usable(folder: Path) -> Manifest | None:
 def _make(
     folder: Path, source: Source, config: PrepConfig, draft: Manifest, report: Report
 ) -> Prepared:
+    where = one_line(str(source.folder or "drawn scenes"))
+    report(Note(f"prep: {where} as {source.layout}, to {folder}"))
     rows = source.read(config)
-    report(Note(f"prep: {source.folder or 'drawn scenes'} as {source.layout}, to {folder}"))
+    if rows.decided:
+        report(Note(f"prep: {one_line(rows.decided)} (--set captions_from=… decides otherwise)"))
     made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
     made_by += [str(getattr(config, name)) for name in PIXELS]
+    made_by += [READERS, config.captions_from] if source.folder else []
     work = folder / f".work-{files.hash_of(made_by)[:16]}"
     _remove_work(folder, but=work)
     if manifest.read(folder) is None:

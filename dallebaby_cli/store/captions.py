@@ -1,11 +1,12 @@
 """Captions: cleaned as they come, or written from labels by templates."""
 
 import itertools
-import os
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
+
+from dallebaby_cli.text import one_line
 
 MAX_LETTERS = 1000  # longer captions are cut at a blank
 VOWEL_SOUND = re.compile(
@@ -42,14 +43,32 @@ OTHERS = (
 CHOICES = list(itertools.permutations(OTHERS, 2))
 
 
+ENGLISH = re.compile(r"en([-_]\w+)?|eng|english", re.I)  # as names of languages
+ODD = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list"}
+
+
+def given(value: object, level: int = 0) -> tuple[list[str], list[str]]:
+    """What somebody says are captions, in JSON or the like: the texts, and what else there was, in
+    words. A text, a list of texts, and texts by language are captions (English ones, if there are
+    any); null is none."""
+    if value is None or isinstance(value, str):
+        return ([] if value is None else [value]), []
+    if not isinstance(value, list | dict) or level > 1:
+        return [], [ODD.get(type(value), type(value).__name__)]
+    if isinstance(value, dict):
+        english = [value[name] for name in value if ENGLISH.fullmatch(str(name))]
+        value = english or [*value.values()]
+    found = [given(part, level + 1) for part in value]
+    return [t for texts, _ in found for t in texts], [o for _, odd in found for o in odd]
+
+
 def clean(texts: Iterable[str]) -> tuple[str, ...]:
     """Captions without odd blanks, control characters, empty ones and repeats, in their order."""
     kept: dict[str, None] = {}
     for text in texts:
         if not text.isascii() or not text.isprintable():
             text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
-            text = unicodedata.normalize("NFC", text)
-        words = " ".join(text.split())
+        words = " ".join(one_line(text).replace("\ufffd", " ").split())  # what could not be read
         if len(words) > MAX_LETTERS:
             words = words[:MAX_LETTERS].rpartition(" ")[0] or words[:MAX_LETTERS]
         if words:
@@ -59,7 +78,7 @@ def clean(texts: Iterable[str]) -> tuple[str, ...]:
 
 def plain(name: str) -> str:
     """A folder's or class's name as words: "polar_bear" is "polar bear"."""
-    return " ".join(name.replace("_", " ").split())
+    return one_line(name.replace("_", " "))
 
 
 def from_labels(labels: Sequence[str], file: str, *, article: bool = True) -> tuple[str, ...]:
@@ -68,7 +87,7 @@ def from_labels(labels: Sequence[str], file: str, *, article: bool = True) -> tu
     if not labels:
         return ()
     things = listed([with_article(label) if article else label for label in labels])
-    chosen = CHOICES[zlib.crc32(os.fsencode(file)) % len(CHOICES)]
+    chosen = CHOICES[zlib.crc32(file.encode(errors="surrogatepass")) % len(CHOICES)]
     return clean(template.format(things) for template in (FIRST, *chosen))
 
 

@@ -22,6 +22,7 @@ from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import BadInput, MissingInput, UsageError
 
 FORMAT = 1
+LONGEST_NAME = 100  # bytes in UTF-8: names of files are made of two of them
 
 MADE_BY = {
     "raw": "dallebaby fetch NAME",
@@ -61,9 +62,10 @@ PRINTABLE = str.isprintable
 
 def artefact(home: Path, kind: str, name: str) -> Path:
     """The folder of an artefact; refuses names that would leave its kind's folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name) or names.unsafe(name):
+    letters = re.fullmatch(r"[^\W_][\w.@+-]*", name)
+    if not letters or len(name.encode()) > LONGEST_NAME or names.unsafe(name):
         raise UsageError(
-            f"{name!r} cannot be a name: use up to 100 letters, digits and . _ - + @, "
+            f"{name!r} cannot be a name: use up to {LONGEST_NAME} letters, digits and . _ - + @, "
             "beginning with a letter or digit, and no name that the system keeps for itself"
         )
     return home / kind / name

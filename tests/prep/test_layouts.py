@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_prep import noise, rejects
-from test_readers import picture, put, read, zipped
+from test_readers import left_out, picture, put, read, zipped
 
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives, images, readers
-from dallebaby_cli.prep.archives import Member
+from dallebaby_cli.prep import member as prep_member
 from dallebaby_cli.prep.images import Rejected
+from dallebaby_cli.prep.member import Member
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.store.shards import Shards
@@ -435,6 +436,10 @@ def test_webdataset(tmp_path: Path) -> None:
     assert ends(found, "003.png").captions[0] == "a photo of a polar bear"
     assert ends(found, "004.png").captions == ()
     assert ends(found, "b.tar.gz/000.png").read() == noise(6)
+    assert left_out(tmp_path) == {
+        "a.tar/004.json": ("odd caption", "it holds no JSON object"),
+        "a.tar/005.txt": ("unmatched caption", "no picture has its name"),
+    }
 
 
 def test_own_shards_are_read_again(tmp_path: Path) -> None:
@@ -504,7 +509,7 @@ def test_links_in_archives_are_rejected(tmp_path: Path) -> None:
 
 
 def test_a_bomb_in_a_zip_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(prep_member, "MAX_FILE_BYTES", 1_000_000)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(2_000_000))
     tarred(tmp_path / "y.tgz", {"bomb.png": bytes(2_000_000)})

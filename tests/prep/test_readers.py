@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import readers
 from dallebaby_cli.prep.images import Rejected
+from dallebaby_cli.prep.member import refuse
 from dallebaby_cli.prep.readers import Record
 from dallebaby_cli.store import captions
 
@@ -39,11 +41,25 @@ def zipped(path: Path, members: dict[str, bytes]) -> None:
 def read(folder: Path, layout: str | None = None) -> dict[str, Record]:
     assert layout is None or readers.detect(folder) == layout
     found = readers.read(layout or readers.detect(folder), folder)
-    records = list(found.rows)
+    records = [record for record in found.rows if not without_picture(record)]
     assert found.count in (None, len(records))
     by_file = {record.file: record for record in records}
     assert len(by_file) == len(records)
     return by_file
+
+
+def without_picture(record: Record) -> tuple[str, str] | None:
+    """Reason and detail of a record that stands for a caption that could not be used."""
+    read = record.read
+    if isinstance(read, partial) and read.func is refuse and read.args[0].endswith(" caption"):
+        return read.args
+    return None
+
+
+def left_out(folder: Path) -> dict[str, tuple[str, str]]:
+    """File → why what it says of pictures could not be used."""
+    rows = readers.read(readers.detect(folder), folder).rows
+    return {row.file: why for row in rows if (why := without_picture(row))}
 
 
 # ---------------------------------------------------------------- folders
@@ -88,10 +104,14 @@ def test_folder_of_classes(tmp_path: Path) -> None:
     assert found["top.jpg"].captions == () and found["top.jpg"].label is None
 
 
-def test_one_text_anywhere_ends_labels(tmp_path: Path) -> None:
+def test_a_text_that_is_of_no_picture_changes_nothing(tmp_path: Path) -> None:
     put(tmp_path / "dog/1.jpg", picture())
-    put(tmp_path / "deep/down/readme.txt", "not about a picture")
-    assert read(tmp_path)["dog/1.jpg"].captions == ()
+    put(tmp_path / "dog/README.txt", "not about a picture")
+    put(tmp_path / "deep/down/notes.txt", "not about a picture either")
+    assert read(tmp_path)["dog/1.jpg"].captions[0] == "a photo of a dog"
+    assert left_out(tmp_path) == {
+        "deep/down/notes.txt": ("unmatched caption", "no picture has its name")
+    }
 
 
 def test_litter_is_ignored(tmp_path: Path) -> None:

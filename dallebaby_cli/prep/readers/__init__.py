@@ -6,8 +6,9 @@ in the parent process and cross to workers, which call `record.read()` for the b
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -16,8 +17,10 @@ import numpy as np
 
 from dallebaby_cli import files
 from dallebaby_cli.config.settings import nearest
+from dallebaby_cli.config.stages import CaptionsFrom
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives
+from dallebaby_cli.prep.member import refuse
 
 LAYOUTS = (
     "visual-genome",  # holds COCO's annotations, too
@@ -37,6 +40,9 @@ LAYOUTS = (
 )
 """Module names, - for _. A folder of no known dataset is tried against each, in this order; any
 is a "folder" of pictures."""
+
+BY_NAMES = ("webdataset", "folder")
+"""Layouts in which names alone tell what captions are"""
 
 Split = Literal["train", "holdout"]
 Writer = Literal["human", "template"]
@@ -65,13 +71,22 @@ class Record:
     """who wrote the captions, or each of them"""
 
 
+def left_out(rows: Iterable[tuple[str, str, str]]) -> Iterator[Record]:
+    """Records that stand for what could not be used beside pictures: file, reason, detail of
+    each."""
+    for file, reason, detail in rows:
+        yield Record(file, partial(refuse, reason, detail))
+
+
 @dataclass(frozen=True)
 class Records:
     """What a reader found."""
 
     rows: Iterator[Record]
     count: int | None = None
-    """how many rows there are, where that is known beforehand"""
+    """how many pictures there are, where that is known beforehand"""
+    decided: str = ""
+    """what captions are made of, where that was not clear"""
 
 
 def detect(folder: Path) -> str:
@@ -80,11 +95,12 @@ def detect(folder: Path) -> str:
     return next(layout for layout in LAYOUTS if _module(layout).fits(names))
 
 
-def read(layout: str, folder: Path) -> Records:
+def read(layout: str, folder: Path, captions_from: CaptionsFrom = "auto") -> Records:
     """The records of a folder in the given layout. Raises BadInput if it is not in that layout."""
     if layout not in LAYOUTS:
         raise BadInput(f"no reader for the layout {layout!r} of {folder}{nearest(layout, LAYOUTS)}")
-    found: Records = _module(layout).read(folder)
+    choice = [captions_from] if layout in BY_NAMES else []
+    found: Records = _module(layout).read(folder, *choice)
     return found
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep import archives
-from dallebaby_cli.prep.archives import Member
+from dallebaby_cli.prep import archives, sidecars
+from dallebaby_cli.prep.member import Member
 from dallebaby_cli.prep.readers import Record, Records, Split
 from dallebaby_cli.store import captions
 
@@ -36,7 +36,7 @@ def read(folder: Path) -> Records:
     found = archives.named(folder, NAMES, within=(ARCHIVE,))
     if NAMES not in found:
         raise BadInput(no_binary(folder, "cifar-10"))
-    classes = found[NAMES].decode().split()
+    classes = sidecars.decoded(found[NAMES]).split()
 
     def describe(codes: bytes, file: str) -> tuple[str, tuple[str, ...]]:
         label = classes[codes[0]]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep import archives
+from dallebaby_cli.prep import archives, sidecars
 from dallebaby_cli.prep.readers import Records, cifar10
 from dallebaby_cli.store import captions
 
@@ -22,7 +22,7 @@ def read(folder: Path) -> Records:
     found = archives.named(folder, *NAMES, within=(ARCHIVE,))
     if len(found) < 2:
         raise BadInput(cifar10.no_binary(folder, "cifar-100"))
-    coarse, fine = ([_words(n) for n in found[name].decode().split()] for name in NAMES)
+    coarse, fine = ([_words(n) for n in sidecars.decoded(found[name]).split()] for name in NAMES)
 
     def describe(codes: bytes, file: str) -> tuple[str, tuple[str, ...]]:
         label, kind = fine[codes[1]], coarse[codes[0]]

@@ -1,23 +1,35 @@
-"""Any folder of pictures, nested as deep as it likes.
+"""Any folder of pictures, nested as deep as it likes, with the archives that lie in it.
 
-Captions are in a `.txt` beside a picture, one a line; lines such as "de.utf8=Ein Hund" are
-translations and skipped. Only if the whole tree holds no `.txt` does the nearest folder's name
-label a picture; those right in the top folder have no label. Links to files are followed.
+Captions are in files beside a picture (prep/sidecars.py: `.txt`, one a line; WebDatasets have
+`.json` and `.cls`, too) or in lists of many (prep/lists.py: metadata.jsonl). Where most pictures
+have none, the folders that they lie in are their classes (prep/classes.py). So all names are looked
+at first, which takes reading compressed tars twice. Links to files are followed.
 """
 
-import codecs
-import re
+from array import array
+from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep.archives import is_picture, read_file, refuse, walk
-from dallebaby_cli.prep.images import Rejected
-from dallebaby_cli.prep.readers import Record, Records
-from dallebaby_cli.store import captions
+import numpy as np
 
-TRANSLATION = re.compile(r"^[a-z]{2,3}(_[A-Z]{2})?(@\w+)?\.utf8=")
+from dallebaby_cli.config.stages import CaptionsFrom
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.prep import archives, lists, sidecars
+from dallebaby_cli.prep.classes import Classes, is_code
+from dallebaby_cli.prep.lists import Lists
+from dallebaby_cli.prep.member import Member, Read
+from dallebaby_cli.prep.readers import Record, Records, left_out
+from dallebaby_cli.prep.sidecars import Group, Told
+from dallebaby_cli.store import captions
+from dallebaby_cli.store.shards import INDEX
+
+SAMPLE = 1000  # pictures whose sidecars are read to find out whether such hold captions
+ABOUT_ALL = frozenset(
+    "readme license licence copying notice authors changelog requirements classes labels wnids "
+    "names synsets credits attribution citation train val valid test trainval list".split()
+)  # texts of these names are of no picture and of no interest
 
 
 def fits(names: set[str]) -> bool:
@@ -25,44 +37,158 @@ def fits(names: set[str]) -> bool:
     return True
 
 
-def read(folder: Path) -> Records:
-    """The pictures below a folder, sorted by path. Raises BadInput if there are none."""
-    paths = sorted(walk(folder), key=lambda path: path.split("/"))
-    pictures = [path for path in paths if is_picture(path) or (folder / path).is_dir()]
-    if not pictures:
+def read(folder: Path, captions_from: CaptionsFrom = "auto") -> Records:
+    """The pictures below a folder, sorted by path, in an archive by its order. Raises BadInput if
+    there are none, or an archive is damaged."""
+    found = _survey(folder)
+    if not found.pictures:
         raise BadInput(
-            f"{folder} holds no pictures (jpg, jpeg, png, webp, gif, bmp, tif, tiff); "
-            "name a folder that does"
+            f"{folder} holds no pictures{found.others()}; name a folder that does, or an archive's"
         )
-    texts = {path[:-4]: path for path in reversed(paths) if path.lower().endswith(".txt")}
-    return Records(_rows(folder, pictures, texts), len(pictures))
+    own, classes, decided = _decide(found, captions_from)
+    return Records(_rows(folder, found, own, classes), found.pictures, decided)
 
 
-def caption_lines(content: bytes) -> tuple[str, ...]:
-    """The captions in a text file."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", errors="replace")
-    return captions.clean(line for line in text.splitlines() if not TRANSLATION.match(line))
+@dataclass
+class _Survey:
+    """What is known of a folder when all its names have been looked at."""
+
+    pictures: int = 0
+    beside: int = 0
+    """pictures with a file beside them that may tell of them"""
+    read: int = 0
+    captioned: int = 0
+    """of the first of those, which were read: with captions"""
+    folders: Counter[str] = field(default_factory=Counter)
+    lists: Lists = field(default_factory=Lists)
+    hashes: "array[int]" = field(default_factory=lambda: array("q"))
+    """of the names of pictures"""
+    lonely: dict[str, list[tuple[str, Read]]] = field(default_factory=dict)
+    """files that tell of no picture beside them, by what their names begin with"""
+    bare: "array[int]" = field(default_factory=lambda: array("q"))
+    """hashes of what names of pictures begin with that have none beside them"""
+    endings: Counter[str] = field(default_factory=Counter)
+    """of the files that are neither pictures nor tell of any"""
+
+    def take(self, group: Group) -> None:
+        paths = [path for path, _ in group.pictures]
+        owners = sidecars.owned(paths, [path for path, _ in group.sidecars])
+        for path, numbers in zip(paths, owners, strict=True):
+            self.pictures += 1
+            self.folders[path.rpartition("/")[0]] += 1
+            self.hashes.append(lists.name_hash(path))
+            self.beside += bool(numbers)
+            if not numbers:
+                self.bare.append(hash(group.key))
+            elif self.read < SAMPLE:
+                self.read += 1
+                beside = sidecars.told(group.sidecars[number] for number in numbers)
+                self.captioned += bool(beside.captions)
+        used = {number for numbers in owners for number in numbers}
+        lonely = [row for number, row in enumerate(group.sidecars) if number not in used]
+        if lonely:
+            self.lonely.setdefault(group.key, []).extend(lonely)
+
+    def told(self) -> int:
+        """About how many pictures have captions of their own."""
+        found = self.beside * self.captioned // max(self.read, 1)
+        lonely = np.array([hash(key) for key in self.lonely], np.int64)
+        found += int(np.isin(np.frombuffer(self.bare, np.int64), lonely).sum())
+        found += self.lists.matched(np.frombuffer(self.hashes, np.int64))
+        return min(found, self.pictures)
+
+    def others(self) -> str:
+        """What else there is, to be told where no pictures are."""
+        most = ", ".join(f"{n:,} {ending or 'others'}" for ending, n in self.endings.most_common(5))
+        return f" (its files: {most})" if most else ""
 
 
-def _rows(folder: Path, pictures: list[str], texts: dict[str, str]) -> Iterator[Record]:
-    for path in pictures:
-        read_picture = partial(read_file, folder / path)
-        text = texts.get(path.rpartition(".")[0])
-        if text is not None:
-            try:
-                yield Record(path, read_picture, caption_lines(read_file(folder / text)))
-            except (OSError, Rejected) as error:
-                why = f"its captions in {text}: {error}"
-                yield Record(path, partial(refuse, "unreadable", why))
-        elif not texts and "/" in path:
-            label = captions.plain(path.split("/")[-2])
-            made = captions.from_labels([label], path)
-            yield Record(path, read_picture, made, label, written_by="template")
-        else:
-            yield Record(path, read_picture)
+def _survey(folder: Path) -> _Survey:
+    found = _Survey()
+
+    def seen() -> Iterator[Member]:
+        for member in _members(folder):
+            if lists.is_list(member.path) and not member.refused:
+                found.lists.take(member)
+            else:
+                found.endings[Path(member.name).suffix.lower()] += 1
+                yield member
+
+    for group in sidecars.groups(seen(), read=False):
+        found.take(group)
+    return found
+
+
+def _members(folder: Path) -> Iterator[Member]:
+    paths = archives.walk(folder)
+    ours = {path.rpartition("/")[0] for path in paths if path.rpartition("/")[2] == INDEX}
+    for member in archives.members(folder):
+        if not (ours and member.loose and member.path.rpartition("/")[0] in ours):
+            yield member
+
+
+def _decide(found: _Survey, wanted: CaptionsFrom) -> tuple[bool, Classes | None, str]:
+    """Whether pictures' own captions are taken, the classes where folders are taken for such, and
+    the sentence that says so."""
+    told = found.told()
+    own = wanted != "folders"
+    by_folder = wanted in ("folders", "both") or (wanted == "auto" and 2 * told < found.pictures)
+    classes = Classes(found.folders, found.lists.words)
+    labels = {classes.label(folder) for folder in found.folders} - {None} if by_folder else set()
+    said = []
+    if own and told:
+        said.append(f"files beside pictures or lists of them, for {told:,} of {found.pictures:,}")
+    if labels:
+        first = ", ".join(sorted(label for label in labels if label)[:3])
+        more = ", …" if len(labels) > 3 else ""
+        said.append(f"the names of {len(labels):,} folders as classes ({first}{more})")
+    return own, classes if by_folder else None, "captions from " + (" and ".join(said) or "nowhere")
+
+
+def _rows(folder: Path, found: _Survey, own: bool, classes: Classes | None) -> Iterator[Record]:
+    used: set[str] = set()
+    members = (m for m in _members(folder) if m.refused or not lists.is_list(m.path))
+    for group in sidecars.groups(members, read=True):
+        if not group.pictures:
+            continue
+        beside = group.sidecars + [
+            row for row in found.lonely.get(group.key, []) if row not in group.sidecars
+        ]
+        owners = sidecars.owned([p for p, _ in group.pictures], [path for path, _ in beside])
+        odd: dict[str, str] = {}
+        for (path, read_picture), numbers in zip(group.pictures, owners, strict=True):
+            assert read_picture is not None, "asked for"
+            used |= {beside[number][0] for number in numbers}
+            told = [sidecars.told(beside[number] for number in numbers) if numbers else Told()]
+            told += found.lists.of(path)
+            odd |= told[0].odd
+            yield _record(path, read_picture, told if own else [], found, classes)
+        yield from left_out((file, "odd caption", why) for file, why in odd.items())
+    yield from left_out([*found.lists.left_out(), *_unmatched(found, used)])
+
+
+def _record(
+    path: str, read_picture: Read, told: list[Told], found: _Survey, classes: Classes | None
+) -> Record:
+    texts = {text: by for one in told for text, by in zip(one.captions, one.writers, strict=True)}
+    label = next((one.label for one in told if one.label is not None), None)
+    split = next((one.split for one in told if one.split is not None), None)
+    in_words = label is not None and not label.isdecimal()
+    if label is None and classes is not None:
+        label = classes.label(path.rpartition("/")[0])
+        in_words = label is not None
+    label = found.lists.words.get(label or "", label)
+    if not texts and label and in_words and not is_code(label):
+        made = captions.from_labels([label], path)
+        return Record(path, read_picture, made, label, split, "template")
+    return Record(path, read_picture, tuple(texts), label, split, tuple(texts.values()))
+
+
+def _unmatched(found: _Survey, used: set[str]) -> Iterator[tuple[str, str, str]]:
+    for rows in found.lonely.values():
+        for path, _ in rows:
+            name = path.rpartition("/")[2].lower()
+            about_all = {*name.replace("_", ".").replace("-", ".").split(".")} & ABOUT_ALL
+            if path not in used and name.endswith(sidecars.TEXTS) and not about_all:
+                if not name.endswith("_boxes.txt"):
+                    yield path, "unmatched caption", "no picture has its name"

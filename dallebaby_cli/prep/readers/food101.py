@@ -28,7 +28,7 @@ def read(folder: Path) -> Records:
     try:
         listed = json.loads(content) if content else {}
         test = {entry for entries in listed.values() for entry in entries}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{TEST} in {folder} is damaged ({error}); fetch food101 again") from error
     return Records(_rows(folder, test))
 

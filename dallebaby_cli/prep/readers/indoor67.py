@@ -6,7 +6,7 @@ http://web.mit.edu/torralba/www/indoor.html. TestImages.txt, where it is there, 
 from collections.abc import Iterator
 from pathlib import Path
 
-from dallebaby_cli.prep import archives
+from dallebaby_cli.prep import archives, sidecars
 from dallebaby_cli.prep.readers import Record, Records, Split
 from dallebaby_cli.store import captions
 
@@ -53,7 +53,7 @@ def fits(names: set[str]) -> bool:
 def read(folder: Path) -> Records:
     """All pictures, in the archive's order."""
     found = archives.named(folder, TEST, within=archives.LOOSE).get(TEST, b"")
-    return Records(_rows(folder, set(found.decode().split())))
+    return Records(_rows(folder, set(sidecars.decoded(found).split())))
 
 
 def _rows(folder: Path, test: set[str]) -> Iterator[Record]:

@@ -21,7 +21,7 @@ from pyarrow import csv as arrow_csv
 
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives
-from dallebaby_cli.prep.archives import Read
+from dallebaby_cli.prep.member import Read
 from dallebaby_cli.prep.readers import Record, Records, Split
 from dallebaby_cli.store import captions
 
@@ -52,7 +52,7 @@ def read(folder: Path) -> Records:
         names = dict(csv.reader(io.StringIO(found[CLASSES].decode())))
         labels = _confirmed(tables)
         turns = _turns(folder)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise BadInput(f"the labels in {folder} are damaged ({error}); fetch them again") from error
     return Records(_rows(folder, labels, names, turns))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep import archives
-from dallebaby_cli.prep.archives import Member
+from dallebaby_cli.prep import archives, sidecars
+from dallebaby_cli.prep.member import Member
 from dallebaby_cli.prep.readers import Record, Records, Split
 from dallebaby_cli.store import captions
 
@@ -37,7 +37,7 @@ def read(folder: Path) -> Records:
 
 
 def _rows(folder: Path, labels: dict[str, bytes]) -> Iterator[Record]:
-    classes = labels[NAMES].decode().split()
+    classes = sidecars.decoded(labels[NAMES]).split()
     for member in archives.members(folder, ARCHIVE):
         part = member.name.removesuffix("_X.bin")
         if part in PARTS and part != member.name:

@@ -30,7 +30,7 @@ def read(folder: Path) -> Records:
         if member.name == DIGITS:
             try:
                 found = list(house_numbers(member.content()))
-            except (OSError, KeyError, TypeError, ValueError) as error:
+            except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
                 raise BadInput(
                     f"{member.path} is damaged ({error}); remove it and fetch svhn again"
                 ) from error

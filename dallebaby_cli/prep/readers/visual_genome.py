@@ -16,7 +16,7 @@ import ijson
 
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives
-from dallebaby_cli.prep.archives import Member
+from dallebaby_cli.prep.member import Member
 from dallebaby_cli.prep.readers import Record, Records, Split, coco
 from dallebaby_cli.store import captions
 
@@ -66,7 +66,7 @@ def _sides_in_coco(folder: Path) -> dict[int, Split]:
             for row in json.loads(found[ABOUT])
             if (same := row["coco_id"]) is not None
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(
             f"{ABOUT} or {COCO_VAL} in {folder} is damaged ({error}); remove it and fetch "
             "visual-genome again"
@@ -80,8 +80,9 @@ def _phrases(member: Member) -> dict[int, str]:
         with member.open() as opened:
             for row in ijson.items(opened, "item"):
                 number = row.get("image_id", row.get("id"))  # releases differ
-                found[number] = "\n".join(" ".join(r["phrase"].split()) for r in row["regions"])
-    except (ijson.JSONError, KeyError, TypeError, AttributeError) as error:
+                texts = [t for r in row["regions"] for t in captions.given(r["phrase"])[0]]
+                found[number] = "\n".join(" ".join(text.split()) for text in texts)
+    except (ijson.JSONError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadInput(
             f"{member.path} is damaged ({error}); remove it and fetch visual-genome again"
         ) from error

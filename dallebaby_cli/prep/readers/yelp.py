@@ -42,7 +42,7 @@ def read(folder: Path) -> Records:
     try:
         business = {int(photo): int(biz) for photo, biz in _table(found[PHOTOS])}
         labels = {int(biz): list(map(int, text.split())) for biz, text in _table(found[BUSINESSES])}
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise BadInput(f"the tables in {folder} are damaged ({error}); fetch yelp again") from error
     return Records(_rows(folder, business, labels))
 
