@@ -128,8 +128,9 @@ def boxed(content: bytes) -> bytes | None:
 def measured(gamma: float | None, chromaticities: tuple[float, ...] | None) -> bytes | None:
     """The profile of PNG's gAMA and cHRM; sRGB's stand for what is not given."""
     stored = np.linspace(0, 1, 256)
-    like_srgb = not gamma or abs(gamma / GAMMA - 1) <= GAMMA_LIKE
-    return _profile(chromaticities or SRGB, _srgb(stored) if like_srgb else stored ** (1 / gamma))
+    if not gamma or abs(gamma / GAMMA - 1) <= GAMMA_LIKE:
+        return _profile(chromaticities or SRGB, _srgb(stored))
+    return _profile(chromaticities or SRGB, stored ** (1 / gamma))
 
 
 @lru_cache(maxsize=16)

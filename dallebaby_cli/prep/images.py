@@ -8,9 +8,10 @@ too large, too small, too narrow.
 
 import io
 import logging
+import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,9 @@ MIN_SIDE = 4
 MAX_RATIO = 8  # longer side over shorter side
 GAP = 1.5  # fast coarse reduction ends above so many times the final size; a filter does the rest
 MAX_SCANNED = 20 * MAX_PIXELS  # pixels times passes over them: half a minute
+
+USE, TILE_WIDTH, TILE_HEIGHT = 254, 322, 323  # tags of TIFF
+THUMBNAIL = 1  # a use
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,6 +74,19 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """libtiff writes to stderr itself, past all of Python: nothing gets there meanwhile."""
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
+
+
 def _not_opened(content: bytes) -> Rejected:
     """Why Pillow does not know a file as a picture."""
     kind = kinds.of(content[:1000])
@@ -77,7 +94,8 @@ def _not_opened(content: bytes) -> Rejected:
         return Rejected("not an image", f"begins with {content[:16]!r}")
     if not kinds.readable(kind):
         return Rejected(f"no decoder for {kind}", kinds.advice(kind))
-    why = kinds.complaint(kind, content)
+    with _quiet():
+        why = kinds.complaint(kind, content)
     if "mode" in why or "unknown" in why:
         return Rejected(f"no decoder for this {kind}", why)
     return Rejected("truncated" if "unpack" in why else "damaged", why)
@@ -122,10 +140,13 @@ def _opened(content: bytes, px: int, fit: Fit) -> Iterator[Image.Image]:
     if content.startswith(png.START):
         content, profile = png.clean(content)
     with _quiet(), Image.open(io.BytesIO(content), formats=kinds.formats(content)) as image:
+        if image.format == "TIFF":
+            _check_tiff(image.tag_v2)  # type: ignore[attr-defined]
         scans = jpeg.about(content).scans if image.format in ("JPEG", "MPO") else 1
         _check_size(*image.size, scans)
         image.draft(None, _enough(*image.size, px, fit))  # JPEG decodes at 1/2, 1/4, 1/8 for free
-        image.load()
+        with _silent() if image.format == "TIFF" else nullcontext():
+            image.load()
         _check_size(*image.size)  # of an icon it may turn out to be another
         if image.format in ("AVIF", "HEIF"):
             profile = colour.boxed(content)
@@ -144,6 +165,14 @@ def _square(image: Image.Image, px: int, fit: Fit) -> np.ndarray:
         image, profile = _to_rgb(image, profile), None
     pixels = _fitted(image, profile, px, fit)
     return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+
+
+def _check_tiff(tags: Mapping[int, int]) -> None:
+    if tags.get(USE, 0) & THUMBNAIL:
+        raise Rejected("no decoder for camera raw", "what comes first in it is a thumbnail")
+    tile = tags.get(TILE_WIDTH, 0), tags.get(TILE_HEIGHT, 0)
+    if tile[0] * tile[1] > MAX_PIXELS:  # each is unpacked as a whole
+        raise Rejected("too large", f"tiles of {tile[0]} x {tile[1]} pixels")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -5,6 +5,7 @@ shifted from there on. See docs/data.md for what counts as damage, and how that 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,12 @@ from dallebaby_cli.prep.rejected import Rejected
 
 START, SCANS, END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 FRAMES, PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, (0xC2, 0xC6, 0xCA, 0xCE)
-APP1, APP2, SCAN = 0xE1, 0xE2, 0xDA
+APP1, APP2, APP14, COMMENT, SCAN = 0xE1, 0xE2, 0xEE, 0xFE, 0xDA
+NOTES = {*range(0xE1, 0xF0), COMMENT} - {APP14}  # Adobe's says how colours are stored
 ALONE = (0x01, *range(0xD0, 0xD9))  # markers that nothing belongs to
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 MODES = {"Gray": ("GRAY", "L"), "CMYK": ("CMYK", "CMYK"), "YCCK": ("CMYK", "CMYK")}
 TOO_MUCH = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-IN_HEADERS = "e0 e1 e2 ec ed ee fe db c0 c1 c2 dd".split()  # markers that come before all pixels
 
 
 @dataclass
@@ -37,27 +38,35 @@ class About:
 def about(content: bytes) -> About:
     """What a JPEG says of itself; what makes no sense says nothing."""
     info, profile = dict[str, bytes](), dict[int, bytes]()
-    at, parts, several = len(START), 0, False  # parts: colours or inks
+    parts, several = 0, False  # colours or inks; whether there may be several passes
+    for kind, at, end in _segments(content):
+        body = at + 4
+        if kind == APP1 and content.startswith(EXIF, body):
+            info.setdefault("exif", content[body:end])
+        elif kind == APP1 and content.startswith(XMP, body):
+            info.setdefault("xmp", content[body:end])
+        elif kind == APP2 and content.startswith(ICC, body) and body + 14 <= end <= len(content):
+            profile.setdefault(content[body + 12], content[body + 14 : end])
+        elif kind in FRAMES:
+            several, parts = kind in PROGRESSIVE, content[body + 5]
+        elif kind == SCAN:
+            several = several or content[body] < parts
+    if profile:
+        info["icc_profile"] = b"".join(profile[number] for number in sorted(profile))
+    return About(info, content.count(SCANS) if several else 1)
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Kind, start and end of what comes before the pixels, and of all the rest as one."""
+    at = len(START)
     while 0 <= at <= len(content) - 10:
         kind = content[at + 1]
         if content[at] != 0xFF or kind in (0, 0xFF) or kind in ALONE:  # fill, or rubbish
             at = content.find(b"\xff", at + 1)
             continue
-        if kind == SCAN:
-            several = several or content[at + 4] < parts
-            break
-        body, at = at + 4, at + 2 + int.from_bytes(content[at + 2 : at + 4])
-        if kind == APP1 and content.startswith(EXIF, body):
-            info.setdefault("exif", content[body:at])
-        elif kind == APP1 and content.startswith(XMP, body):
-            info.setdefault("xmp", content[body:at])
-        elif kind == APP2 and content.startswith(ICC, body) and body + 14 <= at <= len(content):
-            profile.setdefault(content[body + 12], content[body + 14 : at])
-        elif kind in FRAMES:
-            several, parts = kind in PROGRESSIVE, content[body + 5]
-    if profile:
-        info["icc_profile"] = b"".join(profile[number] for number in sorted(profile))
-    return About(info, content.count(SCANS) if several else 1)
+        end = len(content) if kind == SCAN else at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        yield kind, at, end
+        at = end
 
 
 def head(content: bytes) -> tuple[int, int, str] | None:
@@ -91,6 +100,11 @@ def decode(
 def _decode(content: bytes, **how: Any) -> np.ndarray:
     try:
         return simplejpeg.decode_jpeg(content, **how)
+    except ValueError:
+        pass  # libjpeg tells of the first oddity only, which may be none of the pixels
+    content = b"".join(_needed(content))
+    try:
+        return simplejpeg.decode_jpeg(content, **how)
     except ValueError as error:
         warning = str(error)
     if "Premature end of JPEG file" in warning:
@@ -98,15 +112,20 @@ def _decode(content: bytes, **how: Any) -> np.ndarray:
             return simplejpeg.decode_jpeg(content + END, **how)  # perhaps that is all it lacks
         except ValueError:
             raise Rejected("truncated", warning) from None
-    if "Corrupt JPEG data" in warning and not _harmless(warning, content):
+    if "Corrupt JPEG data" in warning and not _only_padding(warning, content):
         raise Rejected("damaged", warning)
     return simplejpeg.decode_jpeg(content, **how, strict=False)
 
 
-def _harmless(warning: str, content: bytes) -> bool:
-    """Whether what is too much is only padding, or stands before all pixels."""
+def _needed(content: bytes) -> Iterator[bytes]:
+    """A JPEG without what decoding gets by without."""
+    yield START
+    for kind, start, end in _segments(content):
+        if kind not in NOTES:
+            yield content[start:end]
+
+
+def _only_padding(warning: str, content: bytes) -> bool:
+    """Whether all that is too much are zeros."""
     found = TOO_MUCH.search(warning)
-    if found is None:
-        return False
-    padding = bytes(int(found[1])) + b"\xff" + bytes.fromhex(found[2])
-    return found[2] in IN_HEADERS or padding in content
+    return found is not None and bytes(int(found[1])) + bytes((0xFF, int(found[2], 16))) in content

@@ -22,7 +22,7 @@ MOST_TEXT = 1_000_000  # bytes that Pillow unpacks of a text
 
 def clean(content: bytes) -> tuple[bytes, bytes | None]:
     """A PNG with only what decoding needs, and its colour profile. Raises Rejected."""
-    parts, about, end = [content[:8]], {}, 8
+    parts, about, end = [content[:8]], dict[bytes, bytes](), 8
     for name, start, stop in _chunks(content):
         needed = not name[0] & 0x20  # so does PNG mark what decoders must understand
         body = content[start + 8 : stop - 4]
