@@ -9,9 +9,13 @@ import io
 import struct
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import ImageCms  # loaded where there is a profile
 
 MOST_BYTES = 4_000_000  # of a profile; those of printing inks have 2,000,000 at most
 FAR = 65536  # bytes from the start within which boxes tell of colours
@@ -80,14 +84,18 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def lab_to_srgb(image: Image.Image) -> Image.Image:
     """CIE L*a*b* → RGB in sRGB."""
+    from PIL import ImageCms
+
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
 
 
 @lru_cache(maxsize=16)
-def _change(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+def _change(profile: bytes, mode: str) -> tuple[str, "ImageCms.ImageCmsTransform | None"]:
     """The mode to bring pictures of `mode` into, and what turns that into sRGB; None where nothing
     is to be done, or can be."""
+    from PIL import ImageCms
+
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = opened.profile.xcolor_space.strip()
