@@ -93,11 +93,11 @@ def _not_opened(content: bytes) -> Rejected:
     if not kind:
         return Rejected("not an image", f"begins with {content[:16]!r}")
     if not kinds.readable(kind):
-        return Rejected(f"no decoder for {kind}", kinds.advice(kind))
+        return kinds.refused(kind)
     with _quiet():
         why = kinds.complaint(kind, content)
     if "mode" in why or "unknown" in why:
-        return Rejected(f"no decoder for this {kind}", why)
+        return Rejected(f"{kinds.NO_DECODER}this {kind}", why)
     return Rejected("truncated" if "unpack" in why else "damaged", why)
 
 

@@ -8,10 +8,14 @@ later; into a file of any other name one must look.
 import importlib
 import io
 import re
+from collections.abc import Iterable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 from PIL import Image
+
+from dallebaby_cli.prep.rejected import Rejected
 
 BEGINNING = 64  # bytes that tell the kind
 
@@ -26,6 +30,7 @@ OTHERS = frozenset(
     "torrent log ini toml cfg sh pdf mp3 mp4 wav webm mov avi mkv".split()
 )
 
+NO_DECODER = "no decoder for "
 STARTS: tuple[tuple[str, str, bytes], ...] = (  # kind, Pillow's name for it, how files of it begin
     ("JPEG", "JPEG", rb"\xff\xd8\xff"),
     ("PNG", "PNG", rb"\x89PNG\r\n\x1a\n"),
@@ -92,12 +97,24 @@ def readable(kind: str) -> bool:
     return _name(kind) in formats()
 
 
-def advice(kind: str) -> str:
-    """What to do about pictures of a kind that cannot be decoded here."""
+def refused(kind: str) -> Rejected:
+    """What is said of pictures of a kind that cannot be decoded here."""
+    advice = "convert it to PNG or JPEG"
     if kind in PLUGINS:
-        return f"pip install {PLUGINS[kind][0]}, then prepare again"
-    newer = ", or install a newer Pillow" if _name(kind) else ""
-    return f"convert it to PNG or JPEG{newer}"
+        advice = f"pip install {PLUGINS[kind][0]}, then prepare again"
+    elif _name(kind):
+        advice += ", or install a newer Pillow"
+    return Rejected(NO_DECODER + kind, advice)
+
+
+def readable_by_now(reasons: Iterable[str]) -> bool:
+    """Whether pictures that were refused for one of these reasons can be decoded by now."""
+    return any(readable(reason.removeprefix(NO_DECODER)) for reason in reasons)
+
+
+def installed() -> list[str]:
+    """Those of the packages in PLUGINS that are there."""
+    return [package for package, module, _ in PLUGINS.values() if find_spec(module)]
 
 
 def complaint(kind: str, content: bytes) -> str:
@@ -110,4 +127,4 @@ def complaint(kind: str, content: bytes) -> str:
 
 
 def _name(kind: str) -> str:
-    return next(name for known, name, _ in STARTS if known == kind)
+    return next((name for known, name, _ in STARTS if known == kind), "")

@@ -16,7 +16,7 @@ from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.config.settings import as_dict, nearest
 from dallebaby_cli.errors import BadInput, Mismatch, UsageError
 from dallebaby_cli.fetch import catalog
-from dallebaby_cli.prep import merge, pieces, readers
+from dallebaby_cli.prep import kinds, merge, pieces, readers
 from dallebaby_cli.prep.readers import Records, scenes
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import manifest
@@ -88,10 +88,7 @@ def prep(
     with files.lock(folder, f"images/{name}"):
         _refuse_another_source(folder, draft)
         before = _usable(folder)
-        if before and (as_dict(PrepConfig()) | before.config, before.parents) == (
-            as_dict(PrepConfig()) | draft.config,
-            draft.parents,
-        ):
+        if before and _same(before, draft) and not kinds.readable_by_now(before.counts["rejected"]):
             return Prepared(folder, before, fresh=False)
         try:
             return _make(folder, found, config, draft, report)
@@ -168,6 +165,13 @@ def _content(folder: Path) -> Path:
         folder = inside[0]
 
 
+def _same(before: Manifest, draft: Manifest) -> bool:
+    """Whether two datasets have the same settings, those of older versions with today's defaults,
+    and come from the same."""
+    defaults = as_dict(PrepConfig())
+    return (defaults | before.config, before.parents) == (defaults | draft.config, draft.parents)
+
+
 def _usable(folder: Path) -> Manifest | None:
     """The manifest of a complete dataset whose shards are all there."""
     found = manifest.read(folder)
@@ -189,7 +193,7 @@ def _make(
     if rows.decided:
         report(Note(f"prep: {one_line(rows.decided)} (--set captions_from=… decides otherwise)"))
     made_by = [__version__, str(draft.config["source"]), str(draft.parents), draft.name]
-    made_by += [str(getattr(config, name)) for name in PIXELS]
+    made_by += [str(getattr(config, name)) for name in PIXELS] + kinds.installed()
     made_by += [READERS, config.captions_from] if source.folder else []
     work = folder / f".work-{files.hash_of(made_by)[:16]}"
     _remove_work(folder, but=work)

@@ -1,15 +1,18 @@
 """What a file is, by its first bytes where its name does not tell."""
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_images import corners, save
+from test_images import UPRIGHT, colours, corners, save
 
-from dallebaby_cli.prep import archives, kinds
+from dallebaby_cli.config import PrepConfig
+from dallebaby_cli.prep import archives, images, kinds
+from dallebaby_cli.stages.prep import prep
 
 WRITTEN = {
     "JPEG": "JPEG",
@@ -94,3 +97,32 @@ def test_members_without_a_telling_name_are_looked_into(tmp_path: Path, kind: st
     found = {m.name: (m.is_picture, m.content()) for m in archives.members(tmp_path / "in")}
     assert {name for name, (picture, _) in found.items() if picture} == {"a", "b.jpg_large"}
     assert {name: content for name, (_, content) in found.items()} == files
+
+
+PHOTO_OF_A_PHONE = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)
+
+
+def test_what_has_no_decoder_is_counted_by_kind_and_taken_once_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the advice and prepares again gets the pictures."""
+    monkeypatch.setattr(kinds, "_formats", lambda: ("JPEG", "PNG"))
+    folder = tmp_path / "phone"
+    pack(folder, "loose", {"a.png": save(corners()), "b.heic": PHOTO_OF_A_PHONE})
+    (folder / "c.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    ask = (tmp_path / "home", str(folder), PrepConfig(image_px=16, workers=1))
+    made = prep(*ask, report=lambda _: None)
+    assert made.manifest.counts["rejected"] == {"no decoder for HEIF": 1, "no decoder for SVG": 1}
+    rows = map(json.loads, (made.folder / "rejects.jsonl").read_text().splitlines())
+    heic = next(row for row in rows if row["file"] == "b.heic")
+    assert heic["detail"] == "pip install pillow-heif, then prepare again"
+    assert not prep(*ask, report=lambda _: None).fresh
+    monkeypatch.setattr(kinds, "_formats", lambda: ("JPEG", "PNG", "HEIF"))
+    assert prep(*ask, report=lambda _: None).fresh
+
+
+def test_plugins_where_they_are_installed() -> None:
+    for name in {"HEIF", "JXL"} & {*kinds.formats()}:
+        content = save(corners(), name, quality=95)
+        assert kinds.readable(kinds.of(content[: kinds.BEGINNING]))
+        assert colours(images.decode(content, 32)) == UPRIGHT
