@@ -246,9 +246,9 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
         "hash": digest.digest(),
         "picture": codec.encode(pixels, config),
         "print": duplicates.fingerprint(pixels) if compared else None,
-        "captions": list(captions),
+        "captions": [one_line(text) for text in captions],
         "caption_sources": list(by) if isinstance(by, tuple) else [by] * len(captions),
-        "label": record.label,
+        "label": one_line(record.label) if record.label else None,
         "split": record.split,
     }
 

@@ -88,7 +88,7 @@ def prep(
     with files.lock(folder, f"images/{name}"):
         _refuse_another_source(folder, draft)
         before = _usable(folder)
-        if before and _same(before, draft) and not kinds.readable_by_now(before.counts["rejected"]):
+        if before and _same(before, draft):
             return Prepared(folder, before, fresh=False)
         try:
             return _make(folder, found, config, draft, report)
@@ -166,8 +166,10 @@ def _content(folder: Path) -> Path:
 
 
 def _same(before: Manifest, draft: Manifest) -> bool:
-    """Whether two datasets have the same settings, those of older versions with today's defaults,
-    and come from the same."""
+    """Whether a dataset would be made again: from the same, with the same settings (those of older
+    versions with today's defaults), and without what could not be decoded then."""
+    if kinds.readable_by_now(before.counts.get("rejected", ())):
+        return False
     defaults = as_dict(PrepConfig())
     return (defaults | before.config, before.parents) == (defaults | draft.config, draft.parents)
 
