@@ -65,7 +65,8 @@ def _members(folder: Path, path: str, within: tuple[str, ...]) -> Iterator[Membe
         try:
             for member in (zips if effort == 1 else tars).members(whole, path, _wanted):
                 inner = is_archive(member.name) or member.name.lower().endswith(UNREAD)
-                yield refusal(member.path, *NOT_READ) if inner else member
+                nested = inner and not member.refused
+                yield refusal(member.path, *NOT_READ) if nested else member
         except NONSENSE as error:
             raise BadInput(damaged(whole, error)) from error
 
@@ -99,7 +100,7 @@ def walk(folder: Path) -> Iterator[str]:
     while waiting:
         start = waiting.pop()
         try:
-            with os.scandir(folder / start) as scanned:
+            with os.scandir(os.path.join(folder, start)) as scanned:
                 inside = [entry for entry in scanned if not is_litter(entry.name)]
         except OSError as error:
             if not start:

@@ -36,19 +36,22 @@ class Classes:
             for parent, beside in inside.items()
             if 2 * sum(map(_is_no_class, beside)) < len(beside)
         }
+        self.several = {parent for parent, beside in inside.items() if len(beside) > 1}
         self.labels: dict[str, str | None] = {}
 
     def label(self, folder: str) -> str | None:
         """The class of the pictures in a folder; None if there is none."""
         if folder not in self.labels:
-            parts = _parts(folder)
-            named = (
-                name
-                for depth, name in reversed([*enumerate(parts)])
-                if parts[:depth] in self.all_are_classes or not _is_no_class(name)
-            )
-            self.labels[folder] = next((self._words(name) for name in named), None)
+            self.labels[folder] = self._label(_parts(folder))
         return self.labels[folder]
+
+    def _label(self, parts: tuple[str, ...]) -> str | None:
+        for depth in reversed(range(len(parts))):
+            name, nearest = parts[depth], depth == len(parts) - 1
+            if parts[:depth] in self.all_are_classes or not _is_no_class(name):
+                # `dog/images` is a class beside others, `photos-of-mine/images` alone is none
+                return self._words(name) if nearest or parts[:depth] in self.several else None
+        return None
 
     def _words(self, name: str) -> str:
         if not name.isascii():  # it may be bytes that are no UTF-8

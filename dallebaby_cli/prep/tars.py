@@ -133,6 +133,8 @@ class _Tar(tarfile.TarFile):
         finally:
             self.depth -= 1
             source.left = None if not self.depth else source.left
+        if found.size < 0:
+            raise tarfile.ReadError(f"a file of {found.size:,} bytes")
         self.end = None
         return found
 

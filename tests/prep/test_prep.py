@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import Ran, run, start
 from PIL import Image
@@ -26,7 +27,7 @@ from test_readers import coco, picture, put, zipped
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.errors import Busy
 from dallebaby_cli.files import lock
-from dallebaby_cli.prep import merge, pieces
+from dallebaby_cli.prep import merge, pieces, readers
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages.prep import Prepared, prep
 from dallebaby_cli.store import manifest
@@ -34,6 +35,7 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 
 Cli = Callable[..., Ran]
+ROOT = Path(__file__).parents[2]
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 30), kind: str = "PNG") -> bytes:
@@ -386,3 +388,105 @@ def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path: Path) -> Non
     with pytest.raises(Exception, match="none of the 1 pictures"):
         prepare(home, source)
     assert digests(made.folder) == before
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_names_keep_letters_of_all_scripts(tmp_path: Path, cli: Cli) -> None:
+    for number, name in enumerate(("\u732b", "\u72ac", "Gr\u00f6\u00dfe & Co", "\u65e5" * 60)):
+        put(tmp_path / name / "x.png", noise(number))
+        assert cli("prep", tmp_path / name, "--home", tmp_path / "home", "--px", 16).code == 0
+    made = sorted(path.name for path in (tmp_path / "home/images").iterdir())
+    assert made == ["Gr\u00f6\u00dfe-Co", "\u65e5" * 33, "\u72ac", "\u732b"]
+    assert len(Shards(tmp_path / "home/images/\u732b")) == 1
+
+
+def test_another_source_of_the_same_name_is_refused(tmp_path: Path, cli: Cli) -> None:
+    home = tmp_path / "home"
+    mine, hers = fill(tmp_path / "mine/images", 3), fill(tmp_path / "hers/images", 4)
+    first = prepare(home, mine)
+    before = digests(first.folder)
+    ran = cli("prep", hers, "--home", home, "--px", 16)
+    assert ran.code == 1 and ran.err.splitlines()[-1] == (
+        f"error: {home}/images/images holds something else of that name, made from {mine}; give "
+        "this one another with --name, or remove the folder"
+    )
+    assert digests(first.folder) == before
+    assert cli("prep", hers, "--home", home, "--px", 16, "--name", "hers").code == 0
+    assert len(Shards(home / "images/hers")) == 4
+    scenes = cli("prep", "scenes", "--home", home, "--limit", 9, "--px", 16, "--name", "hers")
+    assert scenes.code == 1 and f"made from {hers}" in scenes.err
+    raw = Manifest(kind="raw", name="images", id="r", complete=True)
+    fill(home / "raw/images/x", 2)
+    manifest.write(home / "raw/images", raw)
+    assert "holds something else" in cli("prep", "images", "--home", home, "--px", 16).err
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    """What a power cut leaves of a file."""
+    half = len(content) // 2
+    return {
+        "empty": b"",
+        "halved": content[:half],
+        "of NULs": bytes(len(content)),
+        "with a block of NULs": content[: half - 256] + bytes(512) + content[half + 256 :],
+        "with a changed bit": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+        "without its line": content[pieces.LINE_BYTES : half],
+    }
+
+
+def test_damaged_pieces_are_made_again(tmp_path: Path) -> None:
+    source, work = fill(tmp_path / "pictures", 5), tmp_path / "work"
+    config = PrepConfig(image_px=16, workers=1)
+
+    def make() -> bytes:
+        rows = readers.read("folder", source)
+        (path,) = pieces.make_all(rows, source, work, config, ignore)
+        return path.read_bytes()
+
+    whole = make()
+    written = (work / "000000.arrow").stat().st_mtime_ns
+    assert make() == whole and (work / "000000.arrow").stat().st_mtime_ns == written
+    for name, content in damaged(whole).items():
+        (work / "000000.arrow").write_bytes(content)
+        assert make() == whole, name
+    put(source / "0005.png", noise(5))
+    assert make() != whole, "a piece with fewer rows"
+
+
+STUCK = """
+import multiprocessing, os, re, signal, sys, time
+from dallebaby_cli.prep.pieces import end_with_parent
+
+def work():
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    re.match("(a+)+$", "a" * 60 + "b")  # for years, and no other thread runs meanwhile
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread sees to it, if it may run")
+def test_a_worker_in_the_midst_of_decoding_ends_with_its_parent(tmp_path: Path) -> None:
+    script = put(tmp_path / "stuck.py", STUCK)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=here
+    ) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.5)
+        parent.kill()
+    try:
+        worker.wait(10)
+    finally:
+        if worker.is_running():
+            worker.kill()
+            pytest.fail("the worker goes on without its parent")

@@ -33,6 +33,7 @@ def put(path: Path, content: bytes | str) -> Path:
 
 
 def zipped(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
