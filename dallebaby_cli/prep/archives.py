@@ -6,21 +6,18 @@ under a name that came from an archive.
 """
 
 import os
-import struct
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import kinds, tars, zips
-from dallebaby_cli.prep.member import DAMAGE, Member, damaged, loose, refusal
+from dallebaby_cli.prep.member import NONSENSE, Member, damaged, loose, refusal
 from dallebaby_cli.store import manifest
 
 TARS = (".tar", *(".tar" + end for end in (".gz", ".bz2", ".xz")), ".tgz", ".tbz2", ".tbz", ".txz")
 UNREAD = (".rar", ".7z", ".tar.zst", ".tzst", ".tar.lz4", ".lzh", ".cab", ".ace")
 LOOSE = ("",)  # a `within` that matches no archive
-# what zipfile and tarfile raise, too, on headers that make no sense
-NONSENSE = (*DAMAGE, ValueError, OverflowError, NotImplementedError, struct.error)
 
 
 def members(folder: Path, *within: str) -> Iterator[Member]:

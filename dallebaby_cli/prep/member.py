@@ -3,6 +3,7 @@
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,6 +23,8 @@ from dallebaby_cli.text import one_line
 MAX_FILE_BYTES = 512_000_000  # a larger "picture" would only fill memory
 MAX_TEXT_BYTES = 1_000_000  # of what is said of one picture
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+# what zipfile and tarfile raise, too, on headers that make no sense
+NONSENSE = (*DAMAGE, ValueError, OverflowError, RuntimeError, struct.error)
 
 Read = Callable[[], bytes]  # picklable
 
@@ -74,7 +77,7 @@ class Member:
         try:
             opened = self.source()
             found: bytes = opened.peek(kinds.BEGINNING)  # type: ignore[attr-defined]
-        except (*DAMAGE, BadInput, Rejected):  # what is wrong shows when all of it is read
+        except (*NONSENSE, BadInput, Rejected):  # what is wrong shows when all of it is read
             return b""
         if self.later is not None:  # else the stream goes on where it is
             opened.close()
@@ -85,10 +88,14 @@ class Member:
         """Its bytes as a stream, before the next member is asked for. Raises BadInput if they
         cannot be read."""
         try:
-            with self.source() as opened:
-                yield opened
+            source = self.source()
         except Rejected as error:
             raise BadInput(f"{one_line(self.path)} cannot be read: {error.detail}") from None
+        except NONSENSE as error:
+            raise BadInput(damaged(self.path, error)) from error
+        try:
+            with source as opened:
+                yield opened
         except DAMAGE as error:
             raise BadInput(damaged(self.path, error)) from error
 

@@ -28,12 +28,12 @@ import pyarrow as pa
 
 from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig
-from dallebaby_cli.errors import DallebabyError
+from dallebaby_cli.errors import BadInput, DallebabyError
 from dallebaby_cli.prep import cluster, duplicates, images
 from dallebaby_cli.prep.readers import Drawn, Record, Records
 from dallebaby_cli.prep.rejected import Rejected
 from dallebaby_cli.progress import Progress, Report
-from dallebaby_cli.store import codec
+from dallebaby_cli.store import arrow_files, codec
 from dallebaby_cli.text import clean, one_line
 
 RECORDS = 256  # in one piece: what a killed worker does again at most
@@ -213,15 +213,14 @@ def _start(whole: pa.Buffer) -> int:
 def is_whole(path: Path, rows: int) -> bool:
     """Whether a piece is there, with so many rows, as it was written."""
     try:
-        whole = pa.py_buffer(path.read_bytes())
+        whole = arrow_files.read(path)
         start = _start(whole)
         if start and whole[:start].to_pybytes() != _first_line(whole[start:]):
             return False
-        table = pa.ipc.open_file(whole[start:]).read_all()
-        table.validate(full=True)
-    except (OSError, pa.ArrowException):
+        batches = arrow_files.batches(whole[start:], SCHEMA.equals)
+    except (FileNotFoundError, BadInput, ValueError):
         return False
-    return bool(table.schema.equals(SCHEMA) and len(table) == rows)
+    return sum(batch.num_rows for batch, _ in batches) == rows
 
 
 def _row(record: Record, config: PrepConfig) -> dict[str, Any]:

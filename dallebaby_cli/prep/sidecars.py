@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dallebaby_cli import names
-from dallebaby_cli.prep.member import MAX_TEXT_BYTES, Member, Read
+from dallebaby_cli.prep.member import MAX_TEXT_BYTES, NONSENSE, Member, Read
 from dallebaby_cli.prep.readers import Split, Writer
 from dallebaby_cli.prep.rejected import Rejected
 from dallebaby_cli.store import captions
@@ -108,7 +108,7 @@ def told(sidecars: Iterable[tuple[str, Read]]) -> Told:
         ending = path.rpartition(".")[2].lower()
         try:
             content = read()
-        except (OSError, Rejected) as error:
+        except (*NONSENSE, Rejected) as error:
             odd.append((path, getattr(error, "detail", "") or str(error)))
             continue
         if ending == "json":
