@@ -34,6 +34,7 @@ COCO = {
 REGIONS = [
     {"id": n, "regions": [{"phrase": f"phrase {n}"}, {"phrase": "another"}]} for n in range(3)
 ]
+TEXTS = [b"a dog\nde.utf8=Hund\n0 1 2 3", "un ni\u00f1o".encode("utf-16")]
 
 
 @pytest.fixture(scope="module")
