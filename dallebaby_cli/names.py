@@ -96,4 +96,4 @@ def reserved(path: str) -> bool:
 
 def folded(path: str) -> str:
     """The path as file systems that ignore case and accents' spelling compare it."""
-    return unicodedata.normalize("NFC", path).casefold()
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()

@@ -52,11 +52,13 @@ def count_pictures(folder: Path, *within: str) -> int | None:
 
 
 def _members(folder: Path, path: str, within: tuple[str, ...]) -> Iterator[Member]:
-    whole, effort = folder / path, _effort(path)
+    effort = _effort(path)
     if not effort:
         unread = path.lower().endswith(UNREAD)
-        yield refusal(path, *NOT_READ) if unread else loose(folder, path)
-    elif not whole.is_file():
+        yield refusal(path, *NOT_READ) if unread else loose(os.path.join(folder, path), path)
+        return
+    whole = folder / path
+    if not whole.is_file():
         yield refusal(path, "unreadable", "it is no file, or a link that leads nowhere")
     elif _matches(path, within):
         try:

@@ -7,11 +7,11 @@ later; into a file of any other name one must look.
 
 import importlib
 import io
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 
 from PIL import Image
 
@@ -68,7 +68,7 @@ def of(beginning: bytes) -> str:
 
 def by_name(path: str) -> bool | None:
     """Whether a file's ending promises a picture; None if one must look inside."""
-    ending = PurePosixPath(path).suffix[1:].lower()
+    ending = os.path.splitext(path)[1][1:].lower()
     return True if ending in PICTURES else False if ending in OTHERS else None
 
 

@@ -40,7 +40,7 @@ class Member:
     """reads it at any time; None in a compressed tar"""
     packed: int = 0
     """its size, if it lies in an archive"""
-    loose: Path | None = None
+    loose: str | None = None
     """where it is, if it lies in no archive"""
     refused: bool = False
     """whether its bytes cannot be had; `later` says why"""
@@ -58,7 +58,7 @@ class Member:
     @property
     def size(self) -> int:
         """Its bytes."""
-        return self.loose.stat().st_size if self.loose else self.packed
+        return os.stat(self.loose).st_size if self.loose else self.packed
 
     @property
     def is_picture(self) -> bool:
@@ -70,7 +70,7 @@ class Member:
         return bool(kinds.of(self.beginning())) or self._is_special()
 
     def _is_special(self) -> bool:
-        return self.loose is not None and not self.loose.is_file()
+        return self.loose is not None and not os.path.isfile(self.loose)
 
     def beginning(self) -> bytes:
         """Its first bytes, which can be read again; none where they cannot be read."""
@@ -127,20 +127,24 @@ def refuse(reason: str, detail: str) -> bytes:
     raise Rejected(reason, detail)
 
 
-def read_file(path: Path, most: int | None = None) -> bytes:
+def read_file(path: str | Path, most: int | None = None) -> bytes:
     """The bytes of a file; raises Rejected where opening it would hang or fill memory."""
-    status = path.stat()
+    status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise Rejected("unreadable", "it is not a regular file")
     if status.st_size > (most or MAX_FILE_BYTES):
         raise Rejected("too large", too_large(status.st_size, most))
-    return path.read_bytes()
+    with open(path, "rb") as opened:
+        return opened.read()
 
 
-def loose(folder: Path, path: str) -> Member:
+def loose(whole: str, path: str) -> Member:
     """A file that lies in no archive."""
-    whole = folder / path
-    return Member(path, partial(files.open_regular, whole), partial(read_file, whole), 0, whole)
+    return Member(path, partial(_open, whole), partial(read_file, whole), 0, whole)
+
+
+def _open(path: str) -> IO[bytes]:
+    return files.open_regular(Path(path))
 
 
 def damaged(path: str | os.PathLike[str], error: Exception) -> str:

@@ -55,13 +55,13 @@ def groups(members: Iterable[Member], *, read: bool) -> Iterator[Group]:
     compressed tars are read, which must be done now or never."""
     group = Group()
     for member in members:
-        beside = is_sidecar(member.path)
-        if member.is_picture or beside:
+        is_picture = member.is_picture
+        if is_picture or is_sidecar(member.path):
             full = len(group.pictures) + len(group.sidecars) >= MOST
             if (start := key(member.path)) != group.key or full:
                 yield group
                 group = Group(start)
-            if member.is_picture:
+            if is_picture:
                 group.pictures.append((member.path, member.reader() if read else None))
             else:
                 group.sidecars.append((member.path, member.reader(MAX_TEXT_BYTES)))
@@ -82,14 +82,15 @@ def key(path: str) -> str:
 def owned(pictures: Sequence[str], sidecars: Sequence[str]) -> list[list[int]]:
     """For each of a group's pictures the numbers of the sidecars that tell of it."""
     found: list[list[int]] = [[] for _ in pictures]
+    if not sidecars:
+        return found
     stems = [path.rpartition(".")[0] for path in pictures]
-    folded = [{names.folded(path), names.folded(path.rpartition(".")[0])} for path in pictures]
     for number, path in enumerate(sidecars):
         stem = path.rpartition(".")[0]
         owners = [n for n, own in enumerate(stems) if stem in (own, pictures[n])]
         if not owners:
-            alike = names.folded(stem)
-            owners = [n for n, own in enumerate(folded) if alike in own]
+            alike, both = names.folded(stem), zip(pictures, stems, strict=True)
+            owners = [n for n, own in enumerate(both) if alike in map(names.folded, own)]
             if len({stems[n] for n in owners}) > 1:  # A.jpg and a.jpg: nobody knows whose
                 continue
         if not owners and {*stem.rpartition("/")[2].lower().split(".")[1:]} <= SAYS_SO:
@@ -125,7 +126,7 @@ def told(sidecars: Iterable[tuple[str, Read]]) -> Told:
             if boxes := [line for line in more if BOX.fullmatch(line)]:
                 odd.append((path, f"{boxes[0][:50]!r} is no caption"))
             lines += [line for line in more if not BOX.fullmatch(line)]
-    listed = from_fields(about)[0]
+    listed = from_fields(about)[0] if about else []
     texts = captions.clean([*lines, *listed])
     return Told(texts, _writers(about, texts), label(about), split(about), tuple(odd))
 

@@ -6,6 +6,7 @@ have none, the folders that they lie in are their classes (prep/classes.py). So 
 at first, which takes reading compressed tars twice. Links to files are followed.
 """
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def _survey(folder: Path) -> _Survey:
             if lists.is_list(member.path) and not member.refused:
                 found.lists.take(member)
             else:
-                found.endings[Path(member.name).suffix.lower()] += 1
+                found.endings[os.path.splitext(member.path)[1].lower()] += 1
                 yield member
 
     for group in sidecars.groups(seen(), read=False):
