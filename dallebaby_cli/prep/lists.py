@@ -28,7 +28,7 @@ WORD = re.compile(rf"({WNID.pattern})[\t ]+([^,\n]+)")
 
 def is_list(path: str) -> bool:
     """Whether a file of that name is one."""
-    return path.rpartition("/")[2].lower() in (*TABLES, *WORDS)
+    return path.rpartition("/")[2].lower() in (*TABLES, *WORDS, *UNREAD)
 
 
 @dataclass
@@ -50,6 +50,8 @@ class Lists:
     tables: list[Table] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)
     """ImageNet's name of a class → a word for it"""
+    unread: list[str] = field(default_factory=list)
+    """lists in a format that is not read"""
     common: set[str] = field(default_factory=set)
     """names that several pictures have, so that the name alone does not tell which is meant"""
     by_path: dict[str, list[tuple[Table, str]]] = field(default_factory=lambda: defaultdict(list))
@@ -57,8 +59,11 @@ class Lists:
 
     def take(self, member: Member) -> None:
         """Read one list. Raises BadInput if its bytes cannot be had."""
-        text = sidecars.decoded(member.content())
         kind = member.name.lower()
+        if kind in UNREAD:
+            self.unread.append(member.path)
+            return
+        text = sidecars.decoded(member.content())
         if kind in WORDS:
             found = (WORD.match(line) for line in text.splitlines())
             self.words |= {row[1]: captions.plain(row[2]) for row in found if row}
@@ -113,6 +118,8 @@ class Lists:
 
     def left_out(self) -> Iterator[tuple[str, str, str]]:
         """What of the lists could not be used: file, reason, detail."""
+        for path in self.unread:
+            yield path, "odd caption", "lists in Parquet are not read; save it as metadata.jsonl"
         for table in self.tables:
             if table.odd:
                 more = f" and {len(table.odd) - 1:,} others" * (len(table.odd) > 1)

@@ -1,6 +1,7 @@
 """Every dataset of the catalogue, from a tiny archive in its true layout, with its known traps."""
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -197,6 +198,10 @@ def test_cifar10(tmp_path: Path) -> None:
     assert [r.label for r in found] == ["airplane", "truck", "truck"]
     assert [r.split for r in found] == ["train", "train", "holdout"]
     assert np.array_equal(found[0].read(), first)  # type: ignore[arg-type]
+    whole = gzip.decompress((tmp_path / "cifar-10-binary.tar.gz").read_bytes()).rstrip(b"\0")
+    put(tmp_path / "cifar-10-binary.tar.gz", gzip.compress(whole + bytes(-len(whole) % 512)))
+    with pytest.raises(Rejected, match="no end mark"):
+        read(tmp_path, "cifar10")["cifar-10-binary.tar.gz"].read()
     tarred(tmp_path / "cifar-10-binary.tar.gz", members | {"cifar-10-batches-bin/x.bin": row[:-1]})
     with pytest.raises(BadInput, match="cut off"):
         read_as("cifar10", tmp_path)

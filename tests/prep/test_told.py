@@ -190,6 +190,8 @@ def test_lists_name_pictures_elsewhere_and_in_other_ways(tmp_path: Path) -> None
         "x/d.png": (),
         "y/d.png": (),
     }
+    put(tmp_path / "deep/metadata.parquet", b"PAR1")
+    assert left_out(tmp_path)["deep/metadata.parquet"][0] == "odd caption"
     rest = [row for row in readers.read("folder", tmp_path).rows if row.file == "metadata.jsonl"]
     details = [row.read.args for row in rest]  # type: ignore[union-attr]
     assert details == [

@@ -56,7 +56,9 @@ def no_binary(folder: Path, name: str) -> str:
 def rows(folder: Path, archive: str, label_bytes: int, describe: Describe) -> Iterator[Record]:
     """The pictures in all .bin files, each behind `label_bytes` bytes of labels."""
     for member in archives.members(folder, archive):
-        if member.name.endswith(".bin"):
+        if member.refused:
+            yield Record(member.path, member.reader())
+        elif member.name.endswith(".bin"):
             yield from _batch(member, label_bytes, describe)
 
 

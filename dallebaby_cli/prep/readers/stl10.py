@@ -40,7 +40,9 @@ def _rows(folder: Path, labels: dict[str, bytes]) -> Iterator[Record]:
     classes = sidecars.decoded(labels[NAMES]).split()
     for member in archives.members(folder, ARCHIVE):
         part = member.name.removesuffix("_X.bin")
-        if part in PARTS and part != member.name:
+        if member.refused:
+            yield Record(member.path, member.reader())
+        elif part in PARTS and part != member.name:
             yield from _part(member, part, labels.get(f"{part}_y.bin"), classes)
 
 
