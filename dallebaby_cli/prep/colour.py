@@ -77,7 +77,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     usable = profile is not None and len(profile) <= MOST_BYTES
     mode, change = _change(profile, image.mode) if usable else ("", None)
     if change is None:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     converted = change.apply(image if image.mode == mode else image.convert(mode))
     return converted
 

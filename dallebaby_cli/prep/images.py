@@ -220,9 +220,8 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode == "LAB":
         return colour.lab_to_srgb(image)
     if not image.has_transparency_data:
-        return colour.to_srgb(
-            image if image.mode in ("L", "CMYK") else image.convert("RGB"), profile
-        )
+        inks = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+        return colour.to_srgb(inks, profile)
     layer = image.convert("RGBA")
     white = Image.new("RGB", layer.size, "white")
     white.paste(colour.to_srgb(layer.convert("RGB"), profile), mask=layer.getchannel("A"))
