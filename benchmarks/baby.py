@@ -202,7 +202,8 @@ def minutes(run: Path) -> float:
 def machine() -> str:
     """What this ran on."""
     cpuinfo, device = Path("/proc/cpuinfo"), devices.resolve("auto")
-    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    about = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    named = re.search(r"model name\s*: (.*)", about)
     processor = named[1] if named else platform.machine()
     precision = devices.resolve_precision(device, "auto")
     return (

@@ -62,7 +62,8 @@ def watch(process: subprocess.Popen[bytes], finished: Callable[[], bool] | None 
     def look() -> None:
         nonlocal own
         while not done.wait(0.1):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            lines = status.read_text(encoding="utf-8").splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
             if "RssAnon" in fields:  # gone once the process has ended
                 own = max(own, int(fields["RssAnon"].split()[0]) / 1e3)
 

@@ -61,7 +61,7 @@ def main(out: Path) -> None:
                 )
                 fetch(str(torrent.path), root / "home", config, name="coco", report=report)
     shown = min(seen, key=lambda event: abs(event.done / (event.total or 1) - SHOWN_AT))
-    with Path("/dev/null").open("w") as nowhere:
+    with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=80, force_terminal=True, file=nowhere)
         console.print(Group(Text("$ dallebaby fetch coco", style="bold"), panel(shown)))
         console.save_svg(str(out), title="dallebaby")

@@ -305,9 +305,9 @@ def own_megabytes(pid: int) -> float:
     """Memory of a process and its children that is no mapped file."""
     total = 0.0
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         total += int(status.split("RssAnon:")[1].split()[0]) / 1e3
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except (FileNotFoundError, ProcessLookupError, IndexError):  # it has just ended
         return total
     return total + sum(own_megabytes(int(child)) for child in children)

@@ -45,7 +45,8 @@ def peaks(*arguments: object) -> list[float]:
         while main.poll() is None:
             workers = Path(f"/proc/{main.pid}/task/{main.pid}/children")
             try:
-                for place, pids in ((0, [main.pid]), (2, workers.read_text().split())):
+                theirs = workers.read_text(encoding="utf-8").split()
+                for place, pids in ((0, [main.pid]), (2, theirs)):
                     for pid in pids:
                         about = status(pid)
                         for offset, key in enumerate(("VmHWM", "RssAnon")):
@@ -60,7 +61,8 @@ def peaks(*arguments: object) -> list[float]:
 
 
 def status(pid: int | str) -> dict[str, float]:
-    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    about = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    lines = [line.split() for line in about.splitlines()]
     return {line[0][:-1]: int(line[1]) / 1000 for line in lines if line[-1] == "kB"}
 
 

@@ -105,7 +105,7 @@ def prepare(home: Path) -> Path:
 
 def curve(log: Path) -> list[dict[str, float]]:
     """Our points in time, from the run's first line on."""
-    events = [json.loads(line) for line in log.read_text().splitlines()]
+    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     scored = [event for event in events if event["event"] == "evaluation"]
     return [{**event, "seconds": event["time"] - events[0]["time"]} for event in scored]
 

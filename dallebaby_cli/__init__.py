@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 # name → module, imported on first use
 _PUBLIC = {"from_pretrained": "dallebaby_cli.drawing.pretrained"}
-__all__ = ["__version__", "from_pretrained"]
+__all__ = ["__version__", "from_pretrained"]  # noqa: F822, which knows no __getattr__
 
 
 def __getattr__(name: str) -> Any:

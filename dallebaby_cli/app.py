@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dallebaby_cli import __version__
 from dallebaby_cli.commands import (
@@ -27,9 +26,11 @@ from dallebaby_cli.commands import (
     train,
     train_vae,
 )
-from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.commands.output import Screen, Settings
 from dallebaby_cli.config import DEFAULT_HOME
-from dallebaby_cli.errors import DallebabyError, UsageError
+from dallebaby_cli.errors import DallebabyError, Interrupted, UsageError, out_of_memory
+from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.text import one_line
 
 app = typer.Typer(
     name="dallebaby",
@@ -100,6 +101,7 @@ def global_options(
     )
 
 
+MOST_SAID = 200  # characters of what a library says of an error
 SHARED = ("train-vae", "encode", "train")  # what several processes can do together
 WITH_VALUE = ("--home", "--config", "--set", "--device")
 FLAGS = ("--json", "--quiet", "--debug")
@@ -123,25 +125,22 @@ def globals_first(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Expected failures become one sentence and an exit code."""
+    """Run the command line. Whatever fails becomes one sentence and an exit code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    if isinstance(sys.stdout, io.TextIOWrapper):  # elsewhere than in a terminal, Windows has cp1252
-        sys.stdout.reconfigure(errors="replace")
+    for stream in (sys.stdout, sys.stderr):  # what the terminal's charset lacks becomes a ?
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = globals_first(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _session():
+        with Interrupt(at_once="stopped; run the same command again to go on"), _session():
             app(arguments, prog_name="dallebaby", obj=arguments)
     except BrokenPipeError:
         sys.exit(141)
-    except (DallebabyError, OSError) as error:
+    except (Exception, Interrupted) as error:
         if "--debug" in arguments:
             raise
-        Console(stderr=True, highlight=False, emoji=False, soft_wrap=True).print(
-            f"error: {sentence(error)}", markup=False
-        )
-        sys.exit(error.exit_code if isinstance(error, DallebabyError) else 1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        Screen(stderr=True).print(f"error: {sentence(error)}")
+        sys.exit(error.exit_code if isinstance(error, DallebabyError | Interrupted) else 1)
 
 
 def _session() -> AbstractContextManager[None]:
@@ -153,11 +152,21 @@ def _session() -> AbstractContextManager[None]:
     return engine.session()
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """What went wrong, in one line."""
-    if isinstance(error, OSError) and not isinstance(error, DallebabyError):
-        where = f" ({error.filename})" if error.filename else ""
+    said = one_line(str(error))
+    if isinstance(error, DallebabyError | Interrupted):
+        return said
+    if isinstance(error, OSError):
+        where = f" ({one_line(str(error.filename))})" if error.filename else ""
         if error.errno == errno.ENOSPC:
             return f"the disk is full{where}; make room and run the same command again to continue"
-        return f"{error.strerror or error}{where}"
-    return " ".join(str(error).split())
+        return f"{one_line(error.strerror or said)}{where}"
+    if out_of_memory(error):
+        why = f" ({said.partition('. ')[0][:MOST_SAID]})" if said else ""
+        return f"memory is full{why}; end other programs, or take less at a time: see docs"
+    name = type(error).__name__
+    return (
+        f"unexpected {name}: {said[:MOST_SAID]}; this is a fault of dallebaby: run again with "
+        "--debug and report it"
+    )

@@ -9,9 +9,13 @@ DallebabyError            exit code 1
 ├── DiskFull              no room left
 ├── FetchFailed           a download that could not be finished
 ├── Diverged              training that could not be kept on the rails
-├── ProcessLost           one of several processes of a run has gone
-└── Interrupted           exit code 128 + signal: stopped by Ctrl-C or SIGTERM, state saved
+├── OutOfMemory           what was asked for does not fit into memory
+└── ProcessLost           one of several processes of a run has gone
+
+Interrupted               exit code 128 + signal: stopped by Ctrl-C or SIGTERM
 """
+
+import re
 
 
 class DallebabyError(Exception):
@@ -54,13 +58,26 @@ class Diverged(DallebabyError):
     """Training that could not be kept on the rails."""
 
 
+class OutOfMemory(DallebabyError):
+    """What was asked for does not fit into memory."""
+
+
 class ProcessLost(DallebabyError):
     """One of several processes of a run has gone."""
 
 
-class Interrupted(DallebabyError):
-    """Work that a signal stopped after its state was saved."""
+class Interrupted(BaseException):
+    """Work that a signal stopped, after its state was saved where it has one. No `Exception`: what
+    goes on after errors, such as with the next picture, must not go on after Ctrl-C."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy or torch, on a CPU or a GPU, says that memory is full."""
+    words = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
+    )

@@ -15,7 +15,8 @@ if sys.platform == "win32":
 
 class Interrupt:
     """While the block runs, signals only set `asked`; a second Ctrl-C stops at once. With `at_once`
-    they end the block with that sentence: for work that leaves nothing half done."""
+    they end the block with that sentence: for work that leaves nothing half done. Both by raising
+    Interrupted."""
 
     def __init__(self, at_once: str = "") -> None:
         self.asked = 0
@@ -41,5 +42,5 @@ class Interrupt:
         if self.at_once:
             raise Interrupted(self.at_once, number)
         if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted("stopped at once; run it again to go on from what was saved", number)
         self.asked = number

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.text import one_line
 
 if TYPE_CHECKING:
     from dallebaby_cli.stages.doctor import Check
@@ -47,7 +48,7 @@ def doctor(
 
 def _line(check: "Check") -> str:
     advice = f" → {check.advice}" if check.advice else ""
-    return f"{check.state:4}  {check.name}: {check.found}{advice}"
+    return f"{check.state:4}  {one_line(f'{check.name}: {check.found}{advice}')}"
 
 
 def _table(checks: "Sequence[Check]") -> Table:

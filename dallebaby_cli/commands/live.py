@@ -16,8 +16,8 @@ PLAIN_EVERY_S = 10.0  # between two plain progress lines of one task, when nobod
 
 def _note(console: Console, event: events.Note) -> None:
     warning = event.level == "warning"
-    text = f"warning: {event.text}" if warning else event.text
-    console.print(one_line(text), style="yellow" if warning else None, markup=False)
+    text = one_line(f"warning: {event.text}" if warning else event.text)
+    console.print(text, style="yellow" if warning else None)
 
 
 class Bars:
@@ -27,7 +27,7 @@ class Bars:
         self.rich = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
             TimeRemainingColumn(),
             console=console,
@@ -95,5 +95,5 @@ class Lines:
             return
         self.last[event.task] = now
         of = f" of {amount(event.total, event.unit)}" if event.total else ""
-        line = f"{event.task}: {amount(event.done, event.unit)}{of} {event.detail}".rstrip()
-        self.console.print(one_line(line), markup=False)
+        line = f"{event.task}: {amount(event.done, event.unit)}{of} {event.detail}"
+        self.console.print(one_line(line))

@@ -8,10 +8,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from dallebaby_cli import progress as events
 from dallebaby_cli.config import settings
+from dallebaby_cli.text import UNWANTED
+
+
+class Screen(Console):
+    """A console to which all text is plain text, wherever it comes from: names of files, captions
+    and what servers say are no markup, and bring no escape codes of their own."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=True)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """What is written; rich marks its own codes as such."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else UNWANTED.sub("", segment.text)
+            yield Segment(text, segment.style, segment.control)
 
 
 @dataclass(frozen=True)
@@ -27,12 +45,8 @@ class Settings:
     json: bool = False
     quiet: bool = False
     debug: bool = False
-    out: Console = field(
-        default_factory=lambda: Console(highlight=False, emoji=False, soft_wrap=True)
-    )
-    err: Console = field(
-        default_factory=lambda: Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-    )
+    out: Console = field(default_factory=Screen)
+    err: Console = field(default_factory=lambda: Screen(stderr=True))
 
     def load(
         self, section: str, flags: Mapping[str, Any] | None = None, preset: str | None = None
@@ -130,12 +144,12 @@ class Settings:
             print(json.dumps(facts, default=str), flush=True)
             return
         for line in human:
-            self.out.print(line, markup=False) if isinstance(line, str) else self.out.print(line)
+            self.out.print(line)
 
     def hint(self, text: str) -> None:
         """Say what could be run next."""
         if not (self.json or self.quiet):
-            self.err.print(f"next: {text}", style="dim", markup=False)
+            self.err.print(f"next: {text}", style="dim")
 
     @contextmanager
     def reporter(self) -> Iterator[events.Report]:

@@ -65,8 +65,7 @@ def panel(event: Transfer) -> RenderableType:
         rows.append(Text(givers, style="dim"))
     if event.waiting_for:
         rows.append(Text(one_line(f"waiting: {event.waiting_for}"), style="yellow"))
-    title = Text(one_line(f"fetch {event.task}"))
-    return Panel(Group(*rows), title=title, title_align="left")
+    return Panel(Group(*rows), title=Text(one_line(f"fetch {event.task}")), title_align="left")
 
 
 def percent(share: float) -> str:

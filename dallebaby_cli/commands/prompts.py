@@ -17,7 +17,7 @@ def given(arguments: list[str], file: Path | None) -> list[str] | None:
     Raises UsageError or BadInput."""
     found: list[str] = []
     for argument in arguments:
-        found += _from_stdin() if argument == "-" else [_text(os.fsencode(argument), "the prompt")]
+        found += _from_stdin() if argument == "-" else [_typed(argument)]
     if file:
         found += _lines(file.read_bytes(), str(file))
     if found:
@@ -32,9 +32,9 @@ def asked(console: Console) -> Iterator[list[str]]:
     console.print("Say what to draw; an empty line ends.", style="dim")
     while True:
         try:
-            prompt = _text(os.fsencode(console.input("prompt: ").strip()), "the prompt")
+            prompt = _typed(console.input("prompt: ").strip())
         except (UnicodeError, BadInput):
-            console.print("that is not text in UTF-8; say it again", style="yellow")
+            console.print("that is not text; say it again", style="yellow")
             continue
         except EOFError:
             return
@@ -56,6 +56,17 @@ def _lines(content: bytes, source: str) -> list[str]:
     if not lines:
         raise BadInput(f"{source} has no prompts; write one a line")
     return lines
+
+
+def _typed(text: str) -> str:
+    """What came in through the terminal: UTF-8, or else what the system's charset makes of it.
+    Raises BadInput."""
+    try:
+        return _text(os.fsencode(text), "the prompt")
+    except BadInput:
+        if not text.isprintable():  # nor is a byte that could not be read
+            raise
+        return text
 
 
 def _text(content: bytes, source: str) -> str:

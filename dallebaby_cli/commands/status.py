@@ -7,6 +7,7 @@ from rich.table import Table
 
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.progress import amount
+from dallebaby_cli.text import one_line
 
 
 def status(ctx: typer.Context) -> None:
@@ -25,5 +26,6 @@ def status(ctx: typer.Context) -> None:
         table.add_column(column, overflow="fold")  # names are there to be copied
     for row in rows:
         state = f"{row.state}, taken next" if row.newest else row.state
-        table.add_row(row.kind, row.name, amount(row.bytes, "B"), "\n".join(row.parents), state)
+        name, parents = one_line(row.name), "\n".join(map(one_line, row.parents))
+        table.add_row(row.kind, name, amount(row.bytes, "B"), parents, one_line(state))
     settings.result(facts, table)

@@ -16,6 +16,7 @@ from dallebaby_cli.errors import (
     BadInput,
     DallebabyError,
     FetchFailed,
+    Interrupted,
     Mismatch,
     MissingInput,
     UsageError,
@@ -138,7 +139,7 @@ def fetch(
             manifest.write(folder, started)
         try:
             brought = _bring(job)
-        except DallebabyError:
+        except (DallebabyError, Interrupted):
             _forget_nothing(folder)
             raise
         done = replace(

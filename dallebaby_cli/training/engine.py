@@ -29,7 +29,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from dallebaby_cli.errors import Mismatch, ProcessLost, UsageError
+from dallebaby_cli.errors import Interrupted, Mismatch, ProcessLost, UsageError
 from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 
@@ -128,7 +128,7 @@ def session() -> Iterator[None]:
     except SystemExit as end:
         if end.code:
             raise
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         if store.add("failed", 1) == 1:
             raise
         raise SystemExit(getattr(error, "exit_code", 1)) from error

@@ -175,7 +175,7 @@ def test_a_grid_that_does_not_divide_the_picture_names_those_that_do() -> None:
 
 @pytest.mark.parametrize("module", [stages, models])
 def test_every_field_has_help(module: types.ModuleType) -> None:
-    tree = ast.parse(Path(module.__file__ or "").read_text())
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             fields = [i for i, s in enumerate(node.body) if isinstance(s, ast.AnnAssign)]

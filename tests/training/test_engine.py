@@ -233,7 +233,8 @@ def test_two_processes_encode_what_one_does(one: Path, tmp_path: Path) -> None:
 
 def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:
     """The id of one of the processes that torchrun started."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    listed = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    children = listed.read_text(encoding="utf-8").split()
     mark = f"RANK={rank}".encode()
     (found,) = (c for c in children if mark in Path(f"/proc/{c}/environ").read_bytes().split(b"\0"))
     return int(found)

@@ -1,0 +1,180 @@
+"""What nobody expected, signals, charsets and hostile names, where the program meets the person."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Ran
+
+from dallebaby_cli.commands import prompts
+from dallebaby_cli.commands.live import Bars, Lines
+from dallebaby_cli.commands.output import Screen
+from dallebaby_cli.errors import BadInput, Interrupted
+from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.progress import Note, Progress, Transfer
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
+
+Cli = Callable[..., Ran]
+HOSTILE = "\x1b]0;owned\x07[b]x[/b] [/c]\x1b[2J\u202e\r\nerror: all is lost"
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, fail: Callable[[], object]) -> None:
+    """`dallebaby status` does that."""
+    monkeypatch.setattr("dallebaby_cli.stages.status.status", lambda home: fail())
+
+
+def said(ran: Ran) -> str:
+    """The one line that a failed command says."""
+    (line,) = ran.err.splitlines()
+    return line
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_what_nobody_expected_is_one_sentence(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError(HOSTILE)
+
+    failing(monkeypatch, fail)
+    ran = cli("status")
+    assert ran.code == 1 and ran.out == ""
+    assert said(ran) == (
+        "error: unexpected ZeroDivisionError: ]0;owned[b]x[/b] [/c][2J error: all is lost; this is "
+        "a fault of dallebaby: run again with --debug and report it"
+    )
+    with pytest.raises(ZeroDivisionError):
+        cli("status", "--debug")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_full_memory_is_one_sentence(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    failing(monkeypatch, fail)
+    ran = cli("status")
+    assert ran.code == 1 and said(ran).startswith("error: memory is full")
+    assert "take less at a time" in ran.err and "unexpected" not in ran.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_sentence_in_every_command(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def fail() -> None:
+        try:
+            signal.raise_signal(number)
+        except Exception:  # what goes on after errors does not go on after Ctrl-C
+            return
+
+    failing(monkeypatch, fail)
+    before = signal.getsignal(number)
+    ran = cli("status")
+    assert ran.code == 128 + number and signal.getsignal(number) == before
+    assert said(ran) == "error: stopped; run the same command again to go on"
+
+
+def test_a_second_ctrl_c_is_a_sentence_too() -> None:
+    with pytest.raises(Interrupted, match="stopped at once") as stopped, Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.asked == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.exit_code == 130
+
+
+# ---------------------------------------------------------------- charsets
+
+
+@pytest.mark.parametrize(
+    "charset",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII, for files too
+        {"PYTHONIOENCODING": "gbk:strict"},
+    ],
+)
+def test_the_locales_charset_changes_no_picture(
+    cli: Cli, model: Path, tmp_path: Path, charset: dict[str, str]
+) -> None:
+    prompt = "a red café car → 😀"
+    prompts_file = tmp_path / "prompts.txt"
+    prompts_file.write_text("ein grüner Baum → 木", encoding="utf-8")
+    arguments = ["generate", prompt, "--file", prompts_file, "-n", 1, "--seed", 5, "--model", model]
+    ran = cli("--home", tmp_path, *arguments, "--out", tmp_path / "here.png")
+    assert ran.code == 0, ran.err
+    command = [sys.executable, "-m", "dallebaby_cli", "--home", tmp_path, *arguments]
+    there = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONUTF8"))}
+    done = subprocess.run(
+        [str(word) for word in (*command, "--out", tmp_path / "there.png")],
+        env=there | charset,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for end in (".png", "-00.png", "-01.png"):
+        here, other = tmp_path / f"here{end}", tmp_path / f"there{end}"
+        assert here.read_bytes() == other.read_bytes()
+
+
+def test_a_prompt_in_another_charset_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sys.argv` has them, where the locale says so."""
+    monkeypatch.setattr(os, "fsencode", lambda text: text.encode("iso-8859-15", "surrogateescape"))
+    assert prompts.given(["ein grüner Baum"], None) == ["ein grüner Baum"]
+    assert prompts.given(["grün".encode().decode("iso-8859-15")], None) == ["grün"]
+    with pytest.raises(BadInput, match="the prompt is not text"):
+        prompts.given(["a \udcff car"], None)
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_names_bring_no_escape_codes_to_the_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    folder = tmp_path / "images" / HOSTILE.replace("/", "|")
+    parents = {f"raw/{HOSTILE}": "1"}
+    manifest.write(folder, Manifest(kind="images", name="x", complete=True, parents=parents))
+    ran = cli("--home", tmp_path, "status")
+    assert ran.code == 0 and "]0;owned[b]x[|b] [|c]" in ran.out and "[b]x[/b] [/c]" in ran.out
+    assert not {"\x1b", "\x07", "\r", "\u202e"} & {*ran.out}
+    assert not [line for line in ran.out.splitlines() if line.startswith("error")]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_events_bring_no_escape_codes_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    if watched:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    screen, written = Screen(), io.StringIO()
+    screen.file = written
+    events = [
+        Note(HOSTILE, "warning"),
+        Progress(HOSTILE, 1, 1, "images", HOSTILE),
+        Transfer(HOSTILE, "downloading", waiting_for=HOSTILE, files=((HOSTILE, 1, 2),)),
+    ]
+    for event in events:
+        if watched:
+            with Bars(screen) as bars:
+                bars(event)
+        else:
+            Lines(screen, quiet=False)(event)
+    shown = written.getvalue()
+    assert "[b]x[/b] [/c]" in shown, "it is no markup"
+    assert not [code for code in ("\x1b]", "\x1b[2J\r", "\x07", "\u202e") if code in shown]
+    assert not [line for line in shown.splitlines() if line.startswith("error: all")]
