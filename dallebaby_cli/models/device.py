@@ -1,9 +1,11 @@
 """Where tensors live and how precisely they are computed."""
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -103,12 +105,29 @@ def describe(device: torch.device) -> str:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """All the memory that it has."""
+    """All the memory that it has, or that this process may have of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return psutil.virtual_memory().total
+    return min([psutil.virtual_memory().total, *_limits()])
+
+
+def _limits() -> Iterator[int]:
+    """What a container, in which this may run, lets it have of the machine's memory."""
+    for file in (
+        Path("/sys/fs/cgroup/memory.max"),
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            yield int(file.read_text(encoding="ascii"))
+
+
+def free_cached() -> None:
+    """Give memory of GPUs back that torch keeps for later."""
+    gc.collect()  # what an error's traceback held on to
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -1,12 +1,15 @@
 """dalle/RUN + prompts → samples/: draw pictures."""
 
+import itertools
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +19,14 @@ from torch import Tensor
 from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
-from dallebaby_cli.drawing.sampler import Drawing, Sampler
-from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.drawing.sampler import Drawing, Sampler, Sketch
+from dallebaby_cli.errors import BadInput, OutOfMemory, UsageError, out_of_memory
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.prep import images
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import weights
-from dallebaby_cli.store.pictures import grid, write_gif, write_png
+from dallebaby_cli.store.pictures import grid, read_metadata, write_gif, write_png
 
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most
@@ -52,6 +56,50 @@ class Drawn:
     pictures: np.ndarray
     """uint8 (prompts * n, P, P, 3)"""
     progressive: Path | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a drawing is made of, as its files say it."""
+
+    prompts: list[str]
+    n: int
+    each: int
+    """pictures that are kept of each prompt"""
+    seed: int
+    made: dict[str, str]
+    """with what, the same for all pictures"""
+
+    @property
+    def grid(self) -> dict[str, str]:
+        """What the grid and the animation say."""
+        numbers = {"seed": str(self.seed), "n": str(self.n), "best": str(self.each)}
+        return {"prompt": "\n".join(self.prompts), **numbers, **self.made}
+
+    def single(self, index: int, seed: object) -> dict[str, str]:
+        """What a single picture says."""
+        return {"prompt": self.prompts[index // self.each], "seed": str(seed), **self.made}
+
+    def in_the_way(self, path: Path) -> Path | None:
+        """The first of the files that belong to a grid or animation at `path` which is there and
+        from another drawing: that file itself, or a single picture beside it."""
+        if path.exists() and read_metadata(path) != self.grid:
+            return path
+        name = re.compile(rf"{re.escape(path.stem)}-(\d{{2,}})\.png")
+        beside = sorted(path.parent.glob("*.png")) if path.suffix.lower() == ".png" else []
+        for other in beside:
+            if numbered := name.fullmatch(other.name):
+                if not self._is_single(int(numbered[1]), read_metadata(other)):
+                    return other
+        return None
+
+    def _is_single(self, index: int, says: dict[str, str]) -> bool:
+        if index >= self.each * len(self.prompts):
+            return False
+        first = self.seed + index // self.each * self.n
+        seeds = range(first, first + self.n) if self.each < self.n else [self.seed + index]
+        said = says.get("seed", "")
+        return says == self.single(index, said) and said.isdecimal() and int(said) in seeds
 
 
 class Frames:
@@ -96,6 +144,7 @@ def generate(
     best: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
+    name: str = "",
     progressive: Path | None = None,
     image: Path | None = None,
     keep: int | None = None,
@@ -103,13 +152,17 @@ def generate(
 ) -> Drawn:
     """Draw n pictures of each prompt and keep the `best` (all if None): a grid (a row a prompt, if
     there are several) at `out`, and each picture beside it as STEM-00.png, with all that it takes
-    to draw it again in its metadata. The pictures begin with the first `keep` rows of codes of
+    to draw it again in its metadata. Without `out` they lie in samples/, called `name` or like the
+    first prompt and the seed, with a number where other pictures are called so: what another
+    drawing made is never replaced. The pictures begin with the first `keep` rows of codes of
     `image` (half of them if None); `progressive` shows how they come about."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty; say what to draw, such as "a red car"')
     seed = secrets.randbelow(2**31) if seed is None else seed
-    out = out or home / "samples" / f"{_slug(prompts[0])}-{seed}.png"
-    _check_place("--out", out, ".png")
+    if seed + n * len(prompts) > 2**63:
+        raise UsageError(f"--seed {seed}: each picture takes the next one, up to 2**63 - 1")
+    if out:
+        _check_place("--out", out, ".png")
     if progressive:
         _check_place("--progressive", progressive, ".gif")
     again = f"stopped before all was written; --seed {seed} draws the same pictures"
@@ -119,29 +172,27 @@ def generate(
         report(Note(f"generate: with {model.folder}, seed {seed}"))
         _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
-        frames = Frames(sampler.model.config.image_tokens, 0 if kept is None else kept.numel())
-
-        def watch(drawing: Drawing) -> None:
-            report(Progress("draw", drawing.done, n * len(prompts), "images"))
-            if progressive:
-                frames.keep(drawing)
-
-        sketch = sampler.sketch(prompts, n, seed, config, best, kept, watch)
-        pictures = sampler.paint(sketch.codes)
         each = best or n
-        columns = each if len(prompts) > 1 else None
         made = {"model": sampler.id, "sampling": _settings(config)}
         if kept is not None:
             made["kept"] = " ".join(map(str, kept.flatten().tolist()))
+        asked = Asked(prompts, n, each, seed, made)
+        out = _place(home, name or f"{_slug(prompts[0])}-{seed}", out, progressive, asked)
+        _check_memory(sampler, asked, progressive is not None)
+
+        def draw(config: SampleConfig) -> tuple[Sketch, Frames]:
+            return _draw(sampler, asked, config, best, kept, progressive is not None, report)
+
+        sketch, frames = _as_many_as_fit(draw, config, n * len(prompts), report)
+        pictures = sampler.paint(sketch.codes)
+        columns = each if len(prompts) > 1 else None
         singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
         for index, path in enumerate(singles):
-            about = {"prompt": prompts[index // each], "seed": str(sketch.seeds[index])}
-            write_png(path, pictures[index], about | made)
-        about = {"prompt": "\n".join(prompts), "seed": str(seed), "n": str(n), "best": str(each)}
-        write_png(out, grid(pictures, columns), about | made)
+            write_png(path, pictures[index], asked.single(index, sketch.seeds[index]))
+        write_png(out, grid(pictures, columns), asked.grid)
         if progressive:
             sheets = frames.sheets(sampler, [drawn - seed for drawn in sketch.seeds], columns)
-            write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets])
+            write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
     return Drawn(out, singles, seed, model.folder, pictures, progressive)
 
 
@@ -158,6 +209,88 @@ def _check_place(flag: str, path: Path, ending: str) -> None:
         TemporaryFile(dir=folder).close()
     except OSError:
         raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
+
+
+def _place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:
+    """Where the grid goes: `out`, or the first free name in samples/ that begins with `stem`.
+    Raises UsageError where a file that was asked for is there already from another drawing."""
+    for flag, path in (("--out", out), ("--progressive", progressive)):
+        if path and (other := asked.in_the_way(path)):
+            raise UsageError(
+                f"{flag} {path}: {other} is there already and was not drawn with these prompts, "
+                "settings and seed; name another file, or remove it"
+            )
+    numbers = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+    places = (home / "samples" / f"{stem}{number}.png" for number in numbers)
+    return out or next(path for path in places if not asked.in_the_way(path))
+
+
+def _check_memory(sampler: Sampler, asked: Asked, animated: bool) -> None:
+    """Raise OutOfMemory if what is kept of all pictures until they are written cannot be held."""
+    count, kept = asked.n * len(asked.prompts), asked.each * len(asked.prompts)
+    codes, pixels = sampler.model.config.image_tokens, 3 * sampler.image_tokenizer.image_px**2
+    each = 100 + 8 * codes * (1 + (FRAMES if animated else 0))
+    needed = count * each + kept * 2 * pixels  # the grid holds them again
+    there = devices.memory_bytes(torch.device("cpu"))
+    if needed > there:
+        raise OutOfMemory(
+            f"{count:,} pictures take {files.human_bytes(needed)} of memory until they are written "
+            f"and this machine has {files.human_bytes(there)}; draw them in several runs, with a "
+            f"smaller -n and another --seed each"
+        )
+
+
+def _draw(
+    sampler: Sampler,
+    asked: Asked,
+    config: SampleConfig,
+    best: int | None,
+    kept: Tensor | None,
+    animated: bool,
+    report: Report,
+) -> tuple[Sketch, Frames]:
+    """The pictures as codes, and the moments of them that an animation shows."""
+    frames = Frames(sampler.model.config.image_tokens, 0 if kept is None else kept.numel())
+
+    def watch(drawing: Drawing) -> None:
+        report(Progress("draw", drawing.done, asked.n * len(asked.prompts), "images"))
+        if animated:
+            frames.keep(drawing)
+
+    sketch = sampler.sketch(asked.prompts, asked.n, asked.seed, config, best, kept, watch)
+    return sketch, frames
+
+
+T = TypeVar("T")
+
+
+def _as_many_as_fit(
+    draw: Callable[[SampleConfig], T], config: SampleConfig, count: int, report: Report
+) -> T:
+    """Draw so many pictures, fewer at a time where memory does not hold a batch, which changes
+    none of them. Raises OutOfMemory if it does not even hold one picture's."""
+    config = replace(config, batch_size=min(config.batch_size, count))
+    while True:
+        try:
+            return draw(config)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            full = config.batch_size
+        if full == 1:
+            raise OutOfMemory(
+                "memory does not hold what drawing one picture takes; end other programs, or draw "
+                "on another --device"
+            )
+        config = replace(config, batch_size=full // 2)
+        devices.free_cached()
+        report(
+            Note(
+                f"memory does not hold {full} pictures at a time; trying {full // 2}, which draws "
+                f"the same (--set batch_size={full // 2})",
+                "warning",
+            )
+        )
 
 
 def _settings(config: SampleConfig) -> str:

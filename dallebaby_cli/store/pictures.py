@@ -1,5 +1,6 @@
-"""Pictures for people: grids of them, written as PNG."""
+"""Pictures for people: grids of them, written as PNG, and animations; each says how it was made."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,12 @@ def write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str] | Non
         Image.fromarray(picture).save(temporary, format="PNG", compress_level=1, pnginfo=info)
 
 
-def write_gif(path: Path, frames: Sequence[Image.Image]) -> None:
-    """Write an animation atomically; it runs for ever and rests at its last frame."""
+def write_gif(
+    path: Path, frames: Sequence[Image.Image], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write an animation atomically, with a comment in JSON that says how it was made; it runs for
+    ever and rests at its last frame."""
+    comment = {"comment": json.dumps(metadata).encode()} if metadata else {}
     with files.atomic_path(path) as temporary:
         frames[0].save(
             temporary,
@@ -46,4 +51,16 @@ def write_gif(path: Path, frames: Sequence[Image.Image]) -> None:
             append_images=frames[1:],
             duration=[FRAME_MS] * (len(frames) - 1) + [LAST_MS],
             loop=0,
+            **comment,
         )
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `write_png` or `write_gif` said of a picture; empty for all that they did not write."""
+    try:
+        with Image.open(path, formats=("PNG", "GIF")) as picture:
+            comment = picture.info.get("comment")
+            found = json.loads(comment) if comment else picture.info
+            return {str(key): str(value) for key, value in dict(found).items()}
+    except Exception:  # whatever lies there, it was not written by us
+        return {}

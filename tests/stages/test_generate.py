@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from PIL import Image
 
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing.pretrained import from_pretrained
+from dallebaby_cli.drawing.sampler import Sampler, Sketch
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 from dallebaby_cli.prep.images import decode
@@ -192,6 +194,80 @@ def test_a_signal_stops_it_at_once_with_a_sentence(
     assert not (tmp_path / "samples").exists() and signal.getsignal(number) == before
 
 
+LIKE = "a very long road past a house, a tree and a "  # more than 40 letters
+
+
+@pytest.mark.parametrize(
+    "prompts", [(LIKE + "car", LIKE + "cow"), ("🚗", "🏠"), ("a red car", "A red: car")]
+)
+def test_like_names_do_not_replace_each_other(
+    generate: Cli, tmp_path: Path, prompts: tuple[str, str]
+) -> None:
+    grids = []
+    for prompt in (*prompts, *prompts):  # the second time it is the same drawing
+        facts = drawn(generate(prompt, "-n", 2, "--seed", 3, "--json"))
+        grids.append(Path(facts["grid"]))
+        assert [text(Path(path))["prompt"] for path in facts["pictures"]] == [prompt] * 2
+    assert grids[0] != grids[1] and grids[:2] == grids[2:]
+    assert [text(grid)["prompt"] for grid in grids[:2]] == [*prompts]
+    assert len([*(tmp_path / "samples").iterdir()]) == 6
+
+
+def test_a_grid_has_no_single_pictures_of_another_beside_it(generate: Cli, tmp_path: Path) -> None:
+    def draw(*options: object) -> set[str]:
+        facts = drawn(generate("a tree", "--seed", 3, "--json", *options))
+        stem = Path(facts["grid"]).stem
+        beside = {path.name for path in (tmp_path / "samples").glob(f"{stem}-[0-9][0-9].png")}
+        assert beside == {Path(path).name for path in facts["pictures"]}
+        return beside
+
+    assert draw("-n", 3) == {f"a-tree-3-0{index}.png" for index in range(3)}
+    (tmp_path / "samples" / "a-tree-3.png").unlink()
+    assert draw("-n", 1) == {"a-tree-3_2-00.png"}
+    assert draw("-n", 3, "--best", 2) == {"a-tree-3_3-00.png", "a-tree-3_3-01.png"}
+    assert draw("-n", 3) == {f"a-tree-3-0{index}.png" for index in range(3)}, "as at first"
+
+
+@pytest.mark.parametrize("there", ["g.png", "g-01.png", "g-07.png", "g.gif"])
+def test_a_file_that_another_drawing_made_is_not_replaced(
+    generate: Cli, tmp_path: Path, there: str
+) -> None:
+    files = ("--out", tmp_path / "g.png", "--progressive", tmp_path / "g.gif")
+    asked = ("a tree", "-n", 2, "--seed", 3, *files)
+    Image.effect_noise((9, 9), 90).save(tmp_path / there)
+    before = (tmp_path / there).read_bytes()
+    refused(generate(*asked), 2, f"{there} is there already", "another file, or remove it")
+    assert [*tmp_path.iterdir()] == [tmp_path / there]
+    assert (tmp_path / there).read_bytes() == before
+    (tmp_path / there).unlink()
+    assert generate(*asked).code == generate(*asked).code == 0
+    refused(generate("a house", "-n", 2, "--seed", 3, *files), 2, "g.png is there already")
+    assert text(tmp_path / "g.png")["prompt"] == "a tree"
+
+
+def test_pictures_that_do_not_fit_at_a_time_are_drawn_in_smaller_batches(
+    generate: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("a tree", "a house", "-n", 3, "--seed", 3, "--out")
+    assert generate(*asked, tmp_path / "a.png").code == 0
+    sketch, tried = Sampler.sketch, []
+
+    def with_little_memory(self: Sampler, *given: Any) -> Sketch:
+        tried.append(given[3].batch_size)
+        if given[3].batch_size > most:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return sketch(self, *given)
+
+    monkeypatch.setattr(Sampler, "sketch", with_little_memory)
+    most = 1
+    ran = generate(*asked, tmp_path / "b.png")
+    assert ran.code == 0 and tried == [6, 3, 1] and "--set batch_size=1" in ran.err
+    for end in (".png", "-00.png", "-05.png"):
+        assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
+    most = 0
+    refused(generate(*asked, tmp_path / "c.png"), 1, "drawing one picture takes", "--device")
+
+
 def test_what_a_pipe_cannot_show_is_hinted(generate: Cli) -> None:
     ran = generate("a tree", "-n", 1, "--show")
     assert ran.code == 0 and "▀" not in ran.out
@@ -241,6 +317,8 @@ def test_at_a_terminal_it_asks_draws_and_shows(model: Path, tmp_path: Path) -> N
         (("a", "--guidance", "nan"), 2, ["guidance", "must be a number"]),
         (("a", "--top-p", 0), 2, ["top_p=0.0: must be above 0"]),
         (("a", "--seed", 2**63), 2, ["--seed"]),
+        (("a", "--seed", 2**63 - 3), 2, [f"--seed {2**63 - 3}", "2**63 - 1"]),
+        (("a", "-n", 2_000_000_000), 1, ["2,000,000,000 pictures take 3.5 TB", "smaller -n"]),
         (("a", "--device", "cpu:x"), 2, ["--device cpu:x"]),
         (("a", "--set", "guidance_ramp=2"), 2, ["guidance_ramp=2.0: must be 0 to 1"]),
         (("a", "--keep", 2), 2, ["--keep needs a picture", "--image"]),
