@@ -7,94 +7,64 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dallebaby_cli.errors import UsageError
+from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
+
+LARGEST_PX = 4096  # side of a picture that a model may have
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
 
 
-def check(ok: bool, name: str, value: object, why: str) -> None:
-    """Refuse a field's value with a sentence that names the field, the value and the reason."""
-    if not ok:
-        raise UsageError(f"{name}={value!r}: {why}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class DVAEConfig:
+class DVAEConfig(Bounded):
     """A discrete VAE: pictures to a grid of codes and back."""
 
-    image_px: int = 64
-    """side of the pictures in pixels; always taken from the shards"""
-    grid: int = 16
+    section = "model."
+
+    image_px: int = bounded(0, ge=0, le=LARGEST_PX)
+    """side of the pictures in pixels; always taken from the shards, and 0 until then"""
+    grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; must divide image_px"""
-    width: int = 96
+    width: int = bounded(96, ge=8, le=16384)
     """channels at the stem's resolution; doubled at the grid's"""
-    depth: int = 2
+    depth: int = bounded(2, ge=0, le=COUNT)
     """residual blocks at each resolution, in the encoder and in the decoder"""
     loss: PixelLoss = "l2"
     """of pixels; laplace (the DALL-E paper's) makes the decoder say how sure it is, too"""
     quantizer: Literal["fsq", "vq", "gumbel"] = "fsq"
     """how features become codes"""
-    levels: tuple[int, ...] = (8, 5, 5, 5)
+    levels: tuple[int, ...] = bounded((8, 5, 5, 5), ge=5, le=65536)
     """fsq: steps along each code dimension; their product is the number of codes"""
-    codebook: int = 1024
+    codebook: int = bounded(1024, ge=2, le=65536)
     """vq, gumbel: number of codes"""
-    code_dim: int = 16
+    code_dim: int = bounded(16, ge=2, le=65536)
     """vq, gumbel: numbers that describe a code"""
-    commitment: float = 0.25
+    commitment: float = bounded(0.25, ge=0, le=1_000_000)
     """vq: how hard the codes pull the features"""
-    kl_weight: float = 1e-4
+    kl_weight: float = bounded(1e-4, ge=0, le=1_000_000)
     """gumbel: of the divergence from equally likely codes, in nats a code"""
-    temperatures: tuple[float, ...] = (1.0, 0.0625)
+    temperatures: tuple[float, ...] = bounded((1.0, 0.0625), ge=0.001, le=1000)
     """gumbel: how soft the choice is at first and at last"""
-    anneal_fraction: float = 0.5
+    anneal_fraction: float = bounded(0.5, ge=0, le=1)
     """gumbel: of the run, after which the last temperature is reached"""
 
     def __post_init__(self) -> None:
-        check(self.grid >= 1, "model.grid", self.grid, "must be 1 or more")
+        super().__post_init__()
+        px = self.image_px
         check(
-            self.image_px % self.grid == 0,
+            px % self.grid == 0,
             "model.grid",
             self.grid,
-            f"must divide the pictures' {self.image_px} px; "
-            f"{' '.join(map(str, self._grids()))} do (--set model.grid=N)",
+            f"must divide the pictures' {px} px; {' '.join(map(str, self._grids()))} do "
+            "(--set model.grid=N)",
         )
-        check(
-            self.width >= 8 and self.width % 8 == 0,
-            "model.width",
-            self.width,
-            "must be a multiple of 8",
-        )
-        check(self.depth >= 0, "model.depth", self.depth, "must not be negative")
-        self._check_quantizer()
-
-    def _check_quantizer(self) -> None:
-        check(
-            len(self.levels) > 0 and min(self.levels) >= 5,
-            "model.levels",
-            self.levels,
-            "needs one or more numbers of at least 5",
-        )
-        check(2 <= self.codebook <= 65536, "model.codebook", self.codebook, "must be 2 to 65536")
-        check(self.codes <= 65536, "model.levels", self.levels, "gives over 65536 codes")
-        check(self.code_dim >= 2, "model.code_dim", self.code_dim, "must be 2 or more")
-        for name in ("commitment", "kl_weight"):
-            value = getattr(self, name)
-            check(value >= 0, f"model.{name}", value, "must not be negative")
-        check(
-            len(self.temperatures) == 2 and min(self.temperatures) > 0,
-            "model.temperatures",
-            self.temperatures,
-            "needs two numbers above 0",
-        )
-        check(
-            0 <= self.anneal_fraction <= 1,
-            "model.anneal_fraction",
-            self.anneal_fraction,
-            "must be from 0 to 1",
-        )
+        check(self.width % 8 == 0, "model.width", self.width, "must be a multiple of 8")
+        check(len(self.levels) > 0, "model.levels", self.levels, "needs one or more numbers")
+        check(self.codes <= 65536, "model.levels", self.levels, "gives over 65,536 codes")
+        two = len(self.temperatures) == 2
+        check(two, "model.temperatures", self.temperatures, "needs two numbers")
 
     def _grids(self) -> list[int]:
-        return [g for g in range(2, self.image_px // 2 + 1) if self.image_px % g == 0]
+        return [g for g in range(2, self.image_px + 1) if self.image_px % g == 0]
 
     @property
     def codes(self) -> int:
@@ -110,7 +80,9 @@ class DVAEConfig:
     def patch_px(self) -> int:
         """Pixels along one side that the space-to-depth stem folds into channels: at most 4 where
         the rest is a power of two, and less than the whole way down where it is even."""
-        factor = patch = self.image_px // self.grid
+        px = self.image_px
+        check(px > 0, "model.image_px", px, "must be that of the pictures to build a model")
+        factor = patch = px // self.grid
         while patch % 2 == 0 and (patch > 4 or patch == factor):
             patch //= 2
         return patch
@@ -122,42 +94,37 @@ class DVAEConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Bounded):
     """A decoder-only transformer over caption tokens, then image codes."""
 
-    text_tokens: int = 32
+    section = "model."
+
+    text_tokens: int = bounded(32, ge=1, le=COUNT)
     """longest caption; longer ones are cut"""
-    vocabulary: int = 4096
-    """most entries of the text tokenizer; fewer if the captions hold fewer"""
-    dim: int = 384
+    vocabulary: int = bounded(4096, ge=256, le=1_000_000)
+    """most entries of the text tokenizer; fewer if the captions hold fewer. 256 of them are bytes,
+    so that no word is unknown"""
+    dim: int = bounded(384, ge=4, le=COUNT)
     """width of the residual stream"""
-    depth: int = 8
+    depth: int = bounded(8, ge=1, le=COUNT)
     """blocks"""
-    heads: int = 6
+    heads: int = bounded(6, ge=1, le=COUNT)
     """attention heads; must divide dim"""
-    dropout: float = 0.1
+    dropout: float = bounded(0.1, ge=0, lt=1)
     """on the residual branches"""
-    codes: int = 1000
+    codes: int = bounded(1000, ge=2, le=65536)
     """size of the image codebook; always taken from the dVAE"""
-    grid: int = 16
+    grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
 
     def __post_init__(self) -> None:
-        check(self.text_tokens >= 1, "model.text_tokens", self.text_tokens, "must be 1 or more")
+        super().__post_init__()
         check(
-            self.vocabulary >= 256,
-            "model.vocabulary",
-            self.vocabulary,
-            "must be 256 or more: every byte is a token, so that no word is unknown",
-        )
-        check(
-            self.heads >= 1 and self.dim % (4 * self.heads) == 0,
+            self.dim % (4 * self.heads) == 0,
             "model.heads",
             self.heads,
             f"must divide dim={self.dim} into heads whose width is a multiple of 4",
         )
-        check(self.depth >= 1, "model.depth", self.depth, "must be 1 or more")
-        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be from 0 to below 1")
 
     @property
     def image_tokens(self) -> int:
@@ -171,21 +138,19 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(Bounded):
     """A classifier that reads drawn scenes."""
 
-    image_px: int = 64
+    section = "classifier.model."
+
+    image_px: int = bounded(64, ge=8, le=LARGEST_PX)
     """side of the pictures in pixels; always taken from the dVAE"""
-    width: int = 64
+    width: int = bounded(64, ge=8, le=16384)
     """channels of the finer feature maps; doubled in the coarser ones"""
-    depth: int = 1
+    depth: int = bounded(1, ge=0, le=COUNT)
     """residual blocks at each of the two resolutions"""
 
     def __post_init__(self) -> None:
-        check(
-            self.width >= 8 and self.width % 8 == 0,
-            "classifier.model.width",
-            self.width,
-            "must be a multiple of 8",
-        )
-        check(self.depth >= 0, "classifier.model.depth", self.depth, "must not be negative")
+        super().__post_init__()
+        multiple = self.width % 8 == 0
+        check(multiple, "classifier.model.width", self.width, "must be a multiple of 8")

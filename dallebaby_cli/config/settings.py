@@ -12,6 +12,7 @@ import functools
 import inspect
 import itertools
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dallebaby_cli.config import yaml_reader
+from dallebaby_cli.config.bounds import shown
 from dallebaby_cli.config.stages import SECTIONS
 from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.text import one_line
@@ -241,7 +243,9 @@ def _read_section(path: Path, section: str) -> dict[str, Any]:
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{name}={value!r}: has settings of its own, such as {name}.KEY=VALUE")
+            raise UsageError(
+                f"{name}={shown(value)}: has settings of its own, such as {name}.KEY=VALUE"
+            )
         return build(typing.cast(type, hint), value, at=f"{name}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -250,7 +254,9 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         return _coerce(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:
         if value not in arguments:
-            raise UsageError(f"{name}={value!r}: must be one of {', '.join(map(str, arguments))}")
+            raise UsageError(
+                f"{name}={shown(value)}: must be one of {', '.join(map(str, arguments))}"
+            )
         return value
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
@@ -259,13 +265,16 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     try:
         return read(value)
     except (ValueError, TypeError, KeyError):
-        raise UsageError(f"{name}={value!r}: must be {kind}") from None
+        raise UsageError(f"{name}={shown(value)}: must be {kind}") from None
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, str):
-        return int(value, 0)  # 0x1f and 1_000 too, but not 017, which is 15 to some
-    return _typed(int, value)
+    if not isinstance(value, str):
+        return _typed(int, value)
+    if re.fullmatch(r"[+-]?[1-9][\d_]*(\.\d+)?e\+?\d+", value, re.I | re.A):  # 1e3
+        number = float(value)
+        return int(number) if number.is_integer() else _typed(int, number)
+    return int(value, 0)  # 0x1f and 1_000 too, but not 017, which is 15 to some
 
 
 def _number(value: Any) -> float:

@@ -8,9 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig, check
+from dallebaby_cli.config.bounds import COUNT, SEED, Bounded, bounded, check
+from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig
 
 DEFAULT_HOME = Path("dallebaby")
+LONGEST_S = 10_000_000  # four months
+MOST_STEPS = 1_000_000_000
+LEAST_TEMPERATURE = 1e-3  # logits over less than that overflow
+
+
+def _check_temperature(temperature: float) -> None:
+    usable = temperature == 0 or temperature >= LEAST_TEMPERATURE
+    why = f"must be 0, or {LEAST_TEMPERATURE} or more"
+    check(usable, "temperature", temperature, why)
 
 CaptionsFrom = Literal["auto", "files", "folders", "both"]
 
@@ -19,105 +29,84 @@ CaptionsFrom = Literal["auto", "files", "folders", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchConfig:
+class FetchConfig(Bounded):
     """How datasets are downloaded."""
 
-    timeout_s: float = 600
+    timeout_s: float = bounded(600, gt=0, le=LONGEST_S)
     """give up after so many seconds without progress"""
-    mirror_after_s: float = 60
+    mirror_after_s: float = bounded(60, gt=0, le=LONGEST_S)
     """turn to a mirror after so many seconds in which BitTorrent brought nothing"""
     listen: str = "0.0.0.0:6881,[::]:6881"
     """addresses the BitTorrent client listens on; port 0 lets the system choose one"""
-    max_down_mb_s: float = 0
+    max_down_mb_s: float = bounded(0, ge=0, le=2000)
     """download limit in MB/s; 0 is none"""
-    max_up_mb_s: float = 0
+    max_up_mb_s: float = bounded(0, ge=0, le=2000)
     """upload limit in MB/s; 0 is none"""
-    seed_minutes: float = 0
+    seed_minutes: float = bounded(0, ge=0, le=1_000_000)
     """go on giving to others for so long after the download is complete"""
     dht: bool = True
     """find peers through the distributed hash table too"""
     local_discovery: bool = True
     """find peers on the local network too"""
 
-    def __post_init__(self) -> None:
-        for name in ("timeout_s", "mirror_after_s"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
-        for name in ("max_down_mb_s", "max_up_mb_s", "seed_minutes"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-
 
 @dataclass(frozen=True, kw_only=True)
-class PrepConfig:
+class PrepConfig(Bounded):
     """How raw pictures become shards."""
 
-    image_px: int = 64
+    image_px: int = bounded(64, ge=8, le=1024)
     """side of the square pictures in pixels"""
     fit: Literal["crop", "pad"] = "crop"
     """keep the centre of the longer side, or all of it with white around"""
     encoding: Literal["png", "jpeg", "webp"] = "png"
     """how pictures are stored; png is lossless"""
-    quality: int = 95
+    quality: int = bounded(95, ge=1, le=100)
     """of jpeg and webp"""
-    holdout_percent: float = 5
+    holdout_percent: float = bounded(5, gt=0, le=50)
     """share of the pictures kept out of training where the dataset has no split of its own"""
-    shard_mb: float = 100
+    shard_mb: float = bounded(100, gt=0, le=1_000_000)
     """size of a shard"""
     captions_from: CaptionsFrom = "auto"
     """of pictures of no known dataset: files beside them and lists such as metadata.jsonl, the
     names of their folders, or folders where there are no files; auto is files, or both where less
     than half of the pictures have any"""
-    limit: int | None = None
+    limit: int | None = bounded(None, ge=1, le=COUNT)
     """take the first so many accepted pictures, in sorted path order; `scenes` draws 20000"""
-    workers: int = 0
+    workers: int = bounded(0, ge=0, le=1024)
     """processes that decode; 0 is one a core"""
     where: str = "local"
     """local, or a Ray cluster: ray, ray:auto or ray:HOST:PORT"""
     near_duplicates: bool = True
     """find pictures that are nearly the same (not among drawn ones) and keep them on one side of
     the split"""
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=SEED)
     """of the pictures that `scenes` draws"""
-
-    def __post_init__(self) -> None:
-        check(8 <= self.image_px <= 1024, "image_px", self.image_px, "must be from 8 to 1024")
-        check(1 <= self.quality <= 100, "quality", self.quality, "must be from 1 to 100")
-        check(
-            0 < self.holdout_percent <= 50,
-            "holdout_percent",
-            self.holdout_percent,
-            "must be above 0 and at most 50",
-        )
-        check(self.shard_mb > 0, "shard_mb", self.shard_mb, "must be above 0")
-        check(self.limit is None or self.limit >= 1, "limit", self.limit, "must be 1 or more")
-        check(self.workers >= 0, "workers", self.workers, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig:
+class CaptionConfig(Bounded):
     """How pretrained models write captions."""
 
-    each: int = 2
+    each: int = bounded(2, ge=1, le=1000)
     """drafts for each picture; those that repeat or lost the label are dropped"""
-    temperature: float = 0.8
+    temperature: float = bounded(0.8, ge=0, le=10)
     """below 1 safer, above 1 wilder; 0 always takes the likeliest word"""
-    top_p: float = 0.9
+    top_p: float = bounded(0.9, gt=0, le=1)
     """choose among the likeliest tokens that hold so much of the probability"""
-    max_tokens: int = 32
+    max_tokens: int = bounded(32, ge=1, le=65536)
     """longest draft, in the model's tokens"""
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=SEED)
     """of the drafts; each picture has its own from it"""
-    batch_size: int = 32
+    batch_size: int = bounded(32, ge=1, le=COUNT)
     """drafts written at a time; does not change them"""
-    unit_pictures: int = 512
+    unit_pictures: int = bounded(512, ge=1, le=COUNT)
     """pictures captioned in one go: as many as a killed run does again at most"""
     where: str = "local"
     """local, or a Ray cluster: ray, ray:auto or ray:HOST:PORT"""
 
     def __post_init__(self) -> None:
-        for name in ("each", "max_tokens", "batch_size", "unit_pictures"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        check(0 <= self.temperature <= 10, "temperature", self.temperature, "must be 0 to 10")
-        check(0 < self.top_p <= 1, "top_p", self.top_p, "must be above 0 and at most 1")
+        super().__post_init__()
+        _check_temperature(self.temperature)
         check(
             self.each == 1 or self.temperature > 0,
             "temperature",
@@ -130,79 +119,68 @@ class CaptionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Bounded):
     """The optimizer; warm-up and cosine are fractions of the planned run."""
 
-    lr: float = 3e-4
+    section = "optim."
+
+    lr: float = bounded(3e-4, gt=0, le=1_000_000_000)
     """peak learning rate, exactly as typed: nothing scales it"""
     muon: bool = True
     """Muon instead of AdamW for convolutions and the matrices inside a transformer's blocks"""
-    betas: tuple[float, ...] = (0.9, 0.99)
+    betas: tuple[float, ...] = bounded((0.9, 0.99), ge=0, lt=1)
     """AdamW's averaging factors"""
-    weight_decay: float = 0.05
+    weight_decay: float = bounded(0.05, ge=0, le=1_000_000)
     """of matrices and convolution kernels; nothing else decays"""
-    warmup_fraction: float = 0.03
+    warmup_fraction: float = bounded(0.03, ge=0, le=1)
     """of the planned steps, from 0 up to lr"""
-    final_lr_fraction: float = 0.02
+    final_lr_fraction: float = bounded(0.02, ge=0, le=1)
     """of lr, where the cosine ends"""
-    clip_norm: float = 1.0
+    clip_norm: float = bounded(1.0, gt=0)
     """largest norm of the whole gradient"""
 
     def __post_init__(self) -> None:
-        check(self.lr > 0, "optim.lr", self.lr, "must be above 0")
+        super().__post_init__()
         check(len(self.betas) == 2, "optim.betas", self.betas, "needs two numbers")
-        check(all(0 <= b < 1 for b in self.betas), "optim.betas", self.betas, "must be in [0, 1)")
-        check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "is negative")
-        check(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "must be above 0")
-        for name in ("warmup_fraction", "final_lr_fraction"):
-            value = getattr(self, name)
-            check(0 <= value <= 1, f"optim.{name}", value, "must be from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Bounded):
     """What every training run has, whichever model it trains."""
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     """the optimizer and its schedule"""
-    steps: int | None = None
+    steps: int | None = bounded(None, ge=1, le=MOST_STEPS)
     """optimizer steps of the whole run; wins over minutes"""
-    minutes: float = 60
+    minutes: float = bounded(60, gt=0, le=1_000_000)
     """plan the run to take so long, from the step time measured at its first start"""
-    batch_size: int = 128
+    batch_size: int = bounded(128, ge=1, le=COUNT)
     """pictures a step"""
-    accumulate: int = 1
+    accumulate: int = bounded(1, ge=1, le=COUNT)
     """parts that a batch is split into, to save memory; the result is the same"""
-    ema_decay: float = 0.999
+    ema_decay: float = bounded(0.999, ge=0, lt=1)
     """of the averaged weights, which are the ones that are kept"""
-    eval_every: int = 500
+    eval_every: int = bounded(500, ge=1, le=COUNT)
     """steps between evaluations on the hold-out pictures"""
-    eval_images: int = 2000
+    eval_images: int = bounded(2000, ge=1, le=COUNT)
     """most hold-out pictures that an evaluation reads; the last one of a run reads all"""
     shard: bool = False
     """split the model among the processes of a run (FSDP2), where it does not fit one device"""
-    save_every_s: float = 15
+    save_every_s: float = bounded(15, ge=0, le=LONGEST_S)
     """seconds of training between checkpoints"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the device has it natively, else fp32"""
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=SEED)
     """of initial weights, order of the pictures and dropout"""
 
     def __post_init__(self) -> None:
-        check(self.steps is None or self.steps >= 1, "steps", self.steps, "must be 1 or more")
-        check(0 < self.minutes <= 1e6, "minutes", self.minutes, "must be above 0, at most 1e6")
-        check(0 <= self.seed < 2**63, "seed", self.seed, "must be from 0 to below 2**63")
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+        super().__post_init__()
         check(
-            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            self.batch_size % self.accumulate == 0,
             "accumulate",
             self.accumulate,
             f"must divide batch_size={self.batch_size}",
         )
-        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be from 0 to below 1")
-        check(self.eval_every >= 1, "eval_every", self.eval_every, "must be 1 or more")
-        check(self.eval_images >= 1, "eval_images", self.eval_images, "must be 1 or more")
-        check(self.save_every_s >= 0, "save_every_s", self.save_every_s, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,17 +189,12 @@ class TrainVaeConfig(RunConfig):
 
     model: DVAEConfig = field(default_factory=DVAEConfig)
     """the dVAE"""
-    edge_weight: float = 0.0
+    edge_weight: float = bounded(0.0, ge=0, le=1_000_000)
     """of the error along edges, beside that of pixels"""
-    crop: float = 1.0
+    crop: float = bounded(1.0, ge=0.05, le=1)
     """smallest share of a picture's area that a random crop keeps; 1 crops nothing"""
     flip: bool = False
     """mirror half of the pictures; not where there is writing, or left and right matter"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.edge_weight >= 0, "edge_weight", self.edge_weight, "must not be negative")
-        check(0.05 <= self.crop <= 1, "crop", self.crop, "must be from 0.05 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,41 +205,34 @@ class TrainConfig(RunConfig):
     """the transformer"""
     compile: bool = True
     """torch.compile, in runs of 5 minutes and more, if that makes their steps faster"""
-    text_weight: float = 0.125
+    text_weight: float = bounded(0.125, ge=0, lt=1)
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
-    caption_drop: float = 0.1
+    caption_drop: float = bounded(0.1, ge=0, lt=1)
     """share of the captions left out, so that guidance has something to guide against"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(0 <= self.text_weight < 1, "text_weight", self.text_weight, "must be in [0, 1)")
-        check(0 <= self.caption_drop < 1, "caption_drop", self.caption_drop, "must be in [0, 1)")
 
 
 # ---------------------------------------------------------------- encode and generate
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeConfig:
+class EncodeConfig(Bounded):
     """How pictures become codes."""
 
-    batch_size: int = 256
+    batch_size: int = bounded(256, ge=1, le=COUNT)
     """pictures at a time; does not change the codes"""
-    shard_pictures: int = 8192
+    shard_pictures: int = bounded(8192, ge=1, le=COUNT)
     """pictures in a token shard: as many as a killed run does again at most"""
-    views: int = 1
+    views: int = bounded(1, ge=1, le=1000)
     """of each picture: as it is, then random crops of it; `train` draws one each time"""
-    crop: float = 0.7
+    crop: float = bounded(0.7, ge=0.05, le=1)
     """smallest share of a picture's area that a further view keeps; 1 crops nothing"""
     flip: bool = False
     """mirror half of the further views; not where there is writing, or left and right matter"""
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=SEED)
     """of the further views; each picture has its own from it"""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_pictures", "views"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        check(0.05 <= self.crop <= 1, "crop", self.crop, "must be from 0.05 to 1")
+        super().__post_init__()
         check(
             self.views == 1 or self.crop < 1 or self.flip,
             "views",
@@ -276,29 +242,25 @@ class EncodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
+class SampleConfig(Bounded):
     """How pictures are drawn."""
 
-    guidance: float = 3.0
+    guidance: float = bounded(3.0, ge=0, le=100)
     """how hard the caption pulls; 1 is none"""
-    guidance_ramp: float = 0.0
+    guidance_ramp: float = bounded(0.0, ge=0, le=1)
     """share of the picture over which guidance rises from 1 to its value; 0 is constant"""
-    temperature: float = 1.0
+    temperature: float = bounded(1.0, ge=0, le=10)
     """below 1 safer, above 1 wilder; 0 always takes the likeliest code"""
-    top_k: int = 0
+    top_k: int = bounded(0, ge=0, le=COUNT)
     """choose among the k likeliest codes; 0 is all"""
-    top_p: float = 1.0
+    top_p: float = bounded(1.0, gt=0, le=1)
     """choose among the likeliest codes that hold so much of the probability"""
-    batch_size: int = 32
+    batch_size: int = bounded(32, ge=1, le=COUNT)
     """pictures drawn at a time; does not change them"""
 
     def __post_init__(self) -> None:
-        check(0 <= self.guidance <= 100, "guidance", self.guidance, "must be from 0 to 100")
-        check(0 <= self.guidance_ramp <= 1, "guidance_ramp", self.guidance_ramp, "must be 0 to 1")
-        check(0 <= self.temperature <= 10, "temperature", self.temperature, "must be 0 to 10")
-        check(self.top_k >= 0, "top_k", self.top_k, "must not be negative")
-        check(0 < self.top_p <= 1, "top_p", self.top_p, "must be above 0 and at most 1")
-        check(self.batch_size >= 1, "batch_size", self.batch_size, "must be 1 or more")
+        super().__post_init__()
+        _check_temperature(self.temperature)
 
 
 # ---------------------------------------------------------------- evaluate
@@ -313,32 +275,28 @@ class TrainClassifierConfig(RunConfig):
     """the classifier"""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3))
     """the optimizer and its schedule"""
-    steps: int | None = 1000
+    steps: int | None = bounded(1000, ge=1, le=MOST_STEPS)
     """optimizer steps of the whole run"""
-    batch_size: int = 64
+    batch_size: int = bounded(64, ge=1, le=COUNT)
     """pictures a step"""
-    ema_decay: float = 0.99
+    ema_decay: float = bounded(0.99, ge=0, lt=1)
     """of the averaged weights, which are the ones that are kept"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Bounded):
     """How a finished transformer is judged."""
 
-    pictures: int = 500
+    pictures: int = bounded(500, ge=1, le=COUNT)
     """drawn for each row of a table: hold-out captions, seen pairs, held-out pairs, two things"""
-    holdout_pictures: int = 2000
+    holdout_pictures: int = bounded(2000, ge=1, le=COUNT)
     """most hold-out pictures that are read"""
-    seed: int = 0
+    seed: int = bounded(0, ge=0, le=SEED)
     """of the pictures that are drawn, and of what is asked for"""
     sampling: SampleConfig = field(default_factory=SampleConfig)
     """how they are drawn"""
     classifier: TrainClassifierConfig = field(default_factory=TrainClassifierConfig)
     """how the classifier that reads drawn scenes is trained"""
-
-    def __post_init__(self) -> None:
-        for name in ("pictures", "holdout_pictures"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
 
 
 SECTIONS: dict[str, type] = {

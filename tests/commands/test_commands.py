@@ -199,6 +199,20 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(
     one_sentence(cli("--home", home, *arguments), 2, words)
 
 
+def test_advice_on_a_grid_can_be_followed(cli: Cli, tmp_path: Path) -> None:
+    """Of pictures of another size than those that settings are made for."""
+    home = ("--home", tmp_path / "home")
+    assert (
+        cli(*home, "prep", draw_folder(tmp_path / "odd", 20), "--px", 33, "--workers", 1).code == 0
+    )
+    train = (*home, "train-vae", "--preset", "tiny", "--steps", 1)
+    one_sentence(cli(*train), 2, "model.grid=8: must divide the pictures' 33 px; 3 11 33 do")
+    ran = cli(*train, "--set", "model.grid=11")
+    assert ran.code == 0, ran.err
+    about = manifest.newest(tmp_path / "home", "vae")[1]
+    assert (about.config["model"]["image_px"], about.config["model"]["grid"]) == (33, 11)
+
+
 def test_missing_inputs_are_named(cli: Cli, home: Path) -> None:
     one_sentence(cli("--home", home, "train-vae", "shaeps"), 1, "did you mean 'shapes'")
     one_sentence(cli("--home", home, "encode", "--vae", "w"), 1, "vae/w", "train-vae")

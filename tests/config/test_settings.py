@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -69,6 +71,13 @@ def test_wrong_settings_are_named(setting: str, words: str) -> None:
         (".inf", "edge_weight", None),
         ("yes", "edge_weight", None),
         ("1_000", "seed", 1000),
+        ("1e3", "seed", 1000),
+        ("1.5E+3", "seed", 1500),
+        ("1.5e0", "seed", None),
+        ("1e-3", "seed", None),
+        ("1e999", "seed", None),
+        ("010", "seed", None),
+        ("12:30:45", "seed", None),
         ("0x1f", "seed", 31),
         ("0o17", "seed", 15),
         ("017", "seed", None),
@@ -166,6 +175,52 @@ def test_unknown_preset_suggests() -> None:
 def test_stem_and_halvings_lead_from_pixels_to_grid(grid: int, factor: int) -> None:
     made = DVAEConfig(image_px=grid * factor, grid=grid)
     assert made.patch_px * 2**made.halvings == factor
+
+
+def every_number() -> Iterator[tuple[str, str, Any]]:
+    """Section, dotted key and field of every setting that is a number or holds some."""
+    for section, cls in stages.SECTIONS.items():
+        for row in settings.explain(section):
+            *outer, name = row.key.split(".")
+            owner: Any = cls
+            for part in outer:
+                owner = get_type_hints(owner)[part]
+            hint = str(get_type_hints(owner)[name])
+            if "int" in hint or "float" in hint:
+                fields = {field.name: field for field in dataclasses.fields(owner)}
+                yield section, row.key, fields[name]
+
+
+NUMBERS = [*every_number()]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "field"), NUMBERS, ids=[f"{section}.{key}" for section, key, _ in NUMBERS]
+)
+def test_every_number_has_a_range(section: str, key: str, field: dataclasses.Field) -> None:
+    many, outside = "[{0},{0}]" if isinstance(field.default, tuple) else "{0}", ["-1"]
+    if not key.endswith("clip_norm"):  # to clip nothing is fine
+        outside += ["1e30", str(2**64)]
+    for value in outside:
+        with pytest.raises(UsageError, match=rf"{field.name}=.*: must be") as refused:
+            settings.load(section, settings=[f"{key}={many.format(value)}"])
+        assert len(str(refused.value)) < 200
+
+
+def test_a_long_value_is_cut_in_the_sentence() -> None:
+    with pytest.raises(UsageError, match="must be a whole number") as refused:
+        settings.load("train", settings=["seed=" + "9" * 100_000])
+    assert len(str(refused.value)) < 200
+
+
+def test_what_a_model_is_made_for_is_checked_when_it_is_known() -> None:
+    for grid in (20, 11, 12, 7):  # of pictures of 100, 33, 48 and 49 px
+        made = settings.load("train-vae", settings=[f"model.grid={grid}"])
+        assert made.model.grid == grid
+    with pytest.raises(UsageError, match=r"model.grid=20: must divide the pictures' 64 px; 2 4 8"):
+        dataclasses.replace(made.model, image_px=64, grid=20)
+    with pytest.raises(UsageError, match=r"model.image_px=0: must be that of the pictures"):
+        _ = made.model.patch_px
 
 
 def test_a_grid_that_does_not_divide_the_picture_names_those_that_do() -> None:
