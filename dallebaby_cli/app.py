@@ -21,6 +21,7 @@ from dallebaby_cli.commands import (
     evaluate,
     fetch,
     generate,
+    options,
     prep,
     status,
     train,
@@ -66,10 +67,19 @@ app.command("status", epilog="Example: dallebaby status --home other-folder")(st
 def global_options(
     ctx: typer.Context,
     home: Annotated[
-        Path, typer.Option(envvar="DALLEBABY_HOME", help="Folder that holds everything.")
+        Path,
+        typer.Option(
+            parser=options.path,
+            metavar="FOLDER",
+            envvar="DALLEBABY_HOME",
+            help="Folder that holds everything.",
+        ),
     ] = DEFAULT_HOME,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="Settings, a section per command.")
+        Path | None,
+        typer.Option(
+            parser=options.path, metavar="FILE.yaml", help="Settings, a section per command."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dallebaby_cli.commands.options import Where
+from dallebaby_cli.commands.options import Where, name_or_path
 from dallebaby_cli.commands.output import Settings
 
 
@@ -14,6 +14,7 @@ def caption(
         str,
         typer.Option(
             "--with",
+            parser=name_or_path,
             metavar="MODEL",
             help="A language model that rewrites (gpt2) or a captioner that looks (BLIP): a hub id "
             "or a folder.",

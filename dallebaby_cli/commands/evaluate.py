@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,9 +20,7 @@ def evaluate(
         int | None, typer.Option(help="Drawn of each kind: captions, pairs, two things.")
     ] = None,
     seed: options.Seed = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A run's folder; the newest if absent.")
-    ] = None,
+    model: options.Model = None,
 ) -> None:
     """Judge a trained model: hold-out figures, copying, and whether it draws what it is asked."""
     from dallebaby_cli.stages.evaluate import evaluate as stage

@@ -9,12 +9,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from dallebaby_cli.commands.options import name_or_path
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.progress import amount
 from dallebaby_cli.text import one_line
 
-What = Annotated[str, typer.Argument(metavar="NAME|MAGNET|FILE.torrent", help="What to download.")]
+What = Annotated[
+    str,
+    typer.Argument(
+        parser=name_or_path, metavar="NAME|MAGNET|FILE.torrent", help="What to download."
+    ),
+]
 Files = Annotated[
     list[str] | None,
     typer.Option("--files", metavar="GLOB", help="Only these: a glob, or the end of a path."),

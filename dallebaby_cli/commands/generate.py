@@ -1,7 +1,6 @@
 """`dallebaby generate`: pictures from sentences."""
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,13 +24,8 @@ def generate(
     best: Annotated[
         int | None, typer.Option(min=1, help="Keep so many of the -n: what fits the prompt best.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="The grid; single pictures go beside it."),
-    ] = None,
-    progressive: Annotated[
-        Path | None, typer.Option(metavar="FILE.gif", help="Also show how the grid came about.")
-    ] = None,
+    out: options.Out = None,
+    progressive: options.Progressive = None,
     show_: Annotated[bool, typer.Option("--show", help="Show the grid in the terminal.")] = False,
     image: options.Picture = None,
     keep: Annotated[
@@ -48,9 +42,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A run's folder; the newest if absent.")
-    ] = None,
+    model: options.Model = None,
 ) -> None:
     """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby.
     Without sentences, it asks for them."""

@@ -1,9 +1,35 @@
-"""Options that several commands share, or that take long to declare, each declared once."""
+"""Options that several commands share, or that take long to declare, each declared once, and how
+paths are read: `~` is the person's home wherever a path is given, for no shell replaces it in
+`--out=~/x.png` or in a variable that a service sets."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def path(text: str | Path) -> Path:
+    """A path as it was typed. Raises typer.BadParameter."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~somebody whom the system does not know
+        raise typer.BadParameter(
+            f"{text}: nobody is called so here; write the folder out"
+        ) from None
+
+
+def file(text: str | Path) -> Path:
+    """The path of a file, or a pipe, that is there. Raises typer.BadParameter."""
+    found = path(text)
+    if not found.exists() or found.is_dir():
+        raise typer.BadParameter(f"there is no file {found}")
+    return found
+
+
+def name_or_path(text: str) -> str:
+    """A name, or the path of something. Raises typer.BadParameter."""
+    return str(path(text)) if text.startswith("~") else text
+
 
 Names = Annotated[
     list[str] | None,
@@ -30,9 +56,21 @@ Processes = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same result.")]
 PromptFile = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, metavar="FILE.txt", help="Prompts, one a line."),
+    typer.Option(parser=file, metavar="FILE.txt", help="Prompts, one a line."),
 ]
 Picture = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="Finish it from its top rows."),
+    typer.Option(parser=file, metavar="FILE", help="Finish it from its top rows."),
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(parser=path, metavar="PATH", help="A run's folder; the newest if absent."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(parser=path, metavar="FILE.png", help="The grid; single pictures go beside it."),
+]
+Progressive = Annotated[
+    Path | None,
+    typer.Option(parser=path, metavar="FILE.gif", help="Also show how the grid came about."),
 ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dallebaby_cli.commands.options import Where
+from dallebaby_cli.commands.options import Where, name_or_path
 from dallebaby_cli.commands.output import Settings
 
 
@@ -13,6 +13,7 @@ def prep(
     source: Annotated[
         str | None,
         typer.Argument(
+            parser=name_or_path,
             metavar="NAME|FOLDER",
             help="A fetched dataset, `scenes`, or a folder (./NAME if a dataset has its name); "
             "the newest fetched dataset if absent.",

@@ -5,10 +5,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 
 from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.files import human_bytes
+
+MOST = 10_000_000  # bytes of prompts
 
 
 def given(arguments: list[str], file: Path | None) -> list[str] | None:
@@ -19,7 +23,8 @@ def given(arguments: list[str], file: Path | None) -> list[str] | None:
     for argument in arguments:
         found += _from_stdin() if argument == "-" else [_typed(argument)]
     if file:
-        found += _lines(file.read_bytes(), str(file))
+        with file.open("rb") as opened:
+            found += _lines(_read(opened, str(file)), str(file))
     if found:
         return found
     if sys.stdin and sys.stdin.isatty():
@@ -44,10 +49,18 @@ def asked(console: Console) -> Iterator[list[str]]:
 
 
 def _from_stdin() -> list[str]:
-    content = sys.stdin.buffer.read() if sys.stdin else b""
+    content = _read(sys.stdin.buffer, "stdin") if sys.stdin else b""
     if not content.strip():
         raise UsageError('no prompt: say what to draw, such as "a red car", here or in --file')
     return _lines(content, "stdin")
+
+
+def _read(opened: BinaryIO, source: str) -> bytes:
+    """All of it. Raises BadInput if there is no end to it."""
+    content = opened.read(MOST + 1)
+    if len(content) > MOST:
+        raise BadInput(f"{source} has over {human_bytes(MOST)} of prompts; give fewer at a time")
+    return content
 
 
 def _lines(content: bytes, source: str) -> list[str]:

@@ -28,6 +28,7 @@ from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.pictures import grid, read_metadata, write_gif, write_png
 
+MOST_BYTES = 200_000_000  # of a picture to begin with
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most
 
@@ -312,8 +313,10 @@ def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | No
         raise UsageError(
             f"--keep {keep}: this model's pictures have {rows} rows; keep 1 to {rows - 1} of them"
         )
+    with image.open("rb") as opened:
+        content = opened.read(MOST_BYTES)  # what is cut there cannot be decoded
     try:
-        picture = images.decode(image.read_bytes(), sampler.image_tokenizer.image_px)
+        picture = images.decode(content, sampler.image_tokenizer.image_px)
     except images.Rejected as rejected:
         advice = "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture that prep would take"
         raise BadInput(

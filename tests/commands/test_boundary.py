@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer.main
 from conftest import Ran
+from PIL import Image
 
+from dallebaby_cli.app import app
 from dallebaby_cli.commands import prompts
 from dallebaby_cli.commands.live import Bars, Lines
 from dallebaby_cli.commands.output import Screen
@@ -178,3 +182,69 @@ def test_events_bring_no_escape_codes_to_the_terminal(
     assert "[b]x[/b] [/c]" in shown, "it is no markup"
     assert not [code for code in ("\x1b]", "\x1b[2J\r", "\x07", "\u202e") if code in shown]
     assert not [line for line in shown.splitlines() if line.startswith("error: all")]
+
+
+# ---------------------------------------------------------------- paths
+
+
+@pytest.fixture
+def tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The person's home, which `~` is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
+    (tmp_path / "me").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "me"
+
+
+def test_a_tilde_is_the_persons_home(
+    cli: Cli, model: Path, tilde: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model, tilde / "model")
+    (tilde / "words.txt").write_text("a tree\n", encoding="utf-8")
+    Image.effect_noise((20, 20), 90).convert("RGB").save(tilde / "photo.png")
+    (tilde / "mine.yaml").write_text("generate: {guidance: 2}\n", encoding="utf-8")
+    here = ("--home=~/work", "--config=~/mine.yaml")
+    asked = ("--model=~/model", "--file=~/words.txt", "--image=~/photo.png", "-n", 1)
+    ran = cli(*here, "generate", *asked, "--out=~/g.png", "--progressive=~/g.gif")
+    assert ran.code == 0, ran.err
+    with Image.open(tilde / "g.png") as picture:
+        assert picture.info["prompt"] == "a tree" and '"guidance": 2.0' in picture.info["sampling"]
+    monkeypatch.setenv("DALLEBABY_HOME", "~/work")
+    assert cli("generate", *asked).code == 0
+    assert {path.name for path in tilde.iterdir()} == {
+        *("model", "words.txt", "photo.png", "mine.yaml", "g.png", "g-00.png", "g.gif", "work")
+    }
+    for arguments in (
+        ("prep", "~/none"),
+        ("fetch", "~/none.torrent"),
+        ("caption", "--with", "~/none"),
+        ("evaluate", "--model", "~/none"),
+        ("generate", "a", "--model", "~/none"),
+        ("generate", "--file", "~/none"),
+        ("generate", "--image", "~/none"),
+        ("status", "--config", "~/none"),
+    ):
+        ran = cli(*arguments)
+        assert "~" not in ran.err, "the sentence names the folder itself"
+    assert not (tilde.parent / "~").exists()
+    ran = cli("status", "--home", "~nobody-of-that-name/x")
+    assert ran.code == 2 and "nobody is called so here" in ran.err
+
+
+def test_every_path_is_read_in_one_way() -> None:
+    commands = [typer.main.get_command(app), *typer.main.get_command(app).commands.values()]  # type: ignore[attr-defined]
+    own = [
+        f"{command.name} {option.opts[0]}"
+        for command in commands
+        for option in command.params
+        if "path" in type(option.type).__name__.lower()
+    ]
+    assert not own, "they know no ~; give them the parser of commands/options.py"
+
+
+def test_prompts_without_end_are_refused(cli: Cli, model: Path) -> None:
+    ran = cli("generate", "--model", model, "--file", "/dev/zero")
+    assert ran.code == 1 and "/dev/zero has over 10.0 MB of prompts" in said(ran)
+    ran = cli("generate", "a", "--model", model, "--image", "/dev/zero")
+    assert ran.code == 1 and "--image /dev/zero cannot be used" in ran.err
