@@ -174,7 +174,10 @@ def sentence(error: BaseException) -> str:
         return f"{one_line(error.strerror or said)}{where}"
     if out_of_memory(error):
         why = f" ({said.partition('. ')[0][:MOST_SAID]})" if said else ""
-        return f"memory is full{why}; end other programs, or take less at a time: see docs"
+        return (
+            f"memory is full{why}; end other programs, or take less at a time: a smaller "
+            "batch_size, -n or --preset"
+        )
     name = type(error).__name__
     return (
         f"unexpected {name}: {said[:MOST_SAID]}; this is a fault of dallebaby: run again with "

@@ -104,7 +104,7 @@ class TransformerConfig(Bounded):
     vocabulary: int = bounded(4096, ge=256, le=1_000_000)
     """most entries of the text tokenizer; fewer if the captions hold fewer. 256 of them are bytes,
     so that no word is unknown"""
-    dim: int = bounded(384, ge=4, le=COUNT)
+    dim: int = bounded(384, ge=4, le=1_000_000)
     """width of the residual stream"""
     depth: int = bounded(8, ge=1, le=COUNT)
     """blocks"""

@@ -16,6 +16,9 @@ from dallebaby_cli.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
+GROUP = Path("/sys/fs/cgroup")
+LIMITS = (GROUP / "memory.max", GROUP / "memory" / "memory.limit_in_bytes")  # Linux, new and old
+
 
 def resolve(name: str) -> torch.device:
     """The device called `name`; auto is cuda, then mps, then cpu. Raises UsageError. From then on
@@ -115,10 +118,7 @@ def memory_bytes(device: torch.device) -> int:
 
 def _limits() -> Iterator[int]:
     """What a container, in which this may run, lets it have of the machine's memory."""
-    for file in (
-        Path("/sys/fs/cgroup/memory.max"),
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    ):
+    for file in LIMITS:
         with suppress(OSError, ValueError):  # there is none, or it says "max"
             yield int(file.read_text(encoding="ascii"))
 

@@ -19,7 +19,7 @@ from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Scene
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
-from dallebaby_cli.training import augment, run
+from dallebaby_cli.training import augment, memory, run
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -121,6 +121,9 @@ def train(
     """The classifier for scenes of `image_px`, from classifier/ in the workspace if it is there,
     else trained now."""
     config = replace(config, model=replace(config.model, image_px=image_px))
+    sizes = ("width", "depth")
+    memory.require_model(lambda c: Classifier(c, VOCABULARY), config.model, sizes, device)
+    memory.require_batch(config, 3 * image_px**2)
     torch.manual_seed(config.seed)
     model = Classifier(config.model, VOCABULARY)
     name = run.name([f"scenes-{image_px}px"], "classifier", config, {})

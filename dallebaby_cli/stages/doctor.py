@@ -20,7 +20,13 @@ import torch
 
 from dallebaby_cli import files
 from dallebaby_cli.config import PrepConfig, settings
-from dallebaby_cli.errors import DallebabyError, MissingInput, UsageError
+from dallebaby_cli.errors import (
+    DallebabyError,
+    MissingInput,
+    OutOfMemory,
+    UsageError,
+    out_of_memory,
+)
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
@@ -102,7 +108,7 @@ def doctor(
     found = Diagnosis(f"dallebaby train-vae {images.name} --preset {preset}", machine)
     with _scratch(home) as folder:
         tell(1)
-        vae = _examine_pictures(found, home, images, configs["train-vae"])
+        vae = _examine_pictures(found, home, images, configs["train-vae"], target)
         tell(2)
         if vae is not None:
             pictures = len(vae.train)
@@ -238,12 +244,12 @@ def _pictures(dataset: Dataset | None, config: PrepConfig) -> int:
 
 
 def _examine_pictures(
-    found: Diagnosis, home: Path, images: Manifest, config: Any
+    found: Diagnosis, home: Path, images: Manifest, config: Any, device: torch.device
 ) -> train_vae.VaeTask | None:
     """Load a batch of them, as training would; None if that fails."""
     name = f"images/{images.name}"
     try:
-        task, _ = train_vae.prepare(home, config, [images.name], report=ignore)
+        task, _ = train_vae.prepare(home, config, [images.name], device=device, report=ignore)
         batch = task.batch(0)[0]
     except DallebabyError as error:
         found.checks.append(Check(name, "fail", "cannot be used", str(error)))
@@ -332,10 +338,12 @@ def _examine_run(
     """Memorise one batch and time the parts of the run planned for so many pictures."""
     try:
         run = forecast(task, pictures, device, scratch)
-    except RuntimeError as error:  # of which torch has a kind for GPUs alone
-        if "memory" not in str(error):
+    except OutOfMemory as error:
+        found.checks.append(Check(f"{task.name}: memory", "fail", "too little", str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-        what = str(error).partition(". ")[0]
+        what = str(error).partition(". ")[0] or "too little"
         found.checks.append(Check(f"{task.name}: memory", "fail", what, LESS_MEMORY))
     except (DallebabyError, OSError) as error:
         found.checks.append(Check(task.name, "fail", "cannot be tried", str(error)))

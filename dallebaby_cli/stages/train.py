@@ -26,13 +26,14 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import engine, parent, run
+from dallebaby_cli.training import engine, memory, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
 from dallebaby_cli.training.parent import Parent
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
+SIZES = ("dim", "depth", "text_tokens", "vocabulary")  # what makes a transformer large
 TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
 
 
@@ -126,7 +127,7 @@ def prepare(
     report: Report,
 ) -> tuple[DalleTask, dict[str, str], Path]:
     """What `train` trains, the ids of its inputs by name, and the folder of the dVAE that made
-    them. Writes nothing."""
+    them. Writes nothing. Raises OutOfMemory for what is too large for the device."""
     found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = []
@@ -154,6 +155,8 @@ def prepare(
     if not len(holdout):
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = training
+    memory.require_model(Transformer, config.model, SIZES, device)
+    memory.require_batch(config, 8 * shape.sequence_len)
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
     if before:

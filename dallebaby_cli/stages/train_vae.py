@@ -19,7 +19,7 @@ from dallebaby_cli.quality import scores
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import augment, engine, parent, run
+from dallebaby_cli.training import augment, engine, memory, parent, run
 from dallebaby_cli.training.batches import Order, Pictures
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -27,6 +27,7 @@ from dallebaby_cli.training.state import State
 SHOWN = 8  # pictures in reconstructions.png
 AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
 TILE_PX = 12  # least pixels along one side of a code's texture there
+SIZES = ("width", "depth")  # what makes a dVAE large
 LOW_USAGE = 0.5  # of the codebook, under which an evaluation warns
 LEAST_GAIN_DB = 1.0  # over flat colours, under which it warns, too
 
@@ -128,9 +129,11 @@ def prepare(
     names: list[str],
     *,
     start_from: str | None = None,
+    device: torch.device,
     report: Report,
 ) -> tuple[VaeTask, dict[str, str]]:
-    """What `train_vae` trains, and the ids of its inputs by name. Writes nothing."""
+    """What `train_vae` trains, and the ids of its inputs by name. Writes nothing. Raises
+    OutOfMemory for what is too large for the device."""
     found = manifest.find_all(home, "images", names)
     parents = {f"images/{m.name}": m.id for _, m in found}
     sources = [Shards(folder) for folder, _ in found]
@@ -153,6 +156,8 @@ def prepare(
     if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
+    memory.require_model(DVAE, config.model, SIZES, device)
+    memory.require_batch(config, 3 * config.model.image_px**2)
     torch.manual_seed(config.seed)
     model = DVAE(config.model)
     if before:
@@ -172,14 +177,16 @@ def train_vae(
     report: Report,
 ) -> run.Finished:
     """Train a dVAE on the named image datasets (the newest one if none is named)."""
-    task, parents = prepare(home, config, names, start_from=start_from, report=report)
+    target = engine.device(device)
+    task, parents = prepare(
+        home, config, names, start_from=start_from, device=target, report=report
+    )
     report(Note(f"train-vae: from {', '.join(parents)}, preset {preset}"))
     images = [path.removeprefix("images/") for path in parents if path.startswith("images/")]
     run_name = run_name or run.name(names or images, preset, task.config, parents)
     folder = manifest.artefact(home, "vae", run_name)
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
-    target = engine.device(device)
 
     def describe() -> dict[str, Any]:
         return {"model": task.model.describe()}

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import engine, optim, pace
+from dallebaby_cli.training import engine, memory, optim, pace
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.loop import Task, glance, judged, take_step
 from dallebaby_cli.training.parts import Objective
@@ -87,8 +87,9 @@ def measure(
     the `folder` where the run's checkpoints will lie, time the rest of it, too. If they
     `may_compile`, steps of a long run are tried with torch.compile. A CPU takes them with so many
     `threads`; None tries which number is fastest. With both `threads` and `step_s`, what a run was
-    planned with, steps are not timed. Changes nothing that the run itself uses: the
-    models are copies, and threads and random numbers are put back."""
+    planned with, steps are not timed. Changes nothing that the run itself uses: the models are
+    copies, and threads and random numbers are put back. Raises OutOfMemory that says which batch
+    fits."""
     began, before = time.perf_counter(), torch.get_num_threads()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
@@ -109,8 +110,10 @@ def _measure(
 ) -> Costs:
     state = State.fresh(copies(task.parts()), config, device)
     state.model.train()
+    batch = task.batch(0)
+    memory.require_step(state, lambda part: task.step(state, part, 0.0), batch)
     with FlopCounterMode(display=False) as counter:
-        take_step(task, state, task.batch(0), 0.0, 0.0)
+        memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0))
     flops = float(counter.get_total_flops())
     if device.type != "cpu":
         threads = 0  # nothing to choose

@@ -19,7 +19,7 @@ from dallebaby_cli.models import device
 from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import loop
+from dallebaby_cli.training import loop, plan
 
 Cli = Callable[..., Ran]
 PARTS = ("learning", "loader", "memory", "time")
@@ -209,6 +209,25 @@ def test_too_little_memory_fails_with_advice(
     code, _, checks = examine(home)
     assert code == 1 and checks["train-vae: memory"]["found"] == "CUDA out of memory"
     assert "accumulate" in checks["train: memory"]["advice"]
+
+
+def test_a_batch_that_does_not_fit_says_which_does(
+    examine: Examine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = plan.take_step
+
+    def with_little_memory(task: Any, state: Any, *more: Any) -> Any:
+        if state.config.batch_size // state.config.accumulate > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return take_step(task, state, *more)
+
+    monkeypatch.setattr(plan, "take_step", with_little_memory)
+    code, _, checks = examine(home)
+    for stage in ("train-vae", "train"):
+        assert checks[f"{stage}: memory"]["advice"].endswith(
+            "4 at a time fit: --set accumulate=4, which learns the same, or --set batch_size=4"
+        )
+    assert code == 1
 
 
 def test_a_loss_that_does_not_fall_fails(examine: Examine, home: Path) -> None:
