@@ -1,5 +1,6 @@
 """Train the classifier that reads scenes, on real renders, through the one training loop."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,7 +103,8 @@ class ClassifierTask:
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If it cannot be trusted."""
-        if figures["all"] >= ENOUGH:
+        chance = 2 * math.sqrt(ENOUGH * (1 - ENOUGH) / self.config.eval_images)
+        if figures["all"] >= ENOUGH - chance:
             return None
         return (
             f"the classifier reads only {figures['all']:.1%} of unseen renders rightly, so what it "

@@ -38,6 +38,8 @@ def scores(
     """
     found = Scores()
     try:
+        if min(len(real), len(drawn)) < 2:
+            raise MissingInput("they compare how pictures differ, so they need two and more")
         network = load_inception(device)
         found.figures["fid"], found.figures["fid_n"] = fid(network, real, drawn), len(drawn)
         found.figures["rfid"], found.figures["rfid_n"] = fid(network, real, rebuilt), len(rebuilt)

@@ -48,7 +48,8 @@ def reconstruction(
     model: ImageTokenizer, holdout: Pictures, count: int, batch_size: int
 ) -> dict[str, float]:
     """PSNR in dB of a sample of `count` pictures (beside it, that of one flat colour for each) and
-    SSIM, and how the codebook is used; bits are those of an ideal code for the codes' frequencies.
+    SSIM, and how the codebook is used by all codes that were seen; bits are those of an ideal code
+    for the codes' frequencies.
     """
     scores, counts = [], np.zeros(model.codes, np.int64)
     for indices in _batches(holdout.sample(count), batch_size):
@@ -67,6 +68,7 @@ def reconstruction(
         "ssim": ssim,
         "codes_used": float((counts > 0).mean()),
         "dead_codes": int((counts == 0).sum()),
+        "codes_seen": int(counts.sum()),
         "perplexity": perplexity,
         "bits_per_image": model.grid**2 * math.log2(perplexity),
     }

@@ -18,15 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dallebaby_cli import files
+from dallebaby_cli import errors, files
 from dallebaby_cli.config import PrepConfig, settings
-from dallebaby_cli.errors import (
-    DallebabyError,
-    MissingInput,
-    OutOfMemory,
-    UsageError,
-    out_of_memory,
-)
+from dallebaby_cli.errors import DallebabyError, MissingInput, OutOfMemory, UsageError
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
@@ -116,6 +110,7 @@ def doctor(
             tell(3)
             dalle = _codes(found, home, images, vae, configs["train"], target, folder)
             if dalle is not None:
+                found.checks.append(_captions(dalle))
                 _examine_run(found, dalle, pictures, target, folder)
             del dalle  # it maps files of the scratch folder, which Windows then would not remove
             models = sum(run.parameters for run in found.runs) * 4 * COPIES
@@ -127,8 +122,7 @@ def doctor(
 
 @contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
-    """A folder for what is tried, on the disk where it would lie; what a killed doctor left there
-    is removed, too."""
+    """An empty folder for what is tried, on the disk where it would lie."""
     with files.lock(home / ".doctor", "doctor"):
         folder = home / ".doctor" / "scratch"
         shutil.rmtree(folder, ignore_errors=True)
@@ -143,7 +137,6 @@ def _scratch(home: Path) -> Iterator[Path]:
 
 
 def _versions() -> Check:
-    """Those of what matters most for speed."""
     found = f"Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}"
     return Check("versions", "ok", found)
 
@@ -297,6 +290,11 @@ def _codes(
         return None
 
 
+def _captions(task: train.DalleTask) -> Check:
+    told = train.cut_captions(task)
+    return Check("train: captions", "warn" if told else "ok", told or "none is cut")
+
+
 def _draw_codes(home: Path, images: Path, vae: train_vae.VaeTask) -> str:
     """Random codes of real pictures by an untrained dVAE: all that the transformer's speed depends
     on is as it will be. Returns the name of the tokens."""
@@ -338,13 +336,11 @@ def _examine_run(
     """Memorise one batch and time the parts of the run planned for so many pictures."""
     try:
         run = forecast(task, pictures, device, scratch)
-    except OutOfMemory as error:
-        found.checks.append(Check(f"{task.name}: memory", "fail", "too little", str(error)))
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+    except (OutOfMemory, MemoryError, RuntimeError) as error:
+        if not errors.out_of_memory(error):
             raise
-        what = str(error).partition(". ")[0] or "too little"
-        found.checks.append(Check(f"{task.name}: memory", "fail", what, LESS_MEMORY))
+        advice = str(error) if isinstance(error, OutOfMemory) else LESS_MEMORY
+        found.checks.append(Check(f"{task.name}: memory", "fail", "too little", advice))
     except (DallebabyError, OSError) as error:
         found.checks.append(Check(task.name, "fail", "cannot be tried", str(error)))
     else:

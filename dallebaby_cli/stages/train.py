@@ -33,6 +33,7 @@ from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
+LOOKED_AT = 20_000  # pictures whose captions are measured
 SIZES = ("dim", "depth", "text_tokens", "vocabulary")  # what makes a transformer large
 TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
 
@@ -183,6 +184,8 @@ def train(
         home, config, names, start_from=start_from, device=target, report=report
     )
     report(Note(f"train: from {', '.join(parents)} (vae/{vae_folder.name}), preset {preset}"))
+    if told := cut_captions(task):
+        report(Note(told + (" (not with --from)" if start_from else ""), "warning"))
     tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
     inputs = [name.partition("@")[0] for name in names or tokens]
     run_name = run_name or run.name(inputs, preset, task.config, parents)
@@ -306,6 +309,21 @@ def _of_parent(
             )
         )
     return tokenizer, replace(config, model=replace(asked, text_tokens=text_tokens))
+
+
+def cut_captions(task: DalleTask) -> str | None:
+    """How many training captions are longer than the model reads, if any are, and what to set."""
+    lengths, most = task.train.caption_lengths(LOOKED_AT), task.config.model.text_tokens
+    cut = int((lengths > most).sum())
+    if not cut:
+        return None
+    longest, nearly = int(lengths.max()), int(np.percentile(lengths, 99, method="higher"))
+    few_are_long = most < nearly < longest / 2
+    enough = f"{nearly} keeps 99 % of them" if few_are_long else f"{longest} keeps them"
+    return (
+        f"{cut:,} of {len(lengths):,} captions have over text_tokens={most} tokens and lose their "
+        f"ends; --set model.text_tokens={enough} whole"
+    )
 
 
 def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:

@@ -1,5 +1,6 @@
 """images/NAME → vae/RUN: train the discrete VAE."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,10 @@ SHOWN = 8  # pictures in reconstructions.png
 AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
 TILE_PX = 12  # least pixels along one side of a code's texture there
 SIZES = ("width", "depth")  # what makes a dVAE large
-LOW_USAGE = 0.5  # of the codebook, under which an evaluation warns
+LOW_USAGE = 0.5  # of the codes that there could be, under which an evaluation warns
+LOW_USAGE_OF_FEW = 0.05  # where few pictures are judged, whose flat parts are of few codes
+FEW = 4  # pictures of a batch, of which nothing is said
+AMPLE = 10  # codes seen for each that there is, from which on there are not few
 LEAST_GAIN_DB = 1.0  # over flat colours, under which it warns, too
 
 
@@ -88,7 +92,11 @@ class VaeTask:
                 f"reconstructions ({figures['psnr']:.1f} dB) are hardly better than one flat "
                 f"colour each ({figures['flat_psnr']:.1f} dB); train longer, or with {lower}"
             )
-        if figures["codes_used"] < LOW_USAGE:
+        codes = self.config.model.codes
+        seen = figures.get("codes_seen", math.inf)  # older versions did not say
+        possible = codes * (1 - (1 - 1 / codes) ** seen)  # of codes that are equally likely
+        least = LOW_USAGE if seen >= AMPLE * codes else LOW_USAGE_OF_FEW
+        if figures["codes_used"] * codes < least * possible:
             fewer = "levels='[8,6,5]'" if self.config.model.quantizer == "fsq" else "codebook=256"
             return (
                 f"only {figures['codes_used']:.0%} of the codebook is used on the hold-out "
@@ -195,12 +203,14 @@ def train_vae(
 
 
 def oddity(pictures: Tensor) -> str | None:
-    """What is odd about the values of a run's first batch, uint8 (B, 3, P, P)."""
+    """What is odd about the values of a run's first batch, uint8 (B, 3, P, P), of some pictures."""
+    if len(pictures) < FEW:  # which may well be so
+        return None
     low, high = int(pictures.min()), int(pictures.max())
     advice = "look at the pictures that `dallebaby prep` was given"
     if (pictures == pictures[:, :, :1, :1]).all():
         return f"the pictures of the first batch are flat, one colour each; {advice}"
-    if len(pictures) > 1 and (pictures == pictures[:1]).all():
+    if (pictures == pictures[:1]).all():
         return f"all pictures of the first batch are the same; {advice}"
     if high - low < 32:
         return f"the first batch has values from {low} to {high} of 0 to 255 only; {advice}"

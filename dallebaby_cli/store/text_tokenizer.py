@@ -124,6 +124,10 @@ class TextTokenizer:
             row[: len(tokens)] = tokens
         return ids
 
+    def lengths(self, captions: Sequence[str]) -> np.ndarray:
+        """Tokens (B,) of each caption as a whole."""
+        return np.array([len(e.ids) for e in self.bpe.encode_batch(list(captions))], np.int64)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The caption of ids, padding left out."""
         return self.bpe.decode([i for i in ids if i < self.vocabulary]).strip()

@@ -163,6 +163,12 @@ class Captioned(Rows[Tokens]):
         captions = (self.sources[source].captions(row) for source, row in places.tolist())
         return [texts[0] for texts in itertools.islice(filter(None, captions), count)]
 
+    def caption_lengths(self, count: int) -> np.ndarray:
+        """Tokens (captions,) of each caption of the first `count` pictures of the sample."""
+        places = self.places[self.sample(count)].tolist()
+        captions = [text for source, row in places for text in self.sources[source].captions(row)]
+        return self.tokenizer.lengths(captions)
+
     def codes(self) -> Iterator[np.ndarray]:
         """Codes uint16 (B, N) of all pictures as they are, some thousands at a time."""
         for source, rows in zip(self.sources, self.rows, strict=True):

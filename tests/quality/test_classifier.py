@@ -60,6 +60,14 @@ def test_refuses_what_is_no_batch_of_pictures(pictures: torch.Tensor) -> None:
         model(pictures)
 
 
+def test_a_judge_is_judged_by_enough_renders_to_tell() -> None:
+    model = Classifier(ClassifierConfig(image_px=32, width=8), classifier.VOCABULARY)
+    for seen, right, warns in ((50, 0.98, False), (2000, 0.98, True), (50, 0.9, True)):
+        config = TrainClassifierConfig(eval_images=seen)
+        warning = classifier.ClassifierTask(model, config).warning({"all": right})
+        assert (warning is not None) == warns
+
+
 def test_the_loss_is_lowest_for_the_truth() -> None:
     drawn = [spec.scene(0, i) for i in range(20)]
     things, centres, background = map(torch.from_numpy, labels(drawn))

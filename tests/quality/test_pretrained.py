@@ -56,6 +56,14 @@ def test_without_weights_each_figure_has_a_sentence() -> None:
     assert "hf download" in clip
 
 
+def test_one_picture_has_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "load_inception", lambda device: MeanColour())
+    found = pretrained.scores(pictures(1), pictures(1), pictures(1), ["a"], CPU)
+    assert "fid" not in found.figures and "they need two and more" in found.missing[0]
+    found = pretrained.scores(pictures(2), pictures(2), pictures(2), ["a", "b"], CPU)
+    assert found.figures["rfid"] == pytest.approx(0, abs=1e-2)
+
+
 def test_without_the_extra_each_figure_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchmetrics", "torch_fidelity", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -85,10 +85,14 @@ def test_runs_are_estimated_as_planned(examine: Examine, home: Path) -> None:
 
 
 def test_a_setting_goes_to_the_models_that_have_it(examine: Examine, cli: Cli, home: Path) -> None:
-    _, facts, _ = examine(home, "--set", "model.dim=32", "--set", "model.width=8")
-    _, larger, _ = examine(home)
+    small = ("--set", "model.dim=32", "--set", "model.width=8", "--set", "model.text_tokens=2")
+    _, facts, checks = examine(home, *small)
+    _, larger, whole = examine(home)
     for mine, theirs in zip(facts["runs"], larger["runs"], strict=True):
         assert mine["parameters"] < theirs["parameters"]
+    assert checks["train: captions"]["state"] == "warn"
+    assert "captions have over text_tokens=2 tokens" in checks["train: captions"]["found"]
+    assert whole["train: captions"]["state"] == "ok"
     ran = cli("--home", home, "doctor", "--set", "model.widht=8")
     assert ran.code == 2 and "unknown setting model.widht; did you mean 'width'" in ran.err
 
@@ -207,7 +211,7 @@ def test_too_little_memory_fails_with_advice(
 
     monkeypatch.setattr(loop, "take_step", take_step)
     code, _, checks = examine(home)
-    assert code == 1 and checks["train-vae: memory"]["found"] == "CUDA out of memory"
+    assert code == 1 and checks["train-vae: memory"]["found"] == "too little"
     assert "accumulate" in checks["train: memory"]["advice"]
 
 

@@ -338,3 +338,34 @@ def test_a_run_of_a_version_that_kept_none_goes_on_with_its_own(home: Path) -> N
         for folder in (home / "dalle" / "r", home / "dalle" / "p")
     )
     assert own == (alone.folder / "tokenizer.json").read_bytes() != parent
+
+
+def test_captions_that_are_cut_are_counted_and_the_setting_is_named(home: Path) -> None:
+    def prepared(text_tokens: int) -> stage.DalleTask:
+        asked = replace(DALLE, model=replace(TEXT, text_tokens=text_tokens))
+        return stage.prepare(home, asked, ["first@v", "second@v"], device=CPU, report=ignore)[0]
+
+    task = prepared(1)
+    captions = [f"one sofa and {n} lamps" for n in range(20)]
+    captions += [f"{n} zebras graze" for n in range(12)]
+    lengths = (task.tokenizer.encode(captions, 30) < task.tokenizer.vocabulary).sum(1)
+    some, longest = int(lengths.min()), int(lengths.max())
+    cut = int((lengths > some).sum())
+    assert 0 < cut < 32
+    assert stage.cut_captions(prepared(some)) == (
+        f"{cut} of 32 captions have over text_tokens={some} tokens and lose their ends; "
+        f"--set model.text_tokens={longest} keeps them whole"
+    )
+    assert stage.cut_captions(prepared(longest)) is None
+
+    notes = Told()
+    train(home, "second@v", notes, model=replace(TEXT, text_tokens=1), run_name="cut")
+    assert any("captions have over text_tokens=1 tokens" in note for note in notes)
+
+
+def test_one_very_long_caption_does_not_make_all_long(home: Path) -> None:
+    task = stage.prepare(home, DALLE, ["second@v"], device=CPU, report=ignore)[0]
+    lengths = np.array([5] * 300 + [20] * 10 + [900])
+    task.train.caption_lengths = lambda count: lengths  # type: ignore[method-assign]
+    assert "11 of 311 captions" in str(stage.cut_captions(task))
+    assert str(stage.cut_captions(task)).endswith("text_tokens=20 keeps 99 % of them whole")

@@ -24,7 +24,7 @@ from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.tokenizers.quantizers import VQ
 from dallebaby_cli.quality.metrics import psnr
 from dallebaby_cli.stages.prep import prep
-from dallebaby_cli.stages.train_vae import VaeTask, textures, train_vae
+from dallebaby_cli.stages.train_vae import VaeTask, oddity, textures, train_vae
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.shards import Described, Shards, ShardWriter
 from dallebaby_cli.training import checkpoint, loop
@@ -254,3 +254,31 @@ def test_a_run_leaves_pictures_curves_and_a_model(
     pictures = holdout.read(np.arange(len(holdout)))
     found = psnr(model.decode(model.encode(pictures)), pictures).mean()
     assert float(found) == pytest.approx(figures["psnr"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("used", "seen", "warns"),
+    [
+        (0.08, 192, False),  # of three pictures, whose codes could not be many more
+        (0.08, 100_000, True),
+        (0.08, None, True),  # of a run of an older version
+        (0.004, 192, True),  # four codes for three pictures
+        (0.63, 100_000, False),
+    ],
+)
+def test_a_codebook_is_judged_by_what_so_few_pictures_can_use(
+    used: float, seen: int | None, warns: bool
+) -> None:
+    task = object.__new__(VaeTask)
+    model = DVAEConfig(image_px=64, grid=8)  # 1000 codes
+    object.__setattr__(task, "config", TrainVaeConfig(model=model))
+    figures = {"psnr": 25.0, "flat_psnr": 15.0, "codes_used": used}
+    figures |= {} if seen is None else {"codes_seen": seen}
+    warning = task.warning(figures)
+    assert (warning is not None) == warns
+    assert not warns or f"only {used:.0%} of the codebook" in str(warning)
+
+
+def test_nothing_is_said_of_a_batch_of_few_pictures() -> None:
+    flat = torch.full((4, 3, 8, 8), 90, dtype=torch.uint8)
+    assert "flat" in str(oddity(flat)) and oddity(flat[:3]) is None
