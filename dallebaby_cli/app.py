@@ -178,6 +178,8 @@ def sentence(error: BaseException) -> str:
             f"memory is full{why}; end other programs, or take less at a time: a smaller "
             "batch_size, -n or --preset"
         )
+    if isinstance(error, ImportError):
+        return f"a library cannot be loaded ({said[:MOST_SAID]}); install dallebaby again"
     name = type(error).__name__
     return (
         f"unexpected {name}: {said[:MOST_SAID]}; this is a fault of dallebaby: run again with "

@@ -79,6 +79,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error of ours, Python, numpy or torch, on a CPU or a GPU, says that memory does
     not hold what was asked for."""
     words = r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED"
+    words += r"|could not (create|execute) a (primitive|memory)(?! desc)"  # oneDNN has no better
     return isinstance(error, MemoryError | OutOfMemory) or (
         isinstance(error, RuntimeError) and re.search(words, str(error)) is not None
     )

@@ -150,6 +150,6 @@ def _too_large(config: RunConfig, what: str, there: int, parts: int | None) -> O
             f"--set batch_size={fits}"
         )
     return OutOfMemory(
-        f"batch_size={config.batch_size}{split} {what} and there are {files.human_bytes(there)}; "
-        f"{advice}"
+        f"batch_size={config.batch_size}{split} {what}, of which there are "
+        f"{files.human_bytes(there)}; {advice}"
     )

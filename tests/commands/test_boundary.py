@@ -57,11 +57,21 @@ def test_what_nobody_expected_is_one_sentence(cli: Cli, monkeypatch: pytest.Monk
         cli("status", "--debug")
 
 
+def test_a_library_that_cannot_be_loaded_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dallebaby_cli.stages.status", None)
+    ran = cli("status")
+    assert ran.code == 1 and "dallebaby_cli.stages.status" in said(ran)
+    assert ran.err.endswith("; install dallebaby again\n")
+
+
 @pytest.mark.parametrize(
     "error",
     [
         MemoryError(),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free"),
+        RuntimeError("could not create a primitive"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
