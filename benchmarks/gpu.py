@@ -135,7 +135,11 @@ def _sampler(bench: Bench, preset: str) -> Sampler:
     model = Transformer(replace(shape, vocabulary=words.vocabulary)).to(bench.device)
     nn.init.normal_(model.image_head.weight, std=0.02)
     halve(model.eval().requires_grad_(False), bench.device)
-    vae = DVAE(settings.load("train-vae", preset=preset).model).eval().to(bench.device)
+    vae = (
+        DVAE(settings.load("train-vae", preset=preset, settings=["model.image_px=64"]).model)
+        .eval()
+        .to(bench.device)
+    )
     return Sampler(model, vae, words)
 
 
@@ -230,7 +234,7 @@ def train(bench: Bench) -> Iterator[Result]:
 def dvae(bench: Bench) -> Iterator[Result]:
     """Images a second of `train-vae`, `encode` and of decoding."""
     for preset in bench.presets:
-        config = settings.load("train-vae", preset=preset)
+        config = settings.load("train-vae", preset=preset, settings=["model.image_px=64"])
         px = 128 if preset.endswith("128") else config.model.image_px
         config = replace(config, model=replace(config.model, image_px=px))
         for faster in (False, True):

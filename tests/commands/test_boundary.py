@@ -115,33 +115,32 @@ def test_a_second_ctrl_c_is_a_sentence_too() -> None:
 # ---------------------------------------------------------------- charsets
 
 
-@pytest.mark.parametrize(
-    "charset",
-    [
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII, for files too
-        {"PYTHONIOENCODING": "gbk:strict"},
-    ],
-)
-def test_the_locales_charset_changes_no_picture(
-    cli: Cli, model: Path, tmp_path: Path, charset: dict[str, str]
-) -> None:
-    prompt = "a red café car → 😀"
-    prompts_file = tmp_path / "prompts.txt"
-    prompts_file.write_text("ein grüner Baum → 木", encoding="utf-8")
-    arguments = ["generate", prompt, "--file", prompts_file, "-n", 1, "--seed", 5, "--model", model]
-    ran = cli("--home", tmp_path, *arguments, "--out", tmp_path / "here.png")
-    assert ran.code == 0, ran.err
-    command = [sys.executable, "-m", "dallebaby_cli", "--home", tmp_path, *arguments]
-    there = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONUTF8"))}
-    done = subprocess.run(
-        [str(word) for word in (*command, "--out", tmp_path / "there.png")],
-        env=there | charset,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+CHARSETS: dict[str, dict[str, str]] = {
+    "utf-8": {"PYTHONUTF8": "1"},
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # for files, too
+    "gbk": {"PYTHONIOENCODING": "gbk:strict"},
+}
+
+
+def test_the_locales_charset_changes_no_picture(model: Path, tmp_path: Path) -> None:
+    words = tmp_path / "prompts.txt"
+    words.write_text("ein grüner Baum → 木", encoding="utf-8")
+    asked = ("a red café car → 😀", "--file", words, "-n", 1, "--seed", 5, "--model", model)
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "PYTHONUTF8"))}
+    running = []
+    for name, charset in CHARSETS.items():
+        command = [sys.executable, "-m", "dallebaby_cli", "--home", tmp_path, "generate", *asked]
+        command += ["--out", tmp_path / f"{name}.png"]
+        running.append(
+            subprocess.Popen([*map(str, command)], env=plain | charset, stderr=subprocess.PIPE)
+        )
+    for process in running:
+        err = process.communicate()[1]
+        assert process.returncode == 0, err
     for end in (".png", "-00.png", "-01.png"):
-        here, other = tmp_path / f"here{end}", tmp_path / f"there{end}"
-        assert here.read_bytes() == other.read_bytes()
+        assert len({(tmp_path / f"{name}{end}").read_bytes() for name in CHARSETS}) == 1
+    with Image.open(tmp_path / "ascii.png") as picture:
+        assert picture.info["prompt"] == "a red café car → 😀\nein grüner Baum → 木"
 
 
 def test_a_prompt_in_another_charset_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
