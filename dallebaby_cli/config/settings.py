@@ -31,6 +31,7 @@ RENAMED = {"prep": {"on": "where"}, "caption": {"on": "where"}}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NOTHING = ("", "~", "null")
 
+LONGEST = 60  # letters of a name in a sentence
 FEW = 40  # names that a sentence lists
 T = TypeVar("T")
 
@@ -112,7 +113,8 @@ def _layers(
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {setting}: write it as KEY=VALUE, for example seed=1")
+            start = f"--set {setting[:LONGEST]}"
+            raise UsageError(f"{start}: write it as KEY=VALUE, for example seed=1")
         yield "--set", _renamed(section, _nest(key, _parse(text)))
     for key, value in flags.items():
         if value is not None:
@@ -168,7 +170,8 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise UsageError(f"unknown setting {at}{key}{nearest(str(key), known)}")
+            word = str(key)[:LONGEST]
+            raise UsageError(f"unknown setting {at}{word}{nearest(word, known)}")
     return cls(**{k: _coerce(hints[k], v, f"{at}{k}") for k, v in values.items()})
 
 
