@@ -22,6 +22,7 @@ def _check_temperature(temperature: float) -> None:
     why = f"must be 0, or {LEAST_TEMPERATURE} or more"
     check(usable, "temperature", temperature, why)
 
+
 CaptionsFrom = Literal["auto", "files", "folders", "both"]
 
 

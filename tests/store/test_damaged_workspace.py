@@ -30,7 +30,9 @@ def half_zeroed(path: Path) -> None:
 
 
 def without_hashes(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), "files": {}}), encoding="utf-8"
+    )
 
 
 def unsealed(path: Path) -> None:
