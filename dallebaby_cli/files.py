@@ -54,10 +54,10 @@ def _temporary(path: Path) -> Path:
     for name in os.listdir(path.parent):
         if name.startswith(f".{path.name}.") and name.endswith(".tmp"):
             writer = name[len(path.name) + 2 : -len(".tmp")]
-            if not writer or (writer.startswith(f"{host}-") and not _lives(writer[9:])):
+            ours = f"{host}-{os.getpid()}"  # of a dead process that had our number, or a link
+            if writer in ("", ours) or (writer[:9] == f"{host}-" and not _lives(writer[9:])):
                 path.with_name(name).unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
