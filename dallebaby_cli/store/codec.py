@@ -49,15 +49,16 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def read_stored(content: bytes) -> np.ndarray:
-    """Bytes that `encode` made → uint8 RGB (H, W, 3). Raises OSError or SyntaxError if damaged."""
+    """Bytes that `encode` made → uint8 RGB (H, W, 3). Raises OSError, SyntaxError or ValueError if
+    damaged."""
+    if simplejpeg.is_jpeg(content):
+        return simplejpeg.decode_jpeg(content)  # Pillow would show what is damaged
     try:
         if content.startswith(PNG):
             return _read_png(content)
-        if simplejpeg.is_jpeg(content):
-            return simplejpeg.decode_jpeg(content)
     except (ValueError, deflate.DeflateError, struct.error):
         pass  # Pillow knows what is wrong, or other ways to write it
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+    with Image.open(io.BytesIO(content), formats=("PNG", "WEBP")) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 from test_images import save
 
+from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.prep import images, jpeg
 from dallebaby_cli.prep.images import Rejected
+from dallebaby_cli.store import codec
 
 END = b"\xff\xd9"
 
@@ -127,3 +129,11 @@ def test_passes_over_one_colour_after_another_count_too() -> None:
     content[scan + 4] = 1
     assert jpeg.about(bytes(content[:-2]) + bytes(content[scan:]) * 99).scans == 100
     assert jpeg.about(made("plain") + made("plain")).scans == 1
+
+
+def test_a_stored_one_that_is_damaged_is_not_shown() -> None:
+    stored = codec.encode(np.asarray(photo()), PrepConfig(encoding="jpeg"))
+    at = middle(stored)
+    assert codec.read_stored(stored).shape == (240, 320, 3)
+    with pytest.raises(ValueError, match="Corrupt JPEG data"):
+        codec.read_stored(stored[:at] + stored[at + 500 :])

@@ -108,11 +108,14 @@ def test_what_has_no_decoder_is_counted_by_kind_and_taken_once_there_is_one(
     """Whoever follows the advice and prepares again gets the pictures."""
     monkeypatch.setattr(kinds, "_formats", lambda: ("JPEG", "PNG"))
     folder = tmp_path / "phone"
-    pack(folder, "loose", {"a.png": save(corners()), "b.heic": PHOTO_OF_A_PHONE})
+    names = ("a.png", "photo.jpg?w=400", "b.jpg_large", "no ending", "c.jfif")
+    files = {name: save(corners(64, 60 + n), "JPEG") for n, name in enumerate(names)}
+    pack(folder, "loose", files | {"b.heic": PHOTO_OF_A_PHONE, "notes": b"no picture"})
     (folder / "c.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     ask = (tmp_path / "home", str(folder), PrepConfig(image_px=16, workers=1))
     made = prep(*ask, report=lambda _: None)
     assert made.manifest.counts["rejected"] == {"no decoder for HEIF": 1, "no decoder for SVG": 1}
+    assert made.manifest.counts["accepted"] == len(names)
     rows = map(json.loads, (made.folder / "rejects.jsonl").read_text().splitlines())
     heic = next(row for row in rows if row["file"] == "b.heic")
     assert heic["detail"] == "pip install pillow-heif, then prepare again"
