@@ -20,8 +20,8 @@ class Screen(Console):
     """A console to which all text is plain text, wherever it comes from: names of files, captions
     and what servers say are no markup, and bring no escape codes of their own."""
 
-    def __init__(self, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=True)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, markup=False, soft_wrap=True, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dallebaby_cli.config import TransformerConfig, settings
+from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import MissingInput
@@ -47,16 +47,16 @@ def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:
 
     Raises MissingInput, BadInput or Mismatch that name the file at fault.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     described = weights.read_model(folder, "dalle")
     target = devices.resolve(device)
-    model = Transformer(settings.build(TransformerConfig, described["model"]))
-    weights.load_weights(folder / "model.safetensors", model)
+    shape = weights.shape_of(TransformerConfig, described["model"], folder / "config.json")
+    model = weights.load(folder / "model.safetensors", lambda: Transformer(shape))
     halve(model.to(target).eval().requires_grad_(False), target)
     return Sampler(
         model,
         _image_tokenizer(described["vae"], folder / "vae.safetensors", target),
-        TextTokenizer.load(folder / "tokenizer.json"),
+        TextTokenizer.load(folder / "tokenizer.json", shape.vocabulary),
         weights.model_id(folder),
     )
 
@@ -72,7 +72,7 @@ def _image_tokenizer(
     described: Mapping[str, Any], path: Path, device: torch.device
 ) -> ImageTokenizer:
     """Of that description, with the weights in `path`."""
-    model = tokenizers.build(described, path.with_name("config.json"))
-    weights.load_weights(path, model)
+    config = path.with_name("config.json")
+    model = weights.load(path, lambda: tokenizers.build(described, config))
     model.to(device).to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False)

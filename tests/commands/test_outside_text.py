@@ -3,9 +3,8 @@
 import io
 import re
 
-from rich.console import Console
-
 from dallebaby_cli.commands.live import Bars, Lines
+from dallebaby_cli.commands.output import Screen
 from dallebaby_cli.progress import Note, Progress, Transfer
 
 ODD = "a[/b] [red]\x1b[2J\x9b31m\u202e\n:smile: z"
@@ -15,7 +14,7 @@ SHOWN = "a[/b] [red][2J31m :smile: z"
 def test_text_from_outside_is_text_on_a_terminal() -> None:
     for width in (None, 200):
         out = io.StringIO()
-        console = Console(file=out, force_terminal=bool(width), width=width or 300, emoji=False)
+        console = Screen(file=out, force_terminal=bool(width), width=width or 300)
         events = [
             Note(ODD, "warning"),
             Progress(ODD, 1, 2, "B", detail=ODD),
