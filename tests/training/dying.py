@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from dallebaby_cli.training import log
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["dying", "torch._dynamo", "dallebaby_cli.stages.train"])
+STAGES = [f"dallebaby_cli.stages.{name}" for name in ("prep", "train_vae", "encode", "train")]
+FORKS.set_forkserver_preload(["dying", "torch._dynamo", *STAGES])
 FAR = 10**6
 
 
