@@ -50,7 +50,7 @@ def test_manifests_of_another_version_or_damaged_are_named(tmp_path: Path) -> No
     assert manifest.every(tmp_path, "vae") == []  # a bad one does not hide the others
 
 
-@pytest.mark.parametrize("name", ["", "../x", "/etc", "a/b", ".hidden", "x" * 101, "a b", "ä"])
+@pytest.mark.parametrize("name", ["", "../x", "/etc", "a/b", ".hidden", "x" * 256, "a b", "-ä"])
 def test_names_cannot_leave_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be a name"):
         manifest.artefact(tmp_path, "vae", name)
