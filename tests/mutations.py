@@ -6,6 +6,7 @@ in, the parser returns or raises one of errors.py's; anything else fails. In CI 
 EXAMPLES files; `FUZZ_MINUTES=20` goes on drawing others for so long.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -73,9 +74,17 @@ def is_sentence(error: Exception) -> bool:
 
 
 def fuzz(*, examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable], Callable]:
-    """Run a test on `examples` drawn inputs, or for FUZZ_MINUTES, within MOST_BYTES of memory."""
+    """Run a test on `examples` drawn inputs, or for FUZZ_MINUTES, within MOST_BYTES of memory; it
+    prints how many there were."""
 
     def decorate(test: Callable) -> Callable:
+        inputs = itertools.count()
+
+        @wraps(test)
+        def counted(*arguments: Any, **named: Any) -> None:
+            next(inputs)
+            test(*arguments, **named)
+
         many = examples if not MINUTES else 500
         checks = [
             HealthCheck.function_scoped_fixture,
@@ -83,7 +92,7 @@ def fuzz(*, examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable],
             HealthCheck.data_too_large,
         ]
         once = settings(max_examples=many, deadline=None, suppress_health_check=checks)(
-            given(**strategies)(test)
+            given(**strategies)(counted)
         )
 
         @wraps(once)
@@ -92,6 +101,7 @@ def fuzz(*, examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable],
             once(*arguments, **named)
             while time.monotonic() < end:
                 once(*arguments, **named)
+            print(f"{test.__name__}: {next(inputs):,} inputs")
             grown = psutil.Process().memory_info().rss - before
             assert grown < MOST_BYTES, f"the process grew by {grown:,} bytes"
 
