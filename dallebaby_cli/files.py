@@ -214,7 +214,12 @@ def hash_of(parts: Iterable[str]) -> str:
 
 def folder_bytes(folder: Path) -> int:
     """Total size of the regular files below `folder`."""
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # others may rename and remove meanwhile
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def allocated_bytes(path: Path) -> int:

@@ -53,6 +53,7 @@ class Merged:
 
     shards: list[Path]
     counts: dict[str, Any]
+    shown: "Shown"
 
 
 def plan(paths: list[Path], config: PrepConfig) -> Plan:
@@ -114,10 +115,10 @@ def write(
     config: PrepConfig,
     tell: Callable[[int], None],
 ) -> Merged:
-    """Write shards, index, rejects.jsonl and the sheets to look at into the new folder `out`;
-    `tell` hears how many rows are done."""
+    """Write shards, index and rejects.jsonl into the new folder `out`; `tell` hears how many rows
+    are done."""
     extra = _captions_of_copies(paths, decided)
-    shown = _Shown(decided)
+    shown = Shown(decided)
     reasons: Counter[str] = Counter()
     captions = 0
     shards = ShardWriter(out, name, codec.SUFFIX[config.encoding], config.shard_mb * 1e6)
@@ -142,7 +143,6 @@ def write(
                 captions += len(texts)
             tell(number + 1)
     written = shards.close()
-    shown.draw(out)
     accepted, kept_out = int(decided.taken.sum()), int(decided.holdout.sum())
     sizes = np.bincount(decided.group[decided.taken])
     counts = {
@@ -154,10 +154,10 @@ def write(
         "holdout": kept_out,
         "captions": captions,
     }
-    return Merged(written, counts)
+    return Merged(written, counts, shown)
 
 
-class _Shown:
+class Shown:
     """Pictures for people to look at, gathered while the shards are written."""
 
     def __init__(self, decided: Plan) -> None:

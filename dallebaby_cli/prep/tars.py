@@ -37,7 +37,7 @@ def members(archive: Path, path: str, wanted: Callable[[str], bool]) -> Iterator
         start = opened.read(8)
     unpack = next((how for begin, how in STARTS.items() if start.startswith(begin)), None)
     with unpack(archive) if unpack else archive.open("rb") as content:
-        tar = _Tar(fileobj=_Bounded(content), ignore_zeros=True)  # type: ignore[arg-type]
+        tar = _Tar(fileobj=_Bounded(content), ignore_zeros=True, encoding="utf-8")  # type: ignore[arg-type]
         while (info := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # or it would remember millions
             if not info.isdir() and wanted(info.name):

@@ -94,7 +94,8 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
 
 def _as_name(text: str) -> str:
     """A title as the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._@+-]+", "-", text).strip("-._@+")[:100] or "torrent"
+    letters = re.sub(r"[^\w.@+-]+", "-", text).strip("-._@+").encode()[: manifest.LONGEST_NAME]
+    return letters.decode(errors="ignore").rstrip("-._@+") or "torrent"
 
 
 def fetch(

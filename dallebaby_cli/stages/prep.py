@@ -19,7 +19,7 @@ from dallebaby_cli.fetch import catalog
 from dallebaby_cli.prep import kinds, merge, pieces, readers
 from dallebaby_cli.prep.readers import Records, scenes
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.store import manifest
+from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import INDEX, Shards, content_id
 from dallebaby_cli.text import clean, one_line
@@ -87,6 +87,7 @@ def prep(
     )
     with files.lock(folder, f"images/{name}"):
         _refuse_another_source(folder, draft)
+        holds_data = any(folder.glob("*.tar")) or extra_captions.file(folder).exists()
         before = _usable(folder)
         if before and _same(before, draft):
             return Prepared(folder, before, fresh=False)
@@ -94,7 +95,7 @@ def prep(
             return _make(folder, found, config, draft, report)
         except BadInput:  # nothing will come of it, so nothing stays
             _remove_work(folder)
-            if not before:
+            if not holds_data:
                 shutil.rmtree(folder)
             raise
 
@@ -228,6 +229,10 @@ def _make(
     files.sync_folder(folder)
     manifest.write(folder, whole)
     _remove_work(folder)
+    try:
+        merged.shown.draw(folder)
+    except Exception as error:  # they are to look at: the dataset is whole without them
+        report(Note(f"the sheets of pictures cannot be made ({one_line(str(error))})", "warning"))
     if not merged.counts["captions"]:
         report(Note("no captions were found; train-vae needs none, but train does", "warning"))
     return Prepared(folder, whole, fresh=True)

@@ -22,6 +22,7 @@ from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import BadInput, MissingInput, UsageError
 
 FORMAT = 1
+LARGEST = 256 << 20  # bytes: a torrent may have a million files
 LONGEST_NAME = 100  # bytes in UTF-8: names of files are made of two of them
 
 MADE_BY = {
@@ -89,7 +90,7 @@ def read(folder: Path) -> Manifest | None:
     path = folder / "manifest.json"
     redo = f"remove {folder} and make it again"
     try:
-        content = files.read_json(path, redo)
+        content = files.read_json(path, redo, most=LARGEST)
     except FileNotFoundError:
         return None
     if content.get("format") != FORMAT:

@@ -51,7 +51,7 @@ class Log:
         self.since, self.counted = time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
         log = _whole_lines(folder / "log.jsonl")
-        self.file = log.open("a", encoding="utf-8", newline="\n")
+        self.file = files.own(log).open("a", encoding="utf-8", newline="\n")
         self.board = Board(folder / "tensorboard", report)
 
     def __enter__(self) -> "Log":

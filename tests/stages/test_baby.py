@@ -128,7 +128,9 @@ def test_a_model_trained_here_comes_first(
     shutil.copytree(model, mine)
     arguments = ("--home", tmp_path, *CAR, tmp_path / "car.png")
     for complete, drew in ((False, model), (True, mine)):
-        manifest.write(mine, Manifest(kind="dalle", name="mine", complete=complete))
+        identity = weights.model_id(mine)
+        about = Manifest(kind="dalle", name="mine", id=identity, complete=complete)
+        manifest.write(mine, about)
         ran = cli(*arguments)
         assert ran.code == 0 and f"drawn by {drew}\n" in ran.out
         assert (SAYS in ran.err) == (drew == model)
@@ -149,7 +151,7 @@ def test_packing_halves_the_weights_and_seals_them(model: Path, tmp_path: Path) 
     pack = runpy.run_path(str(SCRIPT))["pack"]
     run, packed = tmp_path / "run", tmp_path / "packed"
     shutil.copytree(model, run)
-    manifest.write(run, Manifest(kind="dalle", name="r", id="before", complete=True))
+    manifest.write(run, Manifest(kind="dalle", name="r", id=weights.model_id(run), complete=True))
     packed.mkdir()
     pack(run, packed)
     for name in ("model.safetensors", "vae.safetensors"):
@@ -159,7 +161,7 @@ def test_packing_halves_the_weights_and_seals_them(model: Path, tmp_path: Path) 
     drawn = from_pretrained(packed)
     assert {p.dtype for p in drawn.model.parameters()} == {torch.float32}, "halves on disk only"
     about = manifest.read(packed)
-    assert about is not None and about.id == drawn.id != "before"
+    assert about is not None and about.id == drawn.id != weights.model_id(run)
 
     tensors = load_file(run / "vae.safetensors")
     tensors[next(iter(tensors))].view(-1)[0] = 1e6
