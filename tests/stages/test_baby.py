@@ -147,11 +147,15 @@ def test_without_a_baby_something_must_be_trained(
 # ---------------------------------------------------------------- how it is made
 
 
+def seal(run: Path) -> None:
+    manifest.write(run, Manifest(kind="dalle", name="r", id=weights.model_id(run), complete=True))
+
+
 def test_packing_halves_the_weights_and_seals_them(model: Path, tmp_path: Path) -> None:
     pack = runpy.run_path(str(SCRIPT))["pack"]
     run, packed = tmp_path / "run", tmp_path / "packed"
     shutil.copytree(model, run)
-    manifest.write(run, Manifest(kind="dalle", name="r", id=weights.model_id(run), complete=True))
+    seal(run)
     packed.mkdir()
     pack(run, packed)
     for name in ("model.safetensors", "vae.safetensors"):
@@ -167,6 +171,7 @@ def test_packing_halves_the_weights_and_seals_them(model: Path, tmp_path: Path) 
     tensors[next(iter(tensors))].view(-1)[0] = 1e6
     weights.save_weights(run / "vae.safetensors", tensors)
     weights.write_model(run, "dalle", weights.read_model(model, "dalle"))
+    seal(run)
     before = (packed / "model.safetensors").read_bytes()
     with pytest.raises(BadInput, match=r"vae.safetensors: .* as large as 1e\+06"):
         pack(run, packed)
