@@ -61,8 +61,9 @@ stamps:
 	apt-get download tuxpaint-stamps-default
 	dpkg -x tuxpaint-stamps-default_*.deb stamps
 
-soak: setup ## long kill-and-resume runs and prep's memory, kept out of CI
-	SOAK=1 $(BIN)/python -m pytest -k "kill or swarm"
+soak: setup ## long kill-and-resume runs, 20 minutes of each fuzz test, prep's memory; kept out of CI
+	SOAK=1 $(BIN)/python -m pytest -k "kill or swarm or sealing"
+	FUZZ_MINUTES=20 $(BIN)/python -m pytest -rP --timeout 0 -k fuzz
 	$(BIN)/python benchmarks/prep_memory.py
 
 sizes: ## lines per file, the longest first

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import Ran, run, start
+from conftest import Ran, draw_folder, run, start
 from PIL import Image
 from test_duplicates import photo
 from test_readers import coco, picture, put, zipped
@@ -490,3 +490,21 @@ def test_a_worker_in_the_midst_of_decoding_ends_with_its_parent(tmp_path: Path) 
         if worker.is_running():
             worker.kill()
             pytest.fail("the worker goes on without its parent")
+
+
+def test_what_cannot_be_prepared_again_keeps_what_it_has(cli: Cli, tmp_path: Path) -> None:
+    source, home = draw_folder(tmp_path / "shapes", 40), tmp_path / "home"
+    command = ("--home", home, "prep", source, "--px", "32", "--workers", "1")
+    assert cli(*command, "--set", "shard_mb=0.01").code == 0
+    folder = home / "images" / "shapes"
+    first, *good = sorted(folder.glob("*.tar"))
+    assert good
+    content = {path: path.read_bytes() for path in good}
+    (folder / "captions.jsonl").write_text("hours of work\n", encoding="utf-8")
+    first.write_bytes(b"")
+    for path in source.iterdir():
+        path.unlink()
+    ran = cli(*command, "--set", "shard_mb=0.01")
+    assert ran.code == 1 and ran.err.count("error: ") == 1
+    assert {path: path.read_bytes() for path in good} == content
+    assert (folder / "captions.jsonl").read_text(encoding="utf-8") == "hours of work\n"
