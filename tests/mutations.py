@@ -9,6 +9,7 @@ EXAMPLES files; `FUZZ_MINUTES=20` goes on drawing others for so long.
 import itertools
 import os
 import time
+import unicodedata
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -70,7 +71,7 @@ anything = st.recursive(
 
 def is_sentence(error: Exception) -> bool:
     """Whether an error can be shown as it is: one line, nothing that deceives a terminal."""
-    return str(error) == one_line(str(error))
+    return unicodedata.normalize("NFC", str(error)) == one_line(str(error))
 
 
 def fuzz(*, examples: int = EXAMPLES, **strategies: Any) -> Callable[[Callable], Callable]:
