@@ -51,6 +51,14 @@ def count_pictures(folder: Path, *within: str) -> int | None:
     return count
 
 
+def holds_pictures(folder: Path, path: str) -> bool:
+    """Whether an archive has a picture in it, as far as it can be read."""
+    try:
+        return any(member.is_picture for member in _members(folder, path, ()))
+    except BadInput:
+        return True  # somebody should look
+
+
 def _members(folder: Path, path: str, within: tuple[str, ...]) -> Iterator[Member]:
     effort = _effort(path)
     if not effort:

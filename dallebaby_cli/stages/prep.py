@@ -14,6 +14,7 @@ from pathlib import Path
 from dallebaby_cli import __version__, files
 from dallebaby_cli.config import PrepConfig
 from dallebaby_cli.config.settings import as_dict, nearest
+from dallebaby_cli.config.stages import CaptionsFrom
 from dallebaby_cli.errors import BadInput, Mismatch, UsageError
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.prep import kinds, merge, pieces, readers
@@ -70,7 +71,7 @@ def prep(
     report: Report,
 ) -> Prepared:
     """Make images/NAME from a dataset's name or a folder (the newest raw dataset if None)."""
-    found = find_source(home, source)
+    found = find_source(home, source, config.captions_from)
     if found.layout == SCENES and config.limit is None:
         config = dataclasses.replace(config, limit=scenes.COUNT)
     name = name or found.name
@@ -115,7 +116,7 @@ def _refuse_another_source(folder: Path, draft: Manifest) -> None:
         )
 
 
-def find_source(home: Path, source: str | None) -> Source:
+def find_source(home: Path, source: str | None, captions_from: CaptionsFrom = "auto") -> Source:
     """What a person means: a dataset's name wins over a folder's; `./NAME` is the folder."""
     if source is None:
         return _raw(home, None)
@@ -134,7 +135,7 @@ def find_source(home: Path, source: str | None) -> Source:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         raise UsageError(f"{folder} {what}; name a folder of pictures, or a dataset")
-    layout, fingerprint = readers.detect(folder), readers.fingerprint(folder)
+    layout, fingerprint = readers.detect(folder, captions_from), readers.fingerprint(folder)
     return Source(_as_name(folder.resolve().name), layout, folder.resolve(), {}, fingerprint)
 
 

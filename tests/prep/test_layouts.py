@@ -521,3 +521,40 @@ def test_a_bomb_in_a_zip_is_not_inflated(tmp_path: Path, monkeypatch: pytest.Mon
     for member in archives.members(tmp_path):
         with pytest.raises(Rejected, match="2,000,000 bytes"):
             member.reader()()
+
+
+def test_what_is_no_part_of_a_known_dataset_is_named(tmp_path: Path) -> None:
+    """People put other things beside what they have downloaded; nothing of it vanishes."""
+    zipped(tmp_path / "train2017.zip", {"train2017/000000000001.jpg": noise(1)})
+    said = {"images": [{"id": 1, "file_name": "000000000001.jpg"}], "annotations": []}
+    told = json.dumps(said | {"annotations": [{"image_id": 1, "id": 1, "caption": "a cat"}]})
+    inside = {f"annotations/captions_{part}2017.json": told for part in ("train", "val")}
+    zipped(tmp_path / "annotations_trainval2017.zip", inside)
+    zipped(tmp_path / "more" / "cats.zip", {"a.png": noise(2), "b.png": noise(3)})
+    zipped(tmp_path / "texts.zip", {"notes.txt": b"nothing to see"})
+    (tmp_path / "mine.png").write_bytes(noise(4))
+    (tmp_path / "mine.txt").write_text("my own cat", encoding="utf-8")
+    assert readers.detect(tmp_path) == "coco"
+    found = {}
+    for record in readers.read("coco", tmp_path).rows:
+        try:
+            found[record.file] = bool(record.read())
+        except Rejected as rejected:
+            found[record.file] = rejected.reason
+    taken = [file for file, what in found.items() if what is True]
+    assert len(taken) == 1 and taken[0].startswith("train2017.zip/")
+    assert {f: what for f, what in found.items() if what is not True} == {
+        "mine.png": "left out",
+        "more/cats.zip": "left out",
+    }
+    layout = readers.detect(tmp_path, "both")
+    assert layout == "folder"
+    rows = list(readers.read(layout, tmp_path, "both").rows)
+    assert "my own cat" in [text for row in rows for text in row.captions]
+
+
+def test_a_table_of_another_program_is_not_flickr30k(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "results.csv").write_text("epoch,loss\n1,2\n", encoding="utf-8")
+    (tmp_path / "cat.png").write_bytes(noise(1))
+    assert readers.detect(tmp_path) == "folder"

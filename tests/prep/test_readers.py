@@ -50,10 +50,12 @@ def read(folder: Path, layout: str | None = None) -> dict[str, Record]:
 
 
 def without_picture(record: Record) -> tuple[str, str] | None:
-    """Reason and detail of a record that stands for a caption that could not be used."""
+    """Reason and detail of a record that stands for a caption that could not be used, or for what
+    is no part of the dataset."""
     read = record.read
-    if isinstance(read, partial) and read.func is refuse and read.args[0].endswith(" caption"):
-        return read.args
+    if isinstance(read, partial) and read.func is refuse:
+        if read.args[0] == "left out" or read.args[0].endswith(" caption"):
+            return read.args
     return None
 
 

@@ -7,7 +7,7 @@ in the parent process and cross to workers, which call `record.read()` for the b
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -89,19 +89,40 @@ class Records:
     """what captions are made of, where that was not clear"""
 
 
-def detect(folder: Path) -> str:
-    """The name of the layout that a folder's files show."""
+def detect(folder: Path, captions_from: CaptionsFrom = "auto") -> str:
+    """The name of the layout that a folder's files show; where somebody says what captions are to
+    be taken from, it is read as any folder."""
     names = {PurePosixPath(path).name for path in archives.walk(folder)}
-    return next(layout for layout in LAYOUTS if _module(layout).fits(names))
+    tried = LAYOUTS if captions_from == "auto" else BY_NAMES
+    return next(layout for layout in tried if _module(layout).fits(names))
 
 
 def read(layout: str, folder: Path, captions_from: CaptionsFrom = "auto") -> Records:
     """The records of a folder in the given layout. Raises BadInput if it is not in that layout."""
     if layout not in LAYOUTS:
         raise BadInput(f"no reader for the layout {layout!r} of {folder}{nearest(layout, LAYOUTS)}")
-    choice = [captions_from] if layout in BY_NAMES else []
-    found: Records = _module(layout).read(folder, *choice)
-    return found
+    found: Records
+    if layout in BY_NAMES:
+        found = _module(layout).read(folder, captions_from)
+        return found
+    found = _module(layout).read(folder)
+    return replace(found, rows=_with_the_rest(found.rows, folder, layout))
+
+
+def _with_the_rest(rows: Iterator[Record], folder: Path, layout: str) -> Iterator[Record]:
+    """The rows, then one for each picture and archive with pictures of which none came: a known
+    dataset's reader looks for that dataset's files alone."""
+    rest = {p for p in archives.walk(folder) if archives.is_picture(p) or archives.is_archive(p)}
+    for record in rows:
+        path = record.file
+        while path and path not in rest:  # up to the archive that it lies in
+            path = path.rpartition("/")[0]
+        rest.discard(path)
+        yield record
+    why = f"no part of {layout}; --set captions_from=both reads the folder as any other"
+    for path in sorted(rest):
+        if archives.is_picture(path) or archives.holds_pictures(folder, path):
+            yield Record(path, partial(refuse, "left out", why))
 
 
 def _module(layout: str) -> ModuleType:

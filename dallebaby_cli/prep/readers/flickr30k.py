@@ -21,7 +21,8 @@ ROW = re.compile(r"^([^|]+)\|\s*\d+\s*\|?\s*(.*)$")
 
 def fits(names: set[str]) -> bool:
     """Whether there is Kaggle's zip, or what comes out of it."""
-    return bool(names & {TEXTS, PICTURES[0]})
+    numbered = any(re.fullmatch(r"\d+\.jpg", name) for name in names)
+    return PICTURES[0] in names or (TEXTS in names and numbered)  # others keep a results.csv, too
 
 
 def read(folder: Path) -> Records:
