@@ -58,6 +58,16 @@ described = st.builds(
 )
 
 
+def test_as_many_pictures_as_a_batch_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last batch of their shard, which names it, has no rows then."""
+    monkeypatch.setattr(sharding, "BATCH_ROWS", 3)
+    row = Described(["a cat"], ["human"], "cat", "here", "train", "x")
+    write(tmp_path / "images", [row] * 6)
+    shards = Shards(tmp_path / "images")
+    assert len(shards) == 6
+    assert np.array_equal(shards.image(5), picture(5))
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(described, min_size=1, max_size=20), shard_bytes=st.integers(1, 30_000))
 def test_round_trip(
