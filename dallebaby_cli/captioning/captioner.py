@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dallebaby_cli import files
 from dallebaby_cli.config import CaptionConfig
-from dallebaby_cli.errors import BadInput, MissingInput
+from dallebaby_cli.errors import BadInput, Interrupted, MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.text import one_line
 
@@ -204,7 +204,7 @@ def load(found: Pretrained, device: str) -> Captioner:
         images = None
         if found.looks:
             images = transformers.AutoImageProcessor.from_pretrained(found.folder, **here)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, Interrupted):
         raise
     except BaseException as error:  # damaged folders fail in many ways; tokenizers panic
         raise _unusable(str(found.folder), error) from error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from dallebaby_cli.captioning import captioner
-from dallebaby_cli.errors import BadInput
+from dallebaby_cli.errors import BadInput, Interrupted
+from dallebaby_cli.interrupt import Interrupt
 
 
 def folder(path: Path, described: object) -> Path:
@@ -48,3 +50,17 @@ def test_cut_weights_and_pipes_are_a_sentence(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "vocab.txt")
         with pytest.raises(BadInput, match=r"vocab\.txt is a folder, pipe or device"):
             captioner.find(str(tmp_path))
+
+
+def test_ctrl_c_while_a_model_is_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    found = captioner.find(str(folder(tmp_path, {"model_type": "gpt2", "n_layer": 1})))
+
+    def pressed(*asked: object, **more: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", pressed)
+    with Interrupt(at_once="stopped"), pytest.raises(Interrupted, match="stopped"):
+        captioner.load(found, "cpu")
