@@ -112,7 +112,9 @@ def doctor(
             if dalle is not None:
                 found.checks.append(_captions(dalle))
                 _examine_run(found, dalle, pictures, target, folder)
-            del dalle  # it maps files of the scratch folder, which Windows then would not remove
+            del (
+                dalle
+            )  # it has files of the scratch folder open, which Windows then would not remove
             models = sum(run.parameters for run in found.runs) * 4 * COPIES
             codes = (pictures + len(vae.holdout)) * 2 * vae.model.grid**2
             found.checks.append(_disk(home, models + codes, "models and codes take"))
@@ -309,7 +311,7 @@ def _draw_codes(home: Path, images: Path, vae: train_vae.VaeTask) -> str:
     manifest.write(folder, Manifest(kind="vae", name=folder.name, id=vae_id, complete=True))
     rows = np.concatenate([source.rows("train")[:CODED], source.rows("holdout")])
     shape = (len(rows), 1, vae.model.grid, vae.model.grid)
-    name = f"{source.name}@{folder.name}"[-100:]
+    name = f"{source.name}@{folder.name}"
     shard = home / "tokens" / name / "random.arrow"
     tokens.write_shard(
         shard,

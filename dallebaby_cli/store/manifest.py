@@ -64,9 +64,10 @@ PRINTABLE = str.isprintable
 def artefact(home: Path, kind: str, name: str) -> Path:
     """The folder of an artefact; refuses names that would leave its kind's folder."""
     letters = re.fullmatch(r"[^\W_][\w.@+-]*", name)
-    if not letters or len(name.encode()) > LONGEST_NAME or names.unsafe(name):
+    longest = 2 * LONGEST_NAME + 1 if kind == "tokens" else LONGEST_NAME  # those are NAME@RUN
+    if not letters or len(name.encode()) > longest or names.unsafe(name):
         raise UsageError(
-            f"{name!r} cannot be a name: use up to {LONGEST_NAME} letters, digits and . _ - + @, "
+            f"{name!r} cannot be a name: use up to {longest} letters, digits and . _ - + @, "
             "beginning with a letter or digit, and no name that the system keeps for itself"
         )
     return home / kind / name

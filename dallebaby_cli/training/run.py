@@ -51,7 +51,8 @@ def name(inputs: list[str], preset: str, config: RunConfig, parents: Mapping[str
     """A run's own name: the same inputs and settings give the same one, whatever its length."""
     identity = json.dumps([_identity(as_dict(config)), dict(parents)], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
-    return f"{'+'.join(inputs)[:60]}-{preset}-{digest}"
+    start = "+".join(inputs).encode()[:60].decode(errors="ignore")
+    return f"{start}-{preset}-{digest}"
 
 
 def finish(

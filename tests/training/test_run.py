@@ -57,6 +57,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.parametrize("dataset", ["日" * 33, "Фотографии-собак-и-кошек", "x" * 100])
+def test_every_dataset_gives_names_that_a_run_and_its_tokens_can_have(
+    tmp_path: Path, dataset: str
+) -> None:
+    assert manifest.artefact(tmp_path, "images", dataset).name == dataset
+    name = run.name([dataset, "other"], "baby-128", CONFIG, {})
+    assert manifest.artefact(tmp_path, "vae", name).name == name
+    assert manifest.artefact(tmp_path, "tokens", f"{dataset}@{name}").name.endswith(name)
+    assert len(run.name(["x" * 99], "", CONFIG, {})) == len(f"{'x' * 60}--012345")  # as ever
+
+
 def test_a_run_stopped_beyond_what_is_asked_ends_at_once(tmp_path: Path) -> None:
     stop(tmp_path, at=30, steps=40)
     task = LineTask()
