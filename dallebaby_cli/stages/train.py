@@ -156,7 +156,7 @@ def prepare(
     if not len(holdout):
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = training
-    memory.require_model(Transformer, config.model, SIZES, device)
+    memory.require_model(Transformer, config.model, SIZES, device, config.shard)
     memory.require_batch(config, 8 * shape.sequence_len)
     torch.manual_seed(config.seed)
     model = Transformer(config.model)

@@ -164,7 +164,7 @@ def prepare(
     if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
-    memory.require_model(DVAE, config.model, SIZES, device)
+    memory.require_model(DVAE, config.model, SIZES, device, config.shard)
     memory.require_batch(config, 3 * config.model.image_px**2)
     torch.manual_seed(config.seed)
     model = DVAE(config.model)

@@ -19,6 +19,7 @@ T = TypeVar("T")
 Tensors = tuple[Tensor, ...]
 
 COPIES = 5  # of a model's numbers while it trains: weights, gradients, averages, two moments
+WHOLE = 2  # of them that are not split among ranks at first: weights, averages
 BATCHES = 6  # that are held at a time: prepared in advance, and at work
 
 
@@ -34,12 +35,17 @@ def parameters(build: Callable[[Any], nn.Module], config: Any) -> int:
 
 
 def require_model(
-    build: Callable[[Any], nn.Module], config: Any, sizes: tuple[str, ...], device: torch.device
+    build: Callable[[Any], nn.Module],
+    config: Any,
+    sizes: tuple[str, ...],
+    device: torch.device,
+    shard: bool = False,
 ) -> None:
-    """Raise OutOfMemory if a model of that config is too large to be trained on the device; `sizes`
-    are the settings that make it so."""
+    """Raise OutOfMemory if a model of that config is too large to be trained on the device, or if
+    ranks `shard` it, on one for each of them; `sizes` are the settings that make it so."""
     count = parameters(build, config)
-    needed, there = 4 * count * COPIES, devices.memory_bytes(device)
+    copies = max(COPIES / engine.world(), WHOLE) if shard else COPIES
+    needed, there = int(4 * count * copies), devices.memory_bytes(device)
     if needed > there:
         given = ", ".join(f"{name}={getattr(config, name)}" for name in sizes)
         raise OutOfMemory(

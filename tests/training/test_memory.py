@@ -1,6 +1,7 @@
 """What does not fit into memory is refused before it is taken, with figures that hold."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality.classifier import VOCABULARY, Classifier
 from dallebaby_cli.stages import train, train_vae
-from dallebaby_cli.training import memory, plan
+from dallebaby_cli.training import engine, memory, plan
 from dallebaby_cli.training.state import State
 
 Cli = Callable[..., Ran]
@@ -61,6 +62,21 @@ def test_what_is_too_large_is_refused_at_once(
     (line,) = (row for row in ran.err.splitlines() if row.startswith("error: "))
     assert ran.code in (1, 2) and all(word in line for word in words), line
     assert {path for path in trained.rglob("*") if path.name != ".lock"} == before
+
+
+@pytest.mark.parametrize(("world", "fits"), [(1, False), (2, False), (4, True)])
+def test_a_model_that_ranks_split_may_be_larger_than_a_device_trains(
+    monkeypatch: pytest.MonkeyPatch, world: int, fits: bool
+) -> None:
+    config = TransformerConfig(dim=32, heads=2, grid=4, codes=20, text_tokens=5)
+    there = int(4 * memory.parameters(Transformer, config) * 2.2)
+    monkeypatch.setattr(devices, "memory_bytes", lambda device: there)
+    monkeypatch.setattr(engine, "world", lambda: world)
+    known = Transformer, config, train.SIZES, CPU
+    with pytest.raises(OutOfMemory):
+        memory.require_model(*known, shard=False)
+    with nullcontext() if fits else pytest.raises(OutOfMemory):
+        memory.require_model(*known, shard=True)
 
 
 def test_what_a_step_keeps_is_known_before_it_is_taken(
