@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.GifImagePlugin import GifImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from dallebaby_cli import files
 
@@ -58,7 +59,9 @@ def write_gif(
 def read_metadata(path: Path) -> dict[str, str]:
     """What `write_png` or `write_gif` said of a picture; empty for all that they did not write."""
     try:
-        with Image.open(path, formats=("PNG", "GIF")) as picture:
+        with files.open_regular(path) as opened:  # Image.open refuses grids of many pictures
+            kind = GifImageFile if opened.peek(3).startswith(b"GIF") else PngImageFile
+            picture = kind(opened)
             comment = picture.info.get("comment")
             found = json.loads(comment) if comment else picture.info
             return {str(key): str(value) for key, value in dict(found).items()}

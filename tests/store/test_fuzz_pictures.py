@@ -4,6 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from mutations import fuzz, mutated
 from PIL import Image
 
@@ -31,3 +32,10 @@ def test_a_pictures_metadata(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     found = read_metadata(path)
     assert all(isinstance(word, str) for pair in found.items() for word in pair)
+
+
+def test_a_grid_of_many_pictures_says_so_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)  # more than twice as many are refused
+    files(tmp_path)
