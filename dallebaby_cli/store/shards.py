@@ -170,7 +170,8 @@ class Shards:
             raise BadInput(f"{folder / INDEX} names places outside the shards; {self._redo}")
         self._places = np.stack(places, axis=1).astype(np.int64)
         # a shard that falls out is closed when no thread reads from it any more
-        self._opened = functools.lru_cache(OPEN_SHARDS)(self._open)
+        paths = [str(folder / name) for name, _ in self._shards]
+        self._opened = functools.lru_cache(OPEN_SHARDS)(lambda shard: pa.OSFile(paths[shard]))
 
     def _check(self, path: Path, size: int) -> None:
         if not path.is_file():
@@ -232,9 +233,6 @@ class Shards:
     def identities(self) -> pa.Table:
         """Key, split and group of near duplicates of every row."""
         return pa.table({"key": self._key, "split": self._split, "group": self._group})
-
-    def _open(self, shard: int) -> pa.NativeFile:
-        return pa.OSFile(str(self.folder / self._shards[shard][0]))
 
 
 def identities(folder: Path, identity: str) -> pa.Table | None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tarfile
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ described = st.builds(
     split=st.sampled_from(["train", "holdout"]),
     group=texts,
 )
+
+
+def test_files_are_closed_with_the_last_use(tmp_path: Path) -> None:
+    """At once: Windows neither replaces nor removes a folder with files that are open."""
+    write(tmp_path / "images", [Described([], [], None, "here", "train", "x")])
+    shards = Shards(tmp_path / "images")
+    shards.image(0)
+    opened = weakref.ref(shards._opened(0))
+    del shards
+    assert opened() is None
 
 
 def test_as_many_pictures_as_a_batch_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
