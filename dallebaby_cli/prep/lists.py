@@ -77,9 +77,11 @@ class Lists:
                 continue
             texts, odd = sidecars.from_fields(row)
             table.odd += [f"row {number}: {why}" for why in odd]
+            path, label = _path(file, folder), sidecars.label(row)
+            if before := table.rows.get(path):  # a row for each caption
+                texts, label = [*before.captions, *texts], before.label or label
             cleaned = captions.clean(texts)
-            about = Told(cleaned, sidecars.people(cleaned), sidecars.label(row))
-            table.rows[_path(file, folder)] = about
+            table.rows[path] = Told(cleaned, sidecars.people(cleaned), label)
         self.add(table)
 
     def add(self, table: Table) -> None:
@@ -174,4 +176,5 @@ def _csv(text: str) -> Iterator[dict[str, Any] | None]:
         except csv.Error:
             yield None
         else:
-            yield {name.strip().lower(): value for name, value in row.items() if name}
+            more = any(map(str.strip, row.pop(None, [])))  # a text with commas but no quotes, say
+            yield None if more else {n.strip().lower(): value for n, value in row.items() if n}

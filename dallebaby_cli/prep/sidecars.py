@@ -93,16 +93,38 @@ def owned(pictures: Sequence[str], sidecars: Sequence[str]) -> list[list[int]]:
             owners = [n for n, own in enumerate(both) if alike in map(names.folded, own)]
             if len({stems[n] for n in owners}) > 1:  # A.jpg and a.jpg: nobody knows whose
                 continue
-        if not owners and {*stem.rpartition("/")[2].lower().split(".")[1:]} <= SAYS_SO:
+        if not owners and _of_all(stem):
             owners = [*range(len(pictures))]
         for owner in owners:
             found[owner].append(number)
     return found
 
 
+def _of_all(stem: str) -> bool:
+    """Whether a file tells of all pictures of its key."""
+    return {*stem.rpartition("/")[2].lower().split(".")[1:]} <= SAYS_SO
+
+
+def found_by(path: str) -> str:
+    """What a file that lies apart from its picture is found by: one of the picture's `finding`."""
+    stem = path.rpartition(".")[0]
+    return key(path) if _of_all(stem) else _spelled(stem)
+
+
+def finding(picture: str) -> tuple[str, str, str]:
+    """What files that may tell of a picture and lie apart from it are found by."""
+    return key(picture), _spelled(picture.rpartition(".")[0]), _spelled(picture)
+
+
+def _spelled(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + names.folded(name)
+
+
 def told(sidecars: Iterable[tuple[str, Read]]) -> Told:
     """All that a picture's sidecars say."""
     lines: list[str] = []
+    listed: list[str] = []
     about: dict[str, Any] = {}
     odd: list[tuple[str, str]] = []
     for path, read in sidecars:
@@ -118,7 +140,9 @@ def told(sidecars: Iterable[tuple[str, Read]]) -> Told:
                 odd.append((path, "it holds no JSON object"))
             else:
                 about.update(found)
-                odd += [(path, why) for why in from_fields(found)[1]]
+                texts, others = from_fields(found)
+                listed += texts
+                odd += [(path, why) for why in others]
         elif ending == "cls":
             about.setdefault("label", decoded(content).strip())
         else:
@@ -126,9 +150,8 @@ def told(sidecars: Iterable[tuple[str, Read]]) -> Told:
             if boxes := [line for line in more if BOX.fullmatch(line)]:
                 odd.append((path, f"{boxes[0][:50]!r} is no caption"))
             lines += [line for line in more if not BOX.fullmatch(line)]
-    listed = from_fields(about)[0] if about else []
-    texts = captions.clean([*lines, *listed])
-    return Told(texts, _writers(about, texts), label(about), split(about), tuple(odd))
+    cleaned = captions.clean([*lines, *listed])
+    return Told(cleaned, _writers(about, cleaned), label(about), split(about), tuple(odd))
 
 
 def parsed(content: bytes) -> Any:
@@ -140,11 +163,19 @@ def parsed(content: bytes) -> Any:
 
 
 def decoded(content: bytes) -> str:
-    """Text in UTF-8 or UTF-16, or else in what Windows took for long."""
+    """Text in UTF-8 or UTF-16; lines that are neither, in what Windows took for long."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace")
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
+    except UnicodeDecodeError:
+        return "\n".join(map(_line, content.split(b"\n")))
+
+
+def _line(content: bytes) -> str:
+    try:
+        return content.decode()
     except UnicodeDecodeError:
         return content.decode("cp1252", errors="replace")
 
@@ -167,7 +198,8 @@ def from_fields(about: dict[str, Any]) -> tuple[list[str], list[str]]:
 def label(about: dict[str, Any]) -> str | None:
     """What is said to be in a picture, in a word."""
     found = about.get("label")
-    return captions.plain(str(found)) or None if isinstance(found, str | int) else None
+    is_one = isinstance(found, str | int) and not isinstance(found, bool)
+    return captions.plain(str(found)) or None if is_one else None
 
 
 def split(about: dict[str, Any]) -> Split | None:

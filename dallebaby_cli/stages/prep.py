@@ -28,7 +28,7 @@ from dallebaby_cli.text import clean, one_line
 SCENES = "scenes"
 PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")
 """The settings that pieces depend on; the others matter only when pieces become shards."""
-READERS = "2"
+READERS = "3"
 """changes with what readers give for the same files, so that pieces of others are not taken"""
 
 

@@ -44,19 +44,24 @@ CHOICES = list(itertools.permutations(OTHERS, 2))
 
 
 ENGLISH = re.compile(r"en([-_]\w+)?|eng|english", re.I)  # as names of languages
+LANGUAGE = re.compile(r"[a-z]{2,3}([-_]\w+)*|\d+", re.I)  # or a number of a list
+TEXT = ("caption", "text", "raw")  # of an object that tells of one caption
 ODD = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list"}
 
 
 def given(value: object, level: int = 0) -> tuple[list[str], list[str]]:
     """What somebody says are captions, in JSON or the like: the texts, and what else there was, in
     words. A text, a list of texts, and texts by language are captions (English ones, if there are
-    any); null is none."""
+    any), and so is the text in an object with more about it; null is none."""
     if value is None or isinstance(value, str):
         return ([] if value is None else [value]), []
     if not isinstance(value, list | dict) or level > 1:
         return [], [ODD.get(type(value), type(value).__name__)]
     if isinstance(value, dict):
         english = [value[name] for name in value if ENGLISH.fullmatch(str(name))]
+        english = english or [value[name] for name in TEXT if name in value][:1]
+        if not english and not all(LANGUAGE.fullmatch(str(name)) for name in value):
+            return [], [ODD[dict]]  # whose texts may be anything: addresses, authors
         value = english or [*value.values()]
     found = [given(part, level + 1) for part in value]
     return [t for texts, _ in found for t in texts], [o for _, odd in found for o in odd]

@@ -12,7 +12,7 @@ from test_prep import Cli, noise, rejects
 from test_readers import coco_captions, left_out, picture, put, read, zipped
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.prep import readers
+from dallebaby_cli.prep import readers, sidecars
 from dallebaby_cli.store import captions
 from dallebaby_cli.store.shards import Shards
 
@@ -126,6 +126,39 @@ def test_many_files_that_begin_alike(tmp_path: Path) -> None:
     assert texts(tmp_path) == {f"x.tar.gz/{frame}.png": (frame,) for frame in frames}
 
 
+def test_files_far_from_their_pictures_are_not_looked_for_among_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 100
+    for number in range(count):
+        put(tmp_path / f"V1.5_{number:03}.png", noise(number))
+        put(tmp_path / f"v1.5_{number:03}.txt", str(number))
+    compared, owned = [0], sidecars.owned
+
+    def counted(pictures: list[str], beside: list[str]) -> list[list[int]]:
+        compared[0] += len(pictures) * len(beside)
+        return owned(pictures, beside)
+
+    monkeypatch.setattr(sidecars, "owned", counted)
+    found = texts(tmp_path)
+    assert found == {f"V1.5_{number:03}.png": (str(number),) for number in range(count)}
+    assert compared[0] <= 2 * count * sidecars.MOST
+
+
+def test_what_two_files_say_of_a_picture(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", noise(0))
+    put(tmp_path / "a.json", json.dumps({"caption": "a dog", "label": "dog"}))
+    put(tmp_path / "a.png.json", json.dumps({"caption": "it runs"}))
+    assert texts(tmp_path) == {"a.png": ("a dog", "it runs")}
+
+
+@pytest.mark.parametrize("label", [-1, True, "-1", "1.5"])
+def test_labels_that_are_no_words_make_no_captions(tmp_path: Path, label: object) -> None:
+    put(tmp_path / "a.png", noise(0))
+    put(tmp_path / "a.json", json.dumps({"label": label}))
+    assert texts(tmp_path) == {"a.png": ()}
+
+
 def test_boxes_are_no_captions(tmp_path: Path) -> None:
     for number in range(3):
         put(tmp_path / f"dog/{number}.png", noise(number))
@@ -206,6 +239,35 @@ def test_lists_name_pictures_elsewhere_and_in_other_ways(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_lists_with_a_row_for_each_caption(tmp_path: Path, kind: str) -> None:
+    put(tmp_path / "a.png", noise(0))
+    rows = [("a.png", "a dog"), ("A.png", ""), ("a.png", "it runs"), ("a.png", "a dog")]
+    if kind == "jsonl":
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    else:
+        lines = ["file_name,text", *(f"{name},{text}" for name, text in rows)]
+    put(tmp_path / f"metadata.{kind}", "\n".join(lines))
+    assert texts(tmp_path) == {"a.png": ("a dog", "it runs")}
+
+
+def test_texts_with_commas_and_no_quotes_are_not_cut(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", noise(0))
+    put(tmp_path / "b.png", noise(1))
+    put(tmp_path / "metadata.csv", "file_name,text\na.png,a dog, running\nb.png,a cat, ,\n")
+    assert texts(tmp_path) == {"a.png": (), "b.png": ("a cat",)}
+    assert left_out(tmp_path) == {"metadata.csv": ("odd caption", "row 1 cannot be read")}
+
+
+def test_one_damaged_line_spoils_no_other(tmp_path: Path) -> None:
+    put(tmp_path / "a.png", noise(0))
+    put(tmp_path / "b.png", noise(1))
+    lines = '{"file_name": "a.png", "text": "café 猫"}\n'.encode()
+    lines += b'{"file_name": "b.png", "text": "caf\xe9"}\n'
+    put(tmp_path / "metadata.jsonl", lines)
+    assert texts(tmp_path) == {"a.png": ("café 猫",), "b.png": ("café",)}
+
+
 # ---------------------------------------------------------------- shapes of JSON
 
 
@@ -222,6 +284,10 @@ def test_lists_name_pictures_elsewhere_and_in_other_ways(tmp_path: Path) -> None
         (True, [], ["true or false"]),
         ([[["a dog"]]], [], ["a list"]),
         ({"en": {"deep": {"x": "y"}}}, [], ["an object"]),
+        ([{"caption": "a dog", "url": "https://example.org", "id": 3}], ["a dog"], []),
+        ({"author": "Bob", "address": "https://example.org"}, [], ["an object"]),
+        ({"pt-BR": "um gato", "id": "kucing"}, ["um gato", "kucing"], []),
+        ({"english": "a dog", "german": "ein Hund"}, ["a dog"], []),
     ],
 )
 def test_the_gate_of_captions(value: object, good: list[str], odd: list[str]) -> None:

@@ -65,9 +65,9 @@ class _Survey:
     hashes: "array[int]" = field(default_factory=lambda: array("q"))
     """of the names of pictures"""
     lonely: dict[str, list[tuple[str, Read]]] = field(default_factory=dict)
-    """files that tell of no picture beside them, by what their names begin with"""
+    """files that tell of no picture beside them, by what they are found by"""
     bare: "array[int]" = field(default_factory=lambda: array("q"))
-    """hashes of what names of pictures begin with that have none beside them"""
+    """three hashes a picture that has none beside it, of what it finds others by"""
     endings: Counter[str] = field(default_factory=Counter)
     """of the files that are neither pictures nor tell of any"""
 
@@ -80,21 +80,32 @@ class _Survey:
             self.hashes.append(lists.name_hash(path))
             self.beside += bool(numbers)
             if not numbers:
-                self.bare.append(hash(group.key))
+                self.bare.extend(map(hash, sidecars.finding(path)))
             elif self.read < SAMPLE:
                 self.read += 1
                 beside = sidecars.told(group.sidecars[number] for number in numbers)
                 self.captioned += bool(beside.captions)
         used = {number for numbers in owners for number in numbers}
-        lonely = [row for number, row in enumerate(group.sidecars) if number not in used]
-        if lonely:
-            self.lonely.setdefault(group.key, []).extend(lonely)
+        for number, row in enumerate(group.sidecars):
+            if number not in used:
+                self.lonely.setdefault(sidecars.found_by(row[0]), []).append(row)
+
+    def apart(self, group: Group) -> Iterator[tuple[str, Read]]:
+        """What lies apart from a group and may tell of its pictures."""
+        known = {path for path, _ in group.sidecars}
+        for path, _ in group.pictures if self.lonely else ():
+            for key in sidecars.finding(path):
+                for row in self.lonely.get(key, ()):
+                    if row[0] not in known:
+                        known.add(row[0])
+                        yield row
 
     def told(self) -> int:
         """About how many pictures have captions of their own."""
         found = self.beside * self.captioned // max(self.read, 1)
         lonely = np.array([hash(key) for key in self.lonely], np.int64)
-        found += int(np.isin(np.frombuffer(self.bare, np.int64), lonely).sum())
+        bare = np.frombuffer(self.bare, np.int64).reshape(-1, 3)
+        found += int(np.isin(bare, lonely).any(1).sum())
         found += self.lists.matched(np.frombuffer(self.hashes, np.int64))
         return min(found, self.pictures)
 
@@ -152,9 +163,7 @@ def _rows(folder: Path, found: _Survey, own: bool, classes: Classes | None) -> I
     for group in sidecars.groups(members, read=True):
         if not group.pictures:
             continue
-        beside = group.sidecars + [
-            row for row in found.lonely.get(group.key, []) if row not in group.sidecars
-        ]
+        beside = [*group.sidecars, *found.apart(group)]
         owners = sidecars.owned([p for p, _ in group.pictures], [path for path, _ in beside])
         odd: dict[str, str] = {}
         for (path, read_picture), numbers in zip(group.pictures, owners, strict=True):
@@ -174,7 +183,7 @@ def _record(
     texts = {text: by for one in told for text, by in zip(one.captions, one.writers, strict=True)}
     label = next((one.label for one in told if one.label is not None), None)
     split = next((one.split for one in told if one.split is not None), None)
-    in_words = label is not None and not label.isdecimal()
+    in_words = label is not None and any(map(str.isalpha, label))
     if label is None and classes is not None:
         label = classes.label(path.rpartition("/")[0])
         in_words = label is not None
