@@ -23,7 +23,7 @@ def clean(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` as it may be shown on one line of a terminal: clean, every blank a space."""
-    return " ".join(clean(text).split())
+    return " ".join(clean(" ".join(text.split())).split())  # before some blanks are cleaned away
 
 
 def without_secrets(text: str) -> str:

@@ -32,3 +32,4 @@ def test_clean_text_is_utf_8_and_stays(text: str) -> None:
 
 def test_one_line_is_one_line() -> None:
     assert one_line(" a\r\n b\u2028c\x85\td ") == "a b c d"
+    assert one_line("a\rb\x0bc\x1cd\x85e") == "a b c d e"
