@@ -222,9 +222,11 @@ def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if not image.has_transparency_data:
         inks = image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
         return colour.to_srgb(inks, profile)
-    layer = image.convert("RGBA")
+    grey = image.mode in ("L", "LA")
+    layer = image.convert("LA" if grey else "RGBA")
     white = Image.new("RGB", layer.size, "white")
-    white.paste(colour.to_srgb(layer.convert("RGB"), profile), mask=layer.getchannel("A"))
+    inks = layer.convert("L" if grey else "RGB")
+    white.paste(colour.to_srgb(inks, profile), mask=layer.getchannel("A"))
     return white
 
 

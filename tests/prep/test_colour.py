@@ -118,6 +118,9 @@ def test_grey_with_a_profile(kind: str) -> None:
     assert np.abs(shown(save(plain(100, "L"), kind, icc_profile=linear)) - expected).max() <= 2
     deep = Image.fromarray(np.full((64, 64), 100 * 257, np.uint16))
     assert np.abs(shown(save(deep, icc_profile=linear)) - expected).max() <= 2
+    holes = save(plain((100, 255), "LA"), icc_profile=linear)  # or a grey that stands for one
+    for see_through in (holes, save(plain(100, "L"), icc_profile=linear, transparency=3)):
+        assert np.abs(shown(see_through) - expected).max() <= 2
     coloured = save(plain(100, "L"), kind, icc_profile=matrix(*ADOBE))  # of another kind of picture
     assert np.abs(shown(coloured) - meant(GREY, ADOBE)).max() <= 2
 
