@@ -122,6 +122,11 @@ def refusal(path: str, reason: str, detail: str) -> Member:
     return Member(path, why, why, refused=True)  # type: ignore[arg-type]  # opening it raises
 
 
+def held(read: Read) -> int:
+    """The bytes of memory that a reader takes up, as it has read them already."""
+    return len(read.args[0]) if isinstance(read, partial) and read.func is bytes else 0
+
+
 def refuse(reason: str, detail: str) -> bytes:
     """Stands for bytes that cannot be had: raises Rejected."""
     raise Rejected(reason, detail)

@@ -13,6 +13,7 @@ from test_readers import coco_captions, left_out, picture, put, read, zipped
 
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import readers, sidecars
+from dallebaby_cli.prep.readers import folder as folder_reader
 from dallebaby_cli.store import captions
 from dallebaby_cli.store.shards import Shards
 
@@ -143,6 +144,18 @@ def test_files_far_from_their_pictures_are_not_looked_for_among_all(
     found = texts(tmp_path)
     assert found == {f"V1.5_{number:03}.png": (str(number),) for number in range(count)}
     assert compared[0] <= 2 * count * sidecars.MOST
+
+
+def test_texts_of_no_picture_in_a_compressed_tar_do_not_fill_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {"A.txt": b"apart", "B.txt": bytes(999), "C.txt": b"too late"}
+    tarred(tmp_path / "0.tgz", members | {f"{x}.png": noise(ord(x)) for x in "abc"}, "w:gz")
+    assert texts(tmp_path)["0.tgz/c.png"] == ("too late",)
+    monkeypatch.setattr(folder_reader, "MOST_HELD", 1000)
+    found = texts(tmp_path)
+    assert [found[f"0.tgz/{x}.png"] for x in "abc"] == [("apart",), (), ()]
+    assert {"0.tgz/B.txt", "0.tgz/C.txt"} <= {*left_out(tmp_path)}
 
 
 def test_what_two_files_say_of_a_picture(tmp_path: Path) -> None:

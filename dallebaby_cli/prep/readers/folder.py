@@ -11,6 +11,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives, lists, sidecars
 from dallebaby_cli.prep.classes import Classes, is_code
 from dallebaby_cli.prep.lists import Lists
-from dallebaby_cli.prep.member import Member, Read
+from dallebaby_cli.prep.member import Member, Read, held, refuse
 from dallebaby_cli.prep.readers import Record, Records, left_out
 from dallebaby_cli.prep.sidecars import Group, Told
 from dallebaby_cli.store import captions
 from dallebaby_cli.store.shards import INDEX
 
 SAMPLE = 1000  # pictures whose sidecars are read to find out whether such hold captions
+MOST_HELD = 256_000_000  # bytes of texts in compressed tars, whose pictures may come later
 ABOUT_ALL = frozenset(
     "readme license licence copying notice authors changelog requirements classes labels wnids "
     "names synsets credits attribution citation train val valid test trainval list".split()
@@ -66,6 +68,8 @@ class _Survey:
     """of the names of pictures"""
     lonely: dict[str, list[tuple[str, Read]]] = field(default_factory=dict)
     """files that tell of no picture beside them, by what they are found by"""
+    held: int = 0
+    """bytes of those that are kept in memory"""
     bare: "array[int]" = field(default_factory=lambda: array("q"))
     """three hashes a picture that has none beside it, of what it finds others by"""
     endings: Counter[str] = field(default_factory=Counter)
@@ -88,7 +92,12 @@ class _Survey:
         used = {number for numbers in owners for number in numbers}
         for number, row in enumerate(group.sidecars):
             if number not in used:
-                self.lonely.setdefault(sidecars.found_by(row[0]), []).append(row)
+                path, read = row
+                self.held += held(read)
+                if held(read) and self.held > MOST_HELD:
+                    why = f"texts with no picture beside them have over {MOST_HELD:,} bytes"
+                    read = partial(refuse, "too large", why)
+                self.lonely.setdefault(sidecars.found_by(path), []).append((path, read))
 
     def apart(self, group: Group) -> Iterator[tuple[str, Read]]:
         """What lies apart from a group and may tell of its pictures."""
