@@ -128,10 +128,13 @@ def _adopt(job: Job, found: Contents, wanted: list[Entry]) -> None:
     top = job.folder / found.name
     if names.unsafe(found.name) or top.is_symlink() or not top.is_dir():
         return
-    moved = 0
+    moved, ours = 0, {names.folded(entry.path) for entry in found.entries}
     for entry in wanted:
-        old, new = top / found.renamed.get(entry.path, entry.path), job.folder / entry.path
-        if old.is_file() and not old.is_symlink() and not new.exists():
+        called, new = found.renamed.get(entry.path, entry.path), job.folder / entry.path
+        old = top / called
+        if names.folded(f"{found.name}/{called}") in ours or not old.is_file() or new.exists():
+            continue
+        if not any((top / path).is_symlink() for path in (called, *names.above(called))):
             new.parent.mkdir(parents=True, exist_ok=True)
             old.rename(new)
             moved += entry.size_bytes > 0  # libtorrent itself makes empty ones

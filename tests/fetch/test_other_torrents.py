@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import libtorrent
@@ -25,8 +26,8 @@ from swarm import (
 
 from dallebaby_cli import files, names
 from dallebaby_cli.errors import UsageError
-from dallebaby_cli.fetch import magnet
-from dallebaby_cli.fetch.file_list import edges
+from dallebaby_cli.fetch import bittorrent, magnet
+from dallebaby_cli.fetch.file_list import Contents, Entry, edges
 from dallebaby_cli.fetch.torrent_file import contents
 
 pytestmark = pytest.mark.timeout(120)
@@ -388,3 +389,22 @@ def test_a_wrong_magnet_link_is_a_sentence(cli: Cli, home: Path, link: str, says
         magnet.parse(link)
     ran = fetch(cli, home, link)
     assert ran.code == 2 and says in ran.err and not (home / "raw").exists()
+
+
+def test_only_what_another_program_left_is_taken(tmp_path: Path) -> None:
+    def adopted(*paths: str) -> dict[str, bytes]:
+        entries = tuple(Entry(n, path, 1, n) for n, path in enumerate(paths))
+        job = SimpleNamespace(folder=tmp_path / "here", report=lambda event: None)
+        found = Contents("0" * 40, "x", entries, 16384, len(paths), len(paths))
+        bittorrent._adopt(job, found, [*entries])  # type: ignore[arg-type]
+        return held(tmp_path / "here")
+
+    (tmp_path / "here/x").mkdir(parents=True)
+    (tmp_path / "here/x/a").write_bytes(b"a")
+    assert adopted("x/a", "a") == {"x/a": b"a"}  # it is where it belongs
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/b").write_bytes(b"b")
+    (tmp_path / "here/x/y").symlink_to(tmp_path / "there")
+    adopted("y/b")
+    assert (tmp_path / "there/b").read_bytes() == b"b"
+    assert adopted("a") == {"a": b"a"}
