@@ -256,7 +256,7 @@ def sent(response: Response, path: str, asked: int, most: int = CHUNK_BYTES) -> 
     if encoding in COMPRESSED:
         if start:
             raise StartAgain("sends the rest of the file compressed; starting again")
-        pieces, as_it_is = _plain(pieces, path.endswith((".gz", ".tgz")), patience_s)
+        pieces, as_it_is = _plain(pieces, path.lower().endswith((".gz", ".tgz")), patience_s)
         stop, size = (stop, size) if as_it_is else (None, None)
     elif encoding not in ("", "identity"):
         raise Useless(f"sends it compressed as {one_line(encoding)[:20]!r}, as nobody asked")

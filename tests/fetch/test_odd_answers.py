@@ -158,6 +158,7 @@ PACKED = gzip.compress(CONTENT)
         pytest.param("labels.csv", gzip.compress(b"a,b\n" * 9999), b"a,b\n" * 9999, id="text"),
         pytest.param("two.bin", PACKED + gzip.compress(b"x"), CONTENT + b"x", id="two-members"),
         pytest.param("data.tar.gz", PACKED, PACKED, id="is-gzip-itself"),
+        pytest.param("DATA.TAR.GZ", PACKED, PACKED, id="is-gzip-in-capitals"),
         pytest.param("data.tar.gz", gzip.compress(PACKED), PACKED, id="gzip-once-more"),
         pytest.param("zeros.bin", gzip.compress(bytes(9_000_000)), bytes(9_000_000), id="much"),
     ],
