@@ -84,6 +84,12 @@ def _numbered(path: str, number: int) -> str:
     return f"{folder}{slash}{stem}{ending}"
 
 
+def ending(path: str) -> str:
+    """What a file's name ends in, such as ".jpg", in small letters; "" if it has no ending."""
+    stem, dot, last = path.rpartition("/")[2].rpartition(".")
+    return (dot + last).lower() if stem.strip(".") else ""
+
+
 def reserved(path: str) -> bool:
     """Whether a path is one that dallebaby itself writes in an artefact's folder."""
     first = path.partition("/")[0].lower()

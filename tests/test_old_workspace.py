@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Ran
 from make_old_workspace import ARCHIVE, PROMPTS, TINY, TORCHRUN, VQ
 from PIL import Image
 
 from dallebaby_cli import from_pretrained
+from dallebaby_cli.drawing import steps
 from dallebaby_cli.prep import pieces
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.tokens import Tokens
@@ -104,7 +106,20 @@ def test_what_was_finished_is_not_done_again(cli: Cli, name: str) -> None:
     assert (HOME / name / "manifest.json").stat().st_mtime_ns == when
 
 
-def test_an_old_model_draws_what_it_drew(cli: Cli) -> None:
+def random_numbers_of_then(seeds: torch.Tensor, start: int, stop: int, codes: int) -> torch.Tensor:
+    """Gumbel noise as it was made for each picture then: by torch's generator, all at once."""
+    drawn = []
+    for seed in seeds.tolist():
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(torch.rand(stop, codes, generator=generator)[start:])
+    uniform = torch.stack(drawn, dim=1).clamp(1e-20, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
+
+
+def test_an_old_model_draws_what_it_drew(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same random numbers, which are made otherwise today."""
+    monkeypatch.setattr(steps, "keys", lambda seeds: torch.tensor([*seeds]))
+    monkeypatch.setattr(steps, "noise", random_numbers_of_then)
     done(cli, "generate", *PROMPTS, "-n", 4, "--seed", 0, "--out", "now.png")
     before, now = (
         np.asarray(Image.open(path), dtype=int) for path in (HOME / "samples/old.png", "now.png")

@@ -7,6 +7,7 @@ from dallebaby_cli.config.models import TransformerConfig as TransformerConfig
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS
 from dallebaby_cli.config.stages import CaptionConfig as CaptionConfig
+from dallebaby_cli.config.stages import CaptionsFrom as CaptionsFrom
 from dallebaby_cli.config.stages import EncodeConfig as EncodeConfig
 from dallebaby_cli.config.stages import EvaluateConfig as EvaluateConfig
 from dallebaby_cli.config.stages import FetchConfig as FetchConfig

@@ -16,7 +16,6 @@ from dallebaby_cli.config import SampleConfig
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 BITS = 23  # of each random number: as many as fp32 holds beside a half
-COLDEST = 1e-30  # the lowest temperature but 0: fp32 knows no smaller one everywhere
 
 
 def keys(seeds: Sequence[int]) -> Tensor:
@@ -66,9 +65,7 @@ def choose(logits: Tensor, noise: Tensor, config: SampleConfig) -> Tensor:
     """One code (B,) for each row of logits (B, K), by its row of Gumbel noise (B, K)."""
     if config.temperature == 0:
         return logits.argmax(-1)
-    if config.temperature != 1:  # from the likeliest down, or low temperatures would overflow
-        below = logits - logits.amax(-1, keepdim=True)
-        logits = below / max(config.temperature, COLDEST)
+    logits = logits / config.temperature
     if 0 < config.top_k < logits.shape[-1]:
         smallest = logits.topk(config.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

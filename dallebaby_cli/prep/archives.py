@@ -63,7 +63,7 @@ def _members(folder: Path, path: str, within: tuple[str, ...]) -> Iterator[Membe
     effort = _effort(path)
     if not effort:
         unread = path.lower().endswith(UNREAD)
-        yield refusal(path, *NOT_READ) if unread else loose(os.path.join(folder, path), path)
+        yield refusal(path, *NOT_READ) if unread else loose(f"{folder}/{path}", path)
         return
     whole = folder / path
     if not whole.is_file():
@@ -107,7 +107,7 @@ def walk(folder: Path) -> Iterator[str]:
     while waiting:
         start = waiting.pop()
         try:
-            with os.scandir(os.path.join(folder, start)) as scanned:
+            with os.scandir(folder / start if start else folder) as scanned:
                 inside = [entry for entry in scanned if not is_litter(entry.name)]
         except OSError as error:
             if not start:

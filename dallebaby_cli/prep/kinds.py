@@ -7,7 +7,6 @@ later; into a file of any other name one must look.
 
 import importlib
 import io
-import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 
 from PIL import Image
 
+from dallebaby_cli import names
 from dallebaby_cli.prep.rejected import Rejected
 
 BEGINNING = 64  # bytes that tell the kind
@@ -68,7 +68,7 @@ def of(beginning: bytes) -> str:
 
 def by_name(path: str) -> bool | None:
     """Whether a file's ending promises a picture; None if one must look inside."""
-    ending = os.path.splitext(path)[1][1:].lower()
+    ending = names.ending(path)[1:]
     return True if ending in PICTURES else False if ending in OTHERS else None
 
 

@@ -70,7 +70,7 @@ class Member:
         return bool(kinds.of(self.beginning())) or self._is_special()
 
     def _is_special(self) -> bool:
-        return self.loose is not None and not os.path.isfile(self.loose)
+        return self.loose is not None and not Path(self.loose).is_file()
 
     def beginning(self) -> bytes:
         """Its first bytes, which can be read again; none where they cannot be read."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dallebaby_cli import __version__, files
-from dallebaby_cli.config import PrepConfig
+from dallebaby_cli.config import CaptionsFrom, PrepConfig
 from dallebaby_cli.config.settings import as_dict, nearest
-from dallebaby_cli.config.stages import CaptionsFrom
 from dallebaby_cli.errors import BadInput, Mismatch, UsageError
 from dallebaby_cli.fetch import catalog
 from dallebaby_cli.prep import kinds, merge, pieces, readers

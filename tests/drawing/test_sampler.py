@@ -302,9 +302,7 @@ def test_noise_is_even_and_never_infinite() -> None:
         assert abs((a * b).mean() * 12) < 0.005
 
 
-def test_cold_and_large_numbers_draw_pictures(sampler: Sampler) -> None:
-    cold = sampler.draw(PROMPTS, SEEDS, SampleConfig(temperature=1e-40))
-    assert torch.equal(cold, sampler.draw(PROMPTS, SEEDS, SampleConfig(temperature=0)))
+def test_large_seeds_draw_pictures(sampler: Sampler) -> None:
     sketch = sampler.sketch("a red car", n=2, seed=2**63 - 1)
     assert sketch.seeds == [2**63 - 1, 2**63]
     assert not torch.equal(*sketch.codes)

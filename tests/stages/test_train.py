@@ -115,7 +115,7 @@ LEFT_OUT = "5 training pictures are left out: another of the datasets holds them
 
 def test_pictures_that_another_dataset_holds_out_do_not_train(home: Path) -> None:
     told = Told()
-    task, _ = vae_stage.prepare(home, VAE, ["first", "second"], report=told)
+    task, _ = vae_stage.prepare(home, VAE, ["first", "second"], device=CPU, report=told)
     held_out, trained = (
         {part.sources[source].key(row) for source, row in part.places.tolist()}
         for part in (task.holdout, task.train)
@@ -126,7 +126,7 @@ def test_pictures_that_another_dataset_holds_out_do_not_train(home: Path) -> Non
     kept = second.rows("train")[-12:]
     assert trained >= {second.key(int(row)) for row in kept}, "and only those are left out"
     assert [text for text in told if text.startswith(LEFT_OUT)] == told
-    alone, _ = vae_stage.prepare(home, VAE, ["second"], report=told)
+    alone, _ = vae_stage.prepare(home, VAE, ["second"], device=CPU, report=told)
     assert alone.train.dropped == 0 and len(alone.train) == 17
 
 
@@ -154,7 +154,7 @@ def test_nothing_left_to_train_on_is_said(home: Path, tmp_path: Path) -> None:
     pack(other, "one", [(photo(0), "a sofa", "holdout"), (photo(1), "a sofa", "train")])
     shutil.copytree(home / "vae", other / "vae")
     with pytest.raises(MissingInput, match="images/all, images/one: no pictures to train on"):
-        vae_stage.prepare(other, VAE, ["all", "one"], report=ignore)
+        vae_stage.prepare(other, VAE, ["all", "one"], device=CPU, report=ignore)
     encode(other, config("encode"), ["all", "one"], device="cpu", report=ignore)
     with pytest.raises(MissingInput, match="all@v, one@v: no pictures to train on"):
         stage.prepare(other, DALLE, ["all@v", "one@v"], device=CPU, report=ignore)
@@ -265,13 +265,15 @@ def test_another_shape_of_transformer_is_refused(
 def test_another_kind_of_dvae_is_refused(home: Path, change: dict[str, object], words: str) -> None:
     asked = replace(VAE, model=replace(SHAPE, **change))
     with pytest.raises(Mismatch) as caught:
-        vae_stage.prepare(home, asked, ["first"], start_from="v", report=ignore)
+        vae_stage.prepare(home, asked, ["first"], start_from="v", device=CPU, report=ignore)
     assert "vae/v is another model" in str(caught.value) and words in str(caught.value)
 
 
 def test_a_dvae_goes_on_with_settings_that_weights_do_not_depend_on(home: Path) -> None:
     asked = replace(VAE, model=replace(SHAPE, loss="l1", codebook=99, commitment=1.0))
-    task, parents = vae_stage.prepare(home, asked, ["first"], start_from="v", report=ignore)
+    task, parents = vae_stage.prepare(
+        home, asked, ["first"], start_from="v", device=CPU, report=ignore
+    )
     assert "vae/v" in parents and task.config.model.loss == "l1"
 
 
@@ -289,11 +291,13 @@ def test_pictures_of_another_size_need_as_many_pixels_a_code(home: Path) -> None
         )
         asked = replace(VAE, model=replace(SHAPE, image_px=px, grid=grid))
         if px == 64:
-            task, _ = vae_stage.prepare(home, asked, ["at64"], start_from="v", report=ignore)
+            task, _ = vae_stage.prepare(
+                home, asked, ["at64"], start_from="v", device=CPU, report=ignore
+            )
             assert len(task.batch(0)[0]) == 8
         else:
             with pytest.raises(Mismatch, match="a code for every 4 x 4 pixels, which does not"):
-                vae_stage.prepare(home, asked, ["at30"], start_from="v", report=ignore)
+                vae_stage.prepare(home, asked, ["at30"], start_from="v", device=CPU, report=ignore)
 
 
 # ---------------------------------------------------------------- what a run is begun with

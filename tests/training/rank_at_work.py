@@ -41,7 +41,7 @@ def task_of(home: Path, case: str) -> Any:
     if kind == "vae":
         config = settings.load("train-vae", preset="tiny", settings=chosen)
         images = "photographs" if name == "photographs" else "shapes"
-        return train_vae.prepare(home, config, [images], report=ignore)[0]
+        return train_vae.prepare(home, config, [images], device=CPU, report=ignore)[0]
     config = settings.load("train", preset="tiny", settings=chosen)
     return train.prepare(home, config, [], device=CPU, report=ignore)[0]
 

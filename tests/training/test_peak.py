@@ -27,12 +27,12 @@ def test_a_share_is_said_and_one_that_cannot_be_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "matmul_peak", lambda device, precision: 1e12)
-    (some,) = told(tmp_path / "some", 1e6)
+    *_, some = told(tmp_path / "some", 1e6)
     assert 0 <= int(re.search(r"(\d+)% of peak", some)[1]) <= 100
-    (over,) = told(tmp_path / "over", 1e15)
+    *_, over = told(tmp_path / "over", 1e15)
     assert "of peak" not in over, "its yardstick was measured while others used the machine"
     monkeypatch.setattr(log, "matmul_peak", lambda device, precision: 0.0)
-    (unknown,) = told(tmp_path / "unknown", 1e6)
+    *_, unknown = told(tmp_path / "unknown", 1e6)
     assert "of peak" not in unknown
 
 

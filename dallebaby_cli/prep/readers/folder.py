@@ -6,7 +6,6 @@ have none, the folders that they lie in are their classes (prep/classes.py). So 
 at first, which takes reading compressed tars twice. Links to files are followed.
 """
 
-import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dallebaby_cli import names
 from dallebaby_cli.config.stages import CaptionsFrom
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives, lists, sidecars
@@ -132,7 +132,7 @@ def _survey(folder: Path) -> _Survey:
             if lists.is_list(member.path) and not member.refused:
                 found.lists.take(member)
             else:
-                found.endings[os.path.splitext(member.path)[1].lower()] += 1
+                found.endings[names.ending(member.path)] += 1
                 yield member
 
     for group in sidecars.groups(seen(), read=False):
