@@ -174,6 +174,11 @@ def test_hold_out_pictures_without_captions_are_not_drawn(cli: Cli, home: Path) 
     hashes, about = files.hashes(shards), manifest.read(folder)
     assert about
     sealed = replace(about, id=files.hash_of(hashes.values()), hashes=hashes)
+    model = home / "dalle" / "f"
+    trained = manifest.read(model)
+    assert trained
+    parents = {**trained.parents, "tokens/shapes@v": sealed.id}
+    manifest.write(model, replace(trained, parents=parents))
     manifest.write(folder, sealed)
     ran = cli("--home", home, "evaluate", *QUICK, "--json")
     assert ran.code == 0, ran.err
