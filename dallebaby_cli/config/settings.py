@@ -114,7 +114,7 @@ def _layers(
         key, equals, text = setting.partition("=")
         if not equals or not key:
             start = f"--set {setting[:LONGEST]}"
-            raise UsageError(f"{start}: write it as KEY=VALUE, for example seed=1")
+            raise UsageError(f"{start}: write it as KEY=VALUE, for example batch_size=16")
         yield "--set", _renamed(section, _nest(key, _parse(text)))
     for key, value in flags.items():
         if value is not None:

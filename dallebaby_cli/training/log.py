@@ -50,8 +50,8 @@ class Log:
         self.score = ""
         self.since, self.counted = time.monotonic(), 0
         folder.mkdir(parents=True, exist_ok=True)
-        log = _whole_lines(folder / "log.jsonl")
-        self.file = files.own(log).open("a", encoding="utf-8", newline="\n")
+        log = _whole_lines(files.own(folder / "log.jsonl"))
+        self.file = log.open("a", encoding="utf-8", newline="\n")
         self.board = Board(folder / "tensorboard", report)
 
     def __enter__(self) -> "Log":

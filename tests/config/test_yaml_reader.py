@@ -36,10 +36,10 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
     ],
 )
 def test_yaml_out_of_all_bounds_is_refused_at_once(text: str, why: str, tmp_path: Path) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match=why):
         yaml_reader.parse(text)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_plain_values_are_text_and_aliases_stand_for_what_they_name() -> None:

@@ -60,7 +60,7 @@ OTHERS = [
 
 
 def check(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     try:
         pixels = images.decode(content, 16)
     except Rejected as rejected:
@@ -68,7 +68,7 @@ def check(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
         assert known and rejected.detail
     else:
         assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
-    assert time.monotonic() - began < MOST_SECONDS
+    assert time.process_time() - began < MOST_SECONDS
     assert capfd.readouterr() == ("", "")
 
 

@@ -114,10 +114,10 @@ def test_passes_without_end_are_refused_at_once() -> None:
     second = min(content.index(mark, first + 2) for mark in (b"\xff\xda", b"\xff\xc4"))
     many = content[:second] + content[first:second] * 2000 + content[second:]
     assert jpeg.about(content).scans < 20
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(Rejected, match=r"2,0\d\d passes over 1200 x 1000 pixels") as caught:
         images.decode(many, 64)
-    assert caught.value.reason == "too large" and time.monotonic() - began < 2
+    assert caught.value.reason == "too large" and time.process_time() - began < 2
     assert verdict(content) == "taken"
 
 
