@@ -151,6 +151,7 @@ def test_recorded_steps_are_the_steps(
                 slow._at(count)
                 slow.work(on_gpu.model.config.sequence_len, masked=True)
                 assert (fast.codes[:, : count + 1] < on_gpu.model.config.codes).all()
+                # a CPU's other steps see no mask, and in bf16 a close choice may fall otherwise
                 if precision == "fp32" or GPU.type == "cuda":
                     assert torch.equal(fast.codes, slow.codes), count
     assert bool(fast.recorded) == (GPU.type == "cuda") and not slow.recorded
@@ -202,9 +203,7 @@ def test_training_steps_are_a_cpus() -> None:
     assert ours[-1] < ours[0] - 0.1
 
 
-def test_a_stopped_run_goes_on_as_it_would_have(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_as_it_would_have(prepared: Path, tmp_path: Path) -> None:
     for name, stop in (("whole", 0), ("parts", 7), ("parts", 0)):
         task = rank_at_work.task_of(prepared, "fsq")
         config = replace(task.config, steps=rank_at_work.STEPS)
