@@ -39,6 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("precision", here, indirect=True)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are named by their number: some hold the time, and every process must name alike."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What `--set precision=auto` is: fp32 on every machine, but for tests marked `precisions`."""
