@@ -7,10 +7,13 @@ bare loops decode, shrink and encode, but write nothing.
 
     python benchmarks/prep.py [PICTURES] [--count 5120] [--px 64] [--rounds 3]
     python benchmarks/prep.py [PICTURES] --memory 100000
+    python benchmarks/prep.py [PICTURES] --beside CHECKOUT [--photos FOLDER]
 
 PICTURES is a folder of PNGs with transparency (Debian's tuxpaint stamps, if none is named): five of
 them on a blurred, noisy background make a JPEG of 640 x 480 pixels and about 80 kB. The others get
-a virtual environment of their own (uv). `--memory` prints how much memory ours takes on the way.
+a virtual environment of their own (uv). `--memory` prints how much memory ours takes on the way,
+`--beside` how much slower or faster ours is than in another checkout of it, on those JPEGs or on
+the files of a folder (run by this Python, so that only `dallebaby_cli` differs).
 """
 
 import argparse
@@ -18,6 +21,7 @@ import io
 import itertools
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -229,11 +233,12 @@ def others_python(cache: Path) -> Path:
     return python
 
 
-def seconds(command: list[str], log: Path) -> float:
+def seconds(command: list[str], log: Path, repository: Path = REPOSITORY) -> float:
     os.sync()
+    environment = HERE | {"PYTHONPATH": str(repository)}
     began = time.perf_counter()
     with log.open("wb") as out:
-        ran = subprocess.run(command, stdout=out, stderr=out, env=HERE)
+        ran = subprocess.run(command, stdout=out, stderr=out, env=environment, cwd=repository)
     if ran.returncode:
         raise SystemExit(f"{command} failed, see {log}")
     return time.perf_counter() - began
@@ -267,6 +272,30 @@ def race(
         name: tuple(map(statistics.median, zip(*found, strict=True)))
         for name, found in took.items()
     }
+
+
+def beside(checkout: Path, data: list[Path], cache: Path, px: int, rounds: int) -> Iterator[str]:
+    """This checkout and another in turns: medians of what a run takes, on the clock and of all
+    processors together, for each folder of `data`."""
+    yield "| folder | checkout | seconds | processor seconds |\n|---|---|---|---|"
+    out = cache / "out"
+    for folder in data:
+        took: dict[Path, list[tuple[float, float]]] = {checkout: [], REPOSITORY: []}
+        for _, repository in itertools.product(range(rounds), took):
+            shutil.rmtree(out, ignore_errors=True)
+            command = ours(folder, out, px, near=True)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            clock = seconds(command, cache / "log", repository)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            took[repository].append((clock, worked))
+            print(folder, repository, f"{clock:.2f} {worked:.2f}", file=sys.stderr, flush=True)
+        medians = [[statistics.median(each) for each in zip(*took[r], strict=True)] for r in took]
+        for name, (clock, worked) in zip(("the other", "this"), medians, strict=True):
+            yield f"| {folder.name} | {name} | {clock:.2f} | {worked:.2f} |"
+        ratios = [new / old for old, new in zip(*medians, strict=True)]
+        yield f"| {folder.name} | this / the other | {ratios[0]:.3f} | {ratios[1]:.3f} |"
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def table(rates: dict[str, tuple[float, float]]) -> Iterator[str]:
@@ -320,10 +349,13 @@ def main() -> None:
     parser.add_argument("--px", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, metavar="COUNT")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", action="append")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--compete", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    asked.cache = asked.cache.resolve()
     if asked.compete:
         return compete(asked.compete, asked.pictures, asked.out, asked.px)
     folder = asked.cache / f"jpegs-{asked.count}"
@@ -331,7 +363,10 @@ def main() -> None:
     sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
     print(f"{len(sizes):,} JPEGs of 640 x 480, {statistics.mean(sizes) / 1e3:.0f} kB each, to")
     print(f"{asked.px} px, {CORES} processes, Python {platform.python_version()}\n")
-    if asked.memory:
+    if asked.beside:
+        data = [photos.resolve() for photos in asked.photos or [folder]]
+        lines = beside(asked.beside.resolve(), data, asked.cache, asked.px, asked.rounds)
+    elif asked.memory:
         lines = memory(folder, asked.cache, asked.memory, asked.px)
     else:
         few = asked.cache / f"jpegs-{START}"
