@@ -17,13 +17,17 @@ UNWANTED = re.compile(
 def clean(text: str) -> str:
     """`text` as it may be stored: NFC, halves of surrogate pairs joined or U+FFFD, no controls but
     tab and line break, no marks without width or of reading direction."""
+    if text.isascii() and text.isprintable():
+        return text
     valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return UNWANTED.sub("", unicodedata.normalize("NFC", valid))
 
 
 def one_line(text: str) -> str:
     """`text` as it may be shown on one line of a terminal: clean, every blank a space."""
-    return " ".join(clean(" ".join(text.split())).split())  # before some blanks are cleaned away
+    text = " ".join(text.split())  # before some blanks are cleaned away
+    cleaned = clean(text)
+    return text if cleaned is text else " ".join(cleaned.split())
 
 
 def without_secrets(text: str) -> str:

@@ -48,9 +48,9 @@ def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
         raise Rejected("empty", "the file has no bytes")
     try:
         if content.startswith(jpeg.START) and (head := jpeg.head(content)):
-            image = _jpeg(content, head, px, fit)
-            if image is not None:
-                return _square(image, px, fit)
+            pixels = _jpeg(content, head, px, fit)
+            if pixels is not None:
+                return pixels
         with _opened(content, px, fit) as image:
             return _square(image, px, fit)
     except Rejected:
@@ -122,15 +122,20 @@ def _check_size(width: int, height: int, scans: int = 1) -> None:
         raise Rejected("too narrow", f"{size}; the limit is {MAX_RATIO}:1")
 
 
-def _jpeg(content: bytes, head: tuple[int, int, str], px: int, fit: Fit) -> Image.Image | None:
-    """A JPEG, coarsely shrunk; None if Pillow may know better."""
+def _jpeg(content: bytes, head: tuple[int, int, str], px: int, fit: Fit) -> np.ndarray | None:
+    """The square of a JPEG; None if Pillow may know better."""
     width, height, colours = head
     about = jpeg.about(content)
     _check_size(width, height, about.scans)
     image = jpeg.decode(content, (width, height), colours, _enough(width, height, px, fit))
-    if image is not None:
-        image.info.update(about.info)
-    return image
+    if image is None:
+        return None
+    if isinstance(image, np.ndarray):
+        if not about.info:
+            return square(image, px, fit)
+        image = Image.fromarray(image)
+    image.info.update(about.info)
+    return _square(image, px, fit)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from dallebaby_cli.prep.rejected import Rejected
 
 START, SCANS, END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 FRAMES, PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, (0xC2, 0xC6, 0xCA, 0xCE)
+TABLES = {0xDB, 0xC4}  # of quantization and of Huffman codes
 APP1, APP2, APP14, COMMENT, SCAN = 0xE1, 0xE2, 0xEE, 0xFE, 0xDA
 NOTES = {*range(0xE1, 0xF0), COMMENT} - {APP14}  # Adobe's says how colours are stored
-ALONE = (0x01, *range(0xD0, 0xD9))  # markers that nothing belongs to
+NO_SEGMENT = {0, 0xFF, 0x01, *range(0xD0, 0xD9)}  # fill, and markers that nothing belongs to
 EXIF, XMP, ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 MODES = {"Gray": ("GRAY", "L"), "CMYK": ("CMYK", "CMYK"), "YCCK": ("CMYK", "CMYK")}
 TOO_MUCH = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
@@ -40,6 +41,8 @@ def about(content: bytes) -> About:
     info, profile = dict[str, bytes](), dict[int, bytes]()
     parts, several = 0, False  # colours or inks; whether there may be several passes
     for kind, at, end in _segments(content):
+        if kind in TABLES:
+            continue
         body = at + 4
         if kind == APP1 and content.startswith(EXIF, body):
             info.setdefault("exif", content[body:end])
@@ -58,13 +61,14 @@ def about(content: bytes) -> About:
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Kind, start and end of what comes before the pixels, and of all the rest as one."""
-    at = len(START)
-    while 0 <= at <= len(content) - 10:
+    at, last = len(START), len(content) - 10
+    while 0 <= at <= last:
         kind = content[at + 1]
-        if content[at] != 0xFF or kind in (0, 0xFF) or kind in ALONE:  # fill, or rubbish
+        if content[at] != 0xFF or kind in NO_SEGMENT:
             at = content.find(b"\xff", at + 1)
             continue
-        end = len(content) if kind == SCAN else at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        length = content[at + 2] << 8 | content[at + 3]
+        end = len(content) if kind == SCAN else at + 2 + length
         yield kind, at, end
         at = end
 
@@ -80,9 +84,10 @@ def head(content: bytes) -> tuple[int, int, str] | None:
 
 def decode(
     content: bytes, size: tuple[int, int], colours: str, enough: tuple[int, int]
-) -> Image.Image | None:
-    """A JPEG of a size and colour space as L, RGB or CMYK, at 1/8, 1/4 or 1/2 of its size if that
-    is at least `enough`; None if Pillow may know better. Raises Rejected if it is damaged."""
+) -> Image.Image | np.ndarray | None:
+    """A JPEG of a size and colour space as L or CMYK, or as uint8 RGB (H, W, 3), at 1/8, 1/4 or 1/2
+    of its size if that is at least `enough`; None if Pillow may know better. Raises Rejected if it
+    is damaged."""
     ratio = min(has // max(1, wanted) for has, wanted in zip(size, enough, strict=True))
     scale = next((s for s in (8, 4, 2) if s <= ratio), 1)
     least = {"min_width": -(-size[0] // scale), "min_height": -(-size[1] // scale)}
@@ -94,7 +99,7 @@ def decode(
     if mode == "CMYK":  # the inks are stored the other way round, as Adobe does
         height, width, _ = pixels.shape
         return Image.frombytes(mode, (width, height), pixels.tobytes(), "raw", "CMYK;I")
-    return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
+    return Image.fromarray(pixels[:, :, 0]) if mode == "L" else pixels
 
 
 def _decode(content: bytes, **how: Any) -> np.ndarray:

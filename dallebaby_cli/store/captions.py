@@ -5,6 +5,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from dallebaby_cli.text import one_line
 
@@ -73,7 +74,9 @@ def clean(texts: Iterable[str]) -> tuple[str, ...]:
     for text in texts:
         if not text.isascii() or not text.isprintable():
             text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
-        words = " ".join(one_line(text).replace("\ufffd", " ").split())  # what could not be read
+        words = one_line(text)
+        if "\ufffd" in words:  # what could not be read
+            words = " ".join(words.replace("\ufffd", " ").split())
         if len(words) > MAX_LETTERS:
             words = words[:MAX_LETTERS].rpartition(" ")[0] or words[:MAX_LETTERS]
         if words:
@@ -101,6 +104,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
+@lru_cache(10_000)
 def with_article(label: str) -> str:
     """The label with "a" or "an", or as it is if it looks like a plural, is no thing that is
     counted ("furniture"), or says by itself which or how many ("the beach")."""

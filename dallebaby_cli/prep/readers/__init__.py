@@ -6,10 +6,11 @@ in the parent process and cross to workers, which call `record.read()` for the b
 """
 
 import importlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -92,7 +93,7 @@ class Records:
 def detect(folder: Path, captions_from: CaptionsFrom = "auto") -> str:
     """The name of the layout that a folder's files show; where somebody says what captions are to
     be taken from, it is read as any folder."""
-    names = {PurePosixPath(path).name for path in archives.walk(folder)}
+    names = {path.rpartition("/")[2] for path in archives.walk(folder)}
     tried = LAYOUTS if captions_from == "auto" else BY_NAMES
     return next(layout for layout in tried if _module(layout).fits(names))
 
@@ -135,7 +136,7 @@ def fingerprint(folder: Path) -> str:
     lines = []
     for path in archives.walk(folder):
         try:
-            status = (folder / path).stat()
+            status = os.stat(f"{folder}/{path}")
             lines.append(f"{path!r} {status.st_size} {status.st_mtime_ns}")
         except OSError:  # a dangling link, say
             lines.append(f"{path!r} -")

@@ -177,10 +177,11 @@ def _rows(folder: Path, found: _Survey, own: bool, classes: Classes | None) -> I
         odd: dict[str, str] = {}
         for (path, read_picture), numbers in zip(group.pictures, owners, strict=True):
             assert read_picture is not None, "asked for"
-            used |= {beside[number][0] for number in numbers}
-            told = [sidecars.told(beside[number] for number in numbers) if numbers else Told()]
-            told += found.lists.of(path)
-            odd |= told[0].odd
+            told = found.lists.of(path)
+            if numbers:
+                used |= {beside[number][0] for number in numbers}
+                told.insert(0, sidecars.told(beside[number] for number in numbers))
+                odd.update(told[0].odd)
             yield _record(path, read_picture, told if own else [], found, classes)
         yield from left_out((file, "odd caption", why) for file, why in odd.items())
     yield from left_out([*found.lists.left_out(), *_unmatched(found, used)])
