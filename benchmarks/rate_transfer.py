@@ -5,8 +5,8 @@ the same steps, for the dVAE and for the transformer, on any folder of pictures.
 
 Groups: dvae, transformer (three widths, five rates, Muon for hidden matrices as by default),
 dvae-adamw, transformer-adamw (AdamW for all), dvae-batch, transformer-batch (three batches of one
-width). Runs take a core each, side by side; a run that is there already is read, not repeated. The
-figure of each is that of the hold-out pictures at its end; the best rate of a row is the lowest
+width). Runs take a core each, side by side, and HOME/rate-transfer.jsonl keeps their figures, so
+that none is repeated. The figure is that of 1,024 hold-out pictures at the end; the best rate of a row is the lowest
 point of a parabola through the three figures around its best, in log(rate). Prints the tables and
 the slopes of log(best rate) over log(width) or log(batch), and draws HOME/rate-transfer.png.
 """
@@ -17,14 +17,24 @@ import json
 import math
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import dvae_runs
 import matplotlib
 import numpy as np
+import torch
+
+from dallebaby_cli.config.settings import load
+from dallebaby_cli.stages import train, train_vae
+from dallebaby_cli.training import optim
+from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.loop import judged, take_step
+from dallebaby_cli.training.state import State
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ GROUPS = {
     "dvae-batch": Group("dvae", "batch", (8, 32, 128), doubled(1.25e-3)),
 }
 FIGURE = {"dvae": "psnr", "transformer": "bits_per_code"}
-BATCH = 32
+BATCH, SCORED = 32, 1024
 
 
 @dataclass(frozen=True)
@@ -64,44 +74,63 @@ class Run:
     group: str
     value: int
     rate: float
+    seed: int = 0
 
     @property
     def name(self) -> str:
-        return f"rate-{self.group}-{self.value}-{self.rate:g}".replace(".", "_")
+        return f"{self.group}-{self.value}-{self.rate:g}-{self.seed}"
 
-    def command(self, home: Path, steps: int) -> list[str]:
+    def settings(self, steps: int) -> list[str]:
         group = GROUPS[self.group]
-        stage = ["train-vae", "photos"] if group.model == "dvae" else ["train", "photos@codes"]
-        words = ["--home", str(home), *stage]
-        words += ["--run", self.name, "--preset", "scenes", "--steps", str(steps)]
-        settings = [f"optim.lr={self.rate}", f"eval_every={steps}", *group.settings]
-        settings.append(f"batch_size={self.value if group.varied == 'batch' else BATCH}")
+        batch = self.value if group.varied == "batch" else BATCH
+        said = [f"optim.lr={self.rate}", f"steps={steps}", f"batch_size={batch}"]
+        said += [f"seed={self.seed}", *group.settings]
         if group.varied == "batch":
-            settings += MIDDLE[group.model]
-        elif group.model == "dvae":
-            settings.append(f"model.width={self.value}")
-        else:
-            settings += [f"model.dim={self.value}", f"model.heads={self.value // 32}"]
-        if group.model == "transformer":
-            settings.append("compile=false")
-        return words + [word for setting in settings for word in ("--set", setting)]
+            return said + [*MIDDLE[group.model]]
+        if group.model == "dvae":
+            return [*said, f"model.width={self.value}"]
+        return [*said, f"model.dim={self.value}", f"model.heads={self.value // 32}"]
 
-    def figure(self, home: Path, steps: int) -> float:
-        """The hold-out figure at its end; lower is better. Infinite where training failed."""
-        model = GROUPS[self.group].model
-        log = home / ("vae" if model == "dvae" else "dalle") / self.name / "log.jsonl"
-        if not log.exists() or not (log.parent / "manifest.json").exists():
-            command = [*dvae_runs.CHILD[:2], *self.command(home, steps)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            subprocess.run(command, env=environment, capture_output=True)
-        found = math.inf
-        for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
-            event = json.loads(line)
-            if event["event"] == "evaluation" and event["step"] == steps:
-                found = event[FIGURE[model]]
-        found = -found if FIGURE[model] == "psnr" and math.isfinite(found) else found
-        print(json.dumps({"run": self.name, FIGURE[model]: abs(found)}), flush=True)
-        return found
+
+def figure(run: Run, home: Path, steps: int) -> float:
+    """The hold-out figure of the averaged weights at a run's end; lower is better."""
+    torch.set_num_threads(1)
+    model, cpu = GROUPS[run.group].model, torch.device("cpu")
+    stage, data = ("train-vae", "photos") if model == "dvae" else ("train", "photos@codes")
+    config = load(stage, preset="scenes", settings=run.settings(steps))
+    prepare = train_vae.prepare if model == "dvae" else train.prepare
+    torch.manual_seed(config.seed)
+    task, *_ = prepare(home, config, [data], device=cpu, report=lambda event: None)
+    state = State.fresh(task.parts(), config, cpu)
+    state.model.train()
+    for step, batch in enumerate(prefetch(task.batch, 0, steps)):
+        rate = optim.learning_rate(step, steps, config.optim)
+        take_step(task, state, batch, rate, step / steps)
+        state.step += 1
+    found = judged(state, lambda model: task.evaluate(model, task.holdout, SCORED))
+    assert found is not None, "this is the first rank"
+    value = found[FIGURE[model]]
+    return (-value if FIGURE[model] == "psnr" else value) if math.isfinite(value) else math.inf
+
+
+def figures(runs: list[Run], home: Path, steps: int, log: Path, cores: int) -> Iterator[float]:
+    """Of all runs, a core each; what the log knows is not computed again."""
+    known: dict[str, float] = {}
+    if log.exists():
+        rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+        known = {row["run"]: row["figure"] for row in rows if row["steps"] == steps}
+    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+        coming = {
+            run: pool.submit(figure, run, home, steps) for run in runs if run.name not in known
+        }
+        for run in runs:
+            value = known[run.name] if run.name in known else coming[run].result()
+            if run in coming:
+                row = {"run": run.name, "steps": steps, "figure": value}
+                with log.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(row) + "\n")
+            print(run.name, f"{abs(value):.3f}", file=sys.stderr, flush=True)
+            yield value
 
 
 def best(rates: tuple[float, ...], figures: list[float]) -> float:
@@ -150,7 +179,7 @@ def draw(found: dict[str, dict[int, list[float]]], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def prepare(home: Path, pictures: Path, px: int) -> None:
+def prepare_data(home: Path, pictures: Path, px: int) -> None:
     """Pictures and, for the transformer, their codes; what is there already stays."""
     dvae_runs.prepare(home, "photos", str(pictures), px)
     tool = [*dvae_runs.CHILD, str(home)]
@@ -169,18 +198,18 @@ def main() -> None:
     parser.add_argument("--px", type=int, default=32)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    prepare(options.home, options.pictures, options.px)
+    prepare_data(options.home, options.pictures, options.px)
     found: dict[str, dict[int, list[float]]] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for name in options.only:
-            group = GROUPS[name]
-            runs = [Run(name, v, rate) for v in group.values for rate in group.rates]
-            figures = list(pool.map(lambda run: run.figure(options.home, options.steps), runs))
-            width = len(group.rates)
-            rows = (figures[start : start + width] for start in range(0, len(figures), width))
-            found[name] = dict(zip(group.values, rows, strict=True))
-            print("\n".join(tables({name: found[name]})), flush=True)
+    log = options.home / "rate-transfer.jsonl"
+    for name in options.only:
+        group = GROUPS[name]
+        runs = [Run(name, value, rate) for value in group.values for rate in group.rates]
+        all_of_it = [*figures(runs, options.home, options.steps, log, options.cores)]
+        rows = zip(*[iter(all_of_it)] * len(group.rates), strict=True)
+        found[name] = {value: [*row] for value, row in zip(group.values, rows, strict=True)}
+        print("\n".join(tables({name: found[name]})), flush=True)
     draw(found, options.home / "rate-transfer.png")
 
 
