@@ -6,9 +6,10 @@ the same steps, for the dVAE and for the transformer, on any folder of pictures.
 Groups: dvae, transformer (three widths, five rates, Muon for hidden matrices as by default),
 dvae-adamw, transformer-adamw (AdamW for all), dvae-batch, transformer-batch (three batches of one
 width). Runs take a core each, side by side, and HOME/rate-transfer.jsonl keeps their figures, so
-that none is repeated. The figure is that of 1,024 hold-out pictures at the end; the best rate of a row is the lowest
-point of a parabola through the three figures around its best, in log(rate). Prints the tables and
-the slopes of log(best rate) over log(width) or log(batch), and draws HOME/rate-transfer.png.
+that none is repeated. The figure is that of 1,024 hold-out pictures at the end; the best rate of a
+row is the lowest point of a parabola through the three figures around its best, in log(rate).
+Prints the tables and the slopes of log(best rate) over log(width) or log(batch), and draws
+HOME/rate-transfer.png.
 """
 
 import argparse
@@ -86,7 +87,7 @@ class Run:
         said = [f"optim.lr={self.rate}", f"steps={steps}", f"batch_size={batch}"]
         said += [f"seed={self.seed}", *group.settings]
         if group.varied == "batch":
-            return said + [*MIDDLE[group.model]]
+            return [*said, *MIDDLE[group.model]]
         if group.model == "dvae":
             return [*said, f"model.width={self.value}"]
         return [*said, f"model.dim={self.value}", f"model.heads={self.value // 32}"]
