@@ -102,9 +102,10 @@ def test_visual_genome_without_or_with_damaged_regions(tmp_path: Path) -> None:
     zipped(tmp_path / "images.zip", {"VG_100K/7.jpg": picture()})
     with pytest.raises(BadInput, match="lacks region_descriptions"):
         read_as("visual-genome", tmp_path)
-    put(tmp_path / "region_descriptions.json", '[{"id": 7, "regions": [{"phr')
-    with pytest.raises(BadInput, match=r"region_descriptions\.json is damaged"):
-        read_as("visual-genome", tmp_path)
+    for content in ('[{"id": 7, "regions": [{"phr', '[{"id": ' + "9" * 5000 + "}]", "[" * 5000):
+        put(tmp_path / "region_descriptions.json", content)
+        with pytest.raises(BadInput, match=r"region_descriptions\.json is damaged"):
+            read_as("visual-genome", tmp_path)
 
 
 def read_as(layout: str, folder: Path) -> list[readers.Record]:

@@ -78,7 +78,8 @@ def _phrases(member: Member) -> dict[int, str]:
     found: dict[int, str] = {}
     try:
         with member.open() as opened:
-            for row in ijson.items(opened, "item"):
+            # otherwise a number of thousands of digits ends the process (ijson 3.6)
+            for row in ijson.items(opened, "item", use_float=True):
                 number = row.get("image_id", row.get("id"))  # releases differ
                 texts = [t for r in row["regions"] for t in captions.given(r["phrase"])[0]]
                 found[number] = "\n".join(" ".join(text.split()) for text in texts)
