@@ -168,9 +168,10 @@ class RunConfig(Bounded):
     shard: bool = False
     """split the model among the processes of a run (FSDP2), where it does not fit one device"""
     save_every_s: float = bounded(15, ge=0, le=LONGEST_S)
-    """seconds of training between checkpoints"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is bf16 where the device has it natively, else fp32"""
+    """seconds of training between checkpoints, at least: they take no more than 2 % of it; 0 saves
+    after every step"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto is bf16 where the device has it natively, fp16 on GPUs that have that alone, else fp32"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of initial weights, order of the pictures and dropout"""
 

@@ -3,18 +3,20 @@
 import gc
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dallebaby_cli.errors import UsageError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FP16_FROM = (7, 0)  # compute capability: V100 and T4 have units for it, older GPUs are slow in it
 
 GROUP = Path("/sys/fs/cgroup")
 LIMITS = (GROUP / "memory.max", GROUP / "memory" / "memory.limit_in_bytes")  # Linux, new and old
@@ -62,19 +64,43 @@ def native_bf16(device: torch.device) -> bool:
     return False
 
 
+def native_fp16(device: torch.device) -> bool:
+    """Whether fp16 arithmetic is fast there, for want of bf16."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP16_FROM
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """A context in which matrix products and convolutions run in the wanted precision, whatever
     they do around it."""
-    if resolve_precision(device, precision) == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return torch.autocast(device.type, enabled=False)
+    half = HALVES.get(resolve_precision(device, precision))
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> Precision:
-    """What `autocast` makes of it: fp32 or bf16."""
+    """What `autocast` makes of it: fp32, bf16, or fp16 where a GPU is fast in that alone."""
     if precision == "auto":
-        return "bf16" if native_bf16(device) else "fp32"
+        return "bf16" if native_bf16(device) else "fp16" if native_fp16(device) else "fp32"
     return precision
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether it works through what it is given while the host goes on."""
+    return device.type == "cuda"
+
+
+def fetch(numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to bring numbers (N,) to the host. What is returned waits for them, and not for what the
+    device has been given to do since."""
+    there = numbers.to("cpu", non_blocking=numbers.is_cuda)
+    if not numbers.is_cuda:
+        return there.tolist
+    arrived = torch.cuda.current_stream(numbers.device).record_event()
+
+    def read() -> list[float]:
+        arrived.synchronize()
+        return there.tolist()
+
+    return read
 
 
 @contextmanager

@@ -155,9 +155,10 @@ def _device(device: torch.device, asked: str) -> Check:
 def _precision(device: torch.device, configs: Mapping[str, Any]) -> Check:
     asked = configs["train-vae"].precision
     found = devices.resolve_precision(device, asked)
-    if found == "bf16" and not devices.native_bf16(device):
-        advice = "leave precision=bf16 out: fp32 is many times faster here"
-        return Check("precision", "warn", "bf16, which this device only emulates", advice)
+    native = {"bf16": devices.native_bf16, "fp16": devices.native_fp16}
+    if found in native and not native[found](device):
+        advice = f"leave precision={found} out: fp32 is many times faster here"
+        return Check("precision", "warn", f"{found}, which this device only emulates", advice)
     return Check("precision", "ok", found)
 
 

@@ -23,6 +23,7 @@ from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
 
 T = TypeVar("T")
+Tensors = tuple[Tensor, ...]
 Source = TypeVar("Source", bound=Shards | Tokens)
 
 AHEAD = 4  # batches prepared in advance
@@ -173,6 +174,14 @@ class Captioned(Rows[Tokens]):
         """Codes uint16 (B, N) of all pictures as they are, some thousands at a time."""
         for source, rows in zip(self.sources, self.rows, strict=True):
             yield from source.codes(rows)
+
+
+def staged(read: Callable[[int], Tensors], device: torch.device) -> Callable[[int], Tensors]:
+    """What reads batches, of which a GPU can fetch each while both it and the host do other work:
+    its memory is pinned (in the threads that prepare it, for that takes time)."""
+    if device.type != "cuda":
+        return read
+    return lambda number: tuple(tensor.pin_memory() for tensor in read(number))
 
 
 def prefetch(read: Callable[[int], T], start: int, stop: int) -> Generator[T, None, None]:

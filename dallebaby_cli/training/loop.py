@@ -8,12 +8,16 @@ exactly as it would have: bit for bit on a CPU.
 What a step consists of is the task's own affair: the loop gives it the batch and the parts that
 are trained (parts.py), and takes their gradients. Several ranks (engine.py) take these turns
 together: each works on its share of the batch, the first alone scores, shows, saves and logs.
+
+A GPU never waits for the host: it holds back a step that is not finite by itself, and what became
+of a step is read when the next one is launched. Whatever looks at the state reads all of it first.
 """
 
 import contextlib
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +34,9 @@ from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.training import engine, optim, pace
-from dallebaby_cli.training.batches import prefetch
+from dallebaby_cli.training.batches import prefetch, staged
 from dallebaby_cli.training.log import Log
+from dallebaby_cli.training.loss_scale import HALVINGS
 from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -40,6 +45,7 @@ T = TypeVar("T")
 
 MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
 MAX_ROLLBACKS = 3
+SAVING = 0.02  # largest share of a run that writing checkpoints takes
 
 
 class Task(Protocol):
@@ -113,6 +119,65 @@ class Taken:
     """whether the first rank wants a checkpoint"""
 
 
+@dataclass(frozen=True)
+class Launched:
+    """A step that was launched; a GPU may still be at work on it."""
+
+    step: int
+    lr: float
+    figures: Callable[[], list[float]]
+    """waits for the loss, the lengths of the gradients, and what the ranks told each other"""
+    wishes: tuple[int, int, bool]
+    """signal, threads and checkpoint that this rank asks for"""
+
+    def read(self) -> Taken:
+        """What became of it."""
+        figures = self.figures()
+        asked, threads, due = self.wishes
+        if engine.world() > 1:
+            interrupted, terminated, threads, wanted = map(int, figures[-4:])
+            due = bool(wanted)
+            asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
+        return Taken(figures[0], _finite(figures), asked, threads, due)
+
+
+class Account:
+    """What became of the steps, read at once, or a step late where the state is `ahead`."""
+
+    def __init__(self, state: State, log: Log | None) -> None:
+        self.taken = Taken(0.0, True, 0, 0, False)
+        self._state, self._log = state, log
+        self._bad = 0  # in a row
+        self._most = MAX_BAD_STEPS + (HALVINGS if state.loss_scale else 0)
+        self._waiting: deque[Launched] = deque()
+
+    def add(self, launched: Launched) -> None:
+        """Read the step, or where the state is ahead the one before it."""
+        self._waiting.append(launched)
+        self.read(1 if self._state.ahead else 0)
+
+    def read(self, later: int = 0) -> bool:
+        """Read all steps but so many of the last; whether it is of use to go on from here."""
+        while len(self._waiting) > later and not self.hopeless:
+            launched = self._waiting.popleft()
+            self.taken = launched.read()
+            self._bad = 0 if self.taken.ok else self._bad + 1
+            self._state.skipped += not self.taken.ok
+            if self._log and not self.hopeless:
+                self._log.step(launched.step, self.taken.loss, launched.lr)
+        return not self.hopeless
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether too many steps in a row were not finite."""
+        return self._bad >= self._most
+
+    def forget(self) -> None:
+        """Begin anew after a roll-back, which undid steps that were not read yet."""
+        self._waiting.clear()
+        self._bad = 0
+
+
 def fit(
     task: Task,
     config: RunConfig,
@@ -146,24 +211,37 @@ def fit(
     pace.use(state.threads)
     if watch:
         watch.chosen = state.threads
-    batches = prefetch(task.batch, state.step, steps)
+    read_batch = staged(task.batch, device)
+    batches = prefetch(read_batch, state.step, steps)
     frames = {round(steps * (i / task.frames) ** 2) for i in range(task.frames)}
-    saved_at, bad, taken = time.monotonic(), 0, Taken(0.0, True, 0, 0, False)
+    account, saved_at, pause_s = Account(state, log), time.monotonic(), config.save_every_s
     state.model.train()
     with Interrupt() as interrupt, log or contextlib.nullcontext():
         while True:
+            if account.hopeless:
+                _roll_back(state, state_path, report)
+                account.forget()
+                batches.close()
+                batches = prefetch(read_batch, state.step, steps)
             last = state.step == steps
             scored = last or state.step % config.eval_every == 0
+            shown = scored or state.step in frames
+            if shown and not account.read():
+                continue
             if scored:
                 _evaluate(task, state, log, last)
-            if scored or state.step in frames:
+            if shown:
                 _show(task, state, log, last)
             alone = engine.world() == 1
-            due = time.monotonic() - saved_at >= config.save_every_s
-            asked = interrupt.asked if alone else taken.asked
-            if last or asked or state.step == 0 or (due if alone else taken.due):
+            due = time.monotonic() - saved_at >= pause_s
+            asked = interrupt.asked if alone else account.taken.asked
+            if last or asked or state.step == 0 or (due if alone else account.taken.due):
+                if not account.read():
+                    continue
+                began = time.monotonic()
                 state.save(state_path)
                 saved_at = time.monotonic()
+                pause_s = pause(config, saved_at - began)
             if last:
                 return state
             if asked:
@@ -173,26 +251,25 @@ def fit(
             lr = state.lr_scale * optim.learning_rate(state.step, steps, config.optim)
             began = time.perf_counter()
             wanted = watch.chosen if watch else 0
-            taken = take_step(
+            launched = launch(
                 *(task, state, next(batches), lr, state.step / steps),
                 *(interrupt, wanted, due),
             )
             if watch:
                 watch.step(time.perf_counter() - began)
-            _follow(state, taken.threads, watch, report)
-            bad = 0 if taken.ok else bad + 1
-            state.skipped += not taken.ok
-            if bad == MAX_BAD_STEPS:
-                _roll_back(state, state_path, report)
-                batches.close()
-                batches, bad = prefetch(task.batch, state.step, steps), 0
-                continue
-            if log:
-                log.step(state.step, taken.loss, lr)
+            account.add(launched)
+            _follow(state, account.taken.threads, watch, report)
             state.step += 1
 
 
 def take_step(
+    task: Task, state: State, batch: tuple[Tensor, ...], lr: float, progress: float
+) -> Taken:
+    """`launch` a step and wait for what becomes of it."""
+    return launch(task, state, batch, lr, progress).read()
+
+
+def launch(
     task: Task,
     state: State,
     batch: tuple[Tensor, ...],
@@ -201,33 +278,49 @@ def take_step(
     interrupt: Interrupt | None = None,
     threads: int = 0,
     due: bool = False,
-) -> Taken:
-    """One optimizer step. `interrupt` knows of a signal to this rank, `threads` and `due` (for a
-    checkpoint) are what the first one wants after it; all ranks learn of them with the loss."""
+) -> Launched:
+    """One optimizer step, which a GPU may still be at work on. `interrupt` knows of a signal to this
+    rank, `threads` and `due` (for a checkpoint) are what the first one wants after it; all ranks
+    learn of them with the loss."""
     words = (state.config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
     with collectives.sentence_if_lost() if engine.world() > 1 else contextlib.nullcontext():
         loss = task.step(state, batch, progress)
-        lengths = [part.clip() for part in state.parts.values()]
+        lengths = [part.clip(state.loss_scale) for part in state.parts.values()]
     asked = interrupt.asked if interrupt else 0
     if engine.world() > 1:  # the only message of a step beside the gradients
         signals = (asked == signal.SIGINT, asked == signal.SIGTERM)
         wishes = (threads, due) if engine.first() else (0, 0)
-        told = torch.tensor((0.0, *signals, *wishes), device=loss.device)
+        told = torch.tensor((0.0, *signals, *wishes), pin_memory=loss.is_cuda)
+        told = told.to(loss.device, non_blocking=True)
         told[0] = loss / engine.world()
         loss, *heard = engine.add_up(told)
         lengths += heard
-    mean, *norms = torch.stack((loss, *lengths)).tolist()  # the step's only wait for a GPU
-    ok = math.isfinite(mean + sum(norms))
-    if ok:
+    numbers = torch.stack((loss, *lengths))
+    figures = devices.fetch(numbers)
+    if state.ahead:
+        state.update(lr, _bad(numbers))
+    elif _finite(figures()):
         state.update(lr)
+    if state.loss_scale:
+        state.loss_scale.follow(_bad(numbers))
     for part in state.parts.values():
         part.module.zero_grad(set_to_none=True)
-    if engine.world() > 1:
-        interrupted, terminated, threads, wanted = map(int, norms[-4:])
-        due = bool(wanted)
-        asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-    return Taken(mean, ok, asked, threads, due)
+    return Launched(state.step, lr, figures, (asked, threads, due))
+
+
+def _finite(figures: list[float]) -> bool:
+    return math.isfinite(sum(figures))
+
+
+def _bad(figures: Tensor) -> Tensor:
+    """Whether any is not finite, a bool on their device."""
+    return figures.isfinite().logical_not().any()
+
+
+def pause(config: RunConfig, save_s: float) -> float:
+    """Seconds of training before the next checkpoint, if one takes so long."""
+    return max(config.save_every_s, save_s / SAVING) if config.save_every_s else 0.0
 
 
 def _follow(state: State, threads: int, watch: Pace | None, report: Report) -> None:

@@ -74,28 +74,38 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take one step; every parameter has its gradient."""
+        """Take one step; every parameter has its gradient. As in torch's fused optimizers, nothing
+        is changed where the device finds 1 in `found_inf`."""
         assert closure is None, "the loop computes losses itself"
+        bad = None if self.found_inf is None else self.found_inf > 0
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
-                momenta = [local(self._momentum(w), full=True).flatten(1) for w in weights]
+                momenta = [local(self._momentum(w, bad), full=True).flatten(1) for w in weights]
                 made = zip(shared(momenta), weights, strict=True)
                 updates = [local(like(update.view(shape), weight)) for update, weight in made]
                 size = group["lr"] * RMS * max(momenta[0].shape) ** 0.5
                 ours = [local(weight) for weight in weights]
-                torch._foreach_mul_(ours, 1 - group["lr"] * group["weight_decay"])
+                kept: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+                if bad is not None:
+                    kept = torch.where(bad, 1.0, kept)
+                    torch._foreach_mul_(updates, torch.where(bad, 0.0, 1.0))
+                torch._foreach_mul_(ours, kept)
                 torch._foreach_add_(ours, updates, alpha=-size)
 
-    def _momentum(self, weight: Tensor) -> Tensor:
-        assert weight.grad is not None
-        state = self.state[weight]
+    def _momentum(self, weight: Tensor, bad: Tensor | None) -> Tensor:
+        gradient, state = weight.grad, self.state[weight]
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum: Tensor = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        return weight.grad.lerp(momentum, MOMENTUM)
+        momentum: Tensor = state["momentum"]
+        if bad is not None:
+            gradient = torch.where(bad, momentum, gradient)  # from which it does not move
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)

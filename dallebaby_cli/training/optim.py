@@ -19,9 +19,17 @@ class Optimizers:
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
 
-    def step(self, lr: float) -> None:
-        """Take one step of all at a learning rate."""
+    @property
+    def can_hold_back(self) -> bool:
+        """Whether all know `bad`, as Muon and torch's fused kernels do."""
+        groups = [group for part in self.parts for group in part.param_groups]
+        return all(group.get("fused", True) for group in groups)
+
+    def step(self, lr: float, bad: Tensor | None = None) -> None:
+        """Take one step of all at a learning rate; where the device finds that `bad`, a bool, is
+        true, nothing is changed."""
         for part in self.parts:
+            part.found_inf = None if bad is None else bad.float()  # type: ignore[attr-defined]
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dallebaby_cli.config import OptimConfig, RunConfig
 from dallebaby_cli.training import engine, optim
 from dallebaby_cli.training.dtensors import load_whole, local, whole
+from dallebaby_cli.training.loss_scale import LossScale
 
 Loss = Callable[..., Tensor]
 
@@ -71,8 +72,9 @@ class Part:
             self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
         return contextlib.nullcontext()
 
-    def clip(self) -> Tensor:
-        """Shorten the gradient to `clip_norm` over all ranks; its length before, a scalar."""
+    def clip(self, scale: LossScale | None = None) -> Tensor:
+        """Shorten the gradient, of a loss that was made larger by `scale`, to `clip_norm` over all
+        ranks; its length before, a scalar."""
         weights = [p for p in self.module.parameters() if p.grad is not None]
         split = [w for w in weights if isinstance(w, DTensor)]
         whole = [w for w in weights if not isinstance(w, DTensor)]
@@ -80,6 +82,8 @@ class Part:
             for weight in whole:
                 assert weight.grad is not None
                 engine.add_up(weight.grad).div_(engine.world())
+        if scale:
+            scale.take_off([local(w.grad) for w in weights if w.grad is not None])
         norms = [
             local(nn.utils.get_total_norm([w.grad for w in group if w.grad is not None]), full=True)
             for group in (split, whole)

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import engine, memory, optim, pace
-from dallebaby_cli.training.batches import prefetch
-from dallebaby_cli.training.loop import Task, glance, judged, take_step
+from dallebaby_cli.training.batches import prefetch, staged
+from dallebaby_cli.training.loop import Task, glance, judged, launch, pause, take_step
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -59,8 +59,8 @@ def duration(costs: Costs, steps: int, config: RunConfig, frames: int) -> float:
         + costs.last_evaluation_s
         + shown * costs.show_s
     )
-    pause = max(config.save_every_s, costs.step_s)
-    return costs.start_s + working + (2 + working / pause) * costs.save_s
+    between = max(pause(config, costs.save_s), costs.step_s)
+    return costs.start_s + working + (2 + working / between) * costs.save_s
 
 
 def length(costs: Costs, config: RunConfig, frames: int) -> int:
@@ -179,13 +179,16 @@ def _fastest(
 def _step_s(task: Task, state: State, timed_s: float = TIMED_S) -> float:
     """Mean seconds of a step and of the wait for its batch."""
     rate = optim.learning_rate(0, 1000, state.config.optim)
-    with closing(prefetch(task.batch, 0, WARM_STEPS + MAX_TIMED)) as batches:
+    read = staged(task.batch, state.device)
+    with closing(prefetch(read, 0, WARM_STEPS + MAX_TIMED)) as batches:
         for _ in range(WARM_STEPS):
-            take_step(task, state, next(batches), rate, 0.0)
+            before = launch(task, state, next(batches), rate, 0.0)
         times: list[float] = []
         while sum(times) < timed_s and len(times) < MAX_TIMED:
             began = time.perf_counter()
-            take_step(task, state, next(batches), rate, 0.0)
+            now = launch(task, state, next(batches), rate, 0.0)
+            before.read()  # a step late where that is what a run does
+            before = now
             times.append(_since(began))
     return sum(times) / len(times)
 

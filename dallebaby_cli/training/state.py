@@ -13,6 +13,7 @@ from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import checkpoint, engine, state_check
 from dallebaby_cli.training.dtensors import load_whole, local, whole
+from dallebaby_cli.training.loss_scale import LossScale
 from dallebaby_cli.training.parts import Objective, Part, is_sharded
 from dallebaby_cli.training.state_check import COUNTS
 
@@ -36,6 +37,8 @@ class State:
     """that a CPU computes with; results depend on it, by rounding. 0: as torch has it"""
     metrics: dict[str, float] = field(default_factory=dict)
     """of the last evaluation"""
+    loss_scale: LossScale | None = None
+    """in fp16 alone"""
 
     @classmethod
     def fresh(
@@ -59,7 +62,10 @@ class State:
         engine.synchronise(ema)
         if sharded:
             engine.shard(ema)
-        return cls(parts, ema, config, device)
+        state = cls(parts, ema, config, device)
+        if devices.resolve_precision(device, config.precision) == "fp16":
+            state.loss_scale = LossScale(device)
+        return state
 
     @property
     def model(self) -> nn.Module:
@@ -70,6 +76,13 @@ class State:
     def sharded(self) -> bool:
         """Whether the ranks can only compute it together."""
         return is_sharded(self.config)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a step is launched before the host has read what became of the one before it. Then
+        the device itself holds back a step that is not finite."""
+        held = (part.optimizer.can_hold_back for part in self.parts.values())
+        return devices.runs_ahead(self.device) and all(held)
 
     def backward(self, name: str, batch: tuple[Tensor, ...], *more: Any) -> Tensor:
         """Add the gradients of a part's loss over this rank's share of a batch, which its loss gets
@@ -82,26 +95,31 @@ class State:
             with part.syncing(last=number == len(pieces)):
                 with devices.autocast(self.device, config.precision):
                     loss = part.loss(moved, *more) / config.accumulate
-                loss.backward()  # type: ignore[no-untyped-call]
+                scaled = loss * self.loss_scale.value if self.loss_scale else loss
+                scaled.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
-    def update(self, lr: float) -> None:
-        """Take a step along the gradients of all parts, and let the averaged weights follow."""
+    def update(self, lr: float, bad: Tensor | None = None) -> None:
+        """Take a step along the gradients of all parts, and let the averaged weights follow; where
+        the device finds that `bad`, a bool, is true, nothing is changed."""
         for part in self.parts.values():
-            part.optimizer.step(lr * part.rate)
-        self.average(self.config.ema_decay)
+            part.optimizer.step(lr * part.rate, bad)
+        self.average(self.config.ema_decay, bad)
 
     @torch.no_grad()
-    def average(self, decay: float) -> None:
+    def average(self, decay: float, bad: Tensor | None = None) -> None:
         """Move the averaged weights towards the model's, quickly while they are young; what is
         no weight (how long a code has been idle) is copied."""
         weight = 1 - min(decay, (1 + self.step) / (10 + self.step))
         ours: list[Tensor] = [local(p) for p in self.ema.parameters()]
         theirs: list[Tensor] = [local(p) for p in self.model.parameters()]
-        torch._foreach_lerp_(ours, theirs, weight)
+        if bad is None:
+            torch._foreach_lerp_(ours, theirs, weight)
+        else:
+            torch._foreach_lerp_(ours, theirs, [torch.where(bad, 0.0, weight)] * len(ours))
         for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-            copy.copy_(buffer)
+            copy.copy_(buffer if bad is None else torch.where(bad, copy, buffer))
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights, whole. All ranks call it."""
@@ -119,6 +137,8 @@ class State:
         }
         if others:
             state["parts"] = {name: part.state_dict() for name, part in others}
+        if self.loss_scale:
+            state["loss_scale"] = self.loss_scale.state_dict()
         if engine.first():
             checkpoint.save_state(path, state)
 
@@ -143,3 +163,5 @@ class State:
         load_whole(self.ema, saved["ema"])
         for name in COUNTS:  # those of an older version lack some
             setattr(self, name, saved.get(name, getattr(self, name)))
+        if self.loss_scale and "loss_scale" in saved:  # which older ones, and other devices', lack
+            self.loss_scale.load_state_dict(saved["loss_scale"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dallebaby_cli.training import loss_scale
 from dallebaby_cli.training.muon import Muon
 from dallebaby_cli.training.optim import Optimizers
 from dallebaby_cli.training.parts import Part
@@ -42,6 +43,11 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
     _require(more.keys() == dict(others).keys(), "its parts")
     for name, part in others:
         _check_part(_mapping(more[name], name), part, f"{name}.")
+    if "loss_scale" in saved:
+        scale = _mapping(saved["loss_scale"], "loss_scale")
+        value, good = scale.get("value"), scale.get("good")
+        right = type(value) is float and 1 <= value <= loss_scale.FIRST and type(good) is int
+        _require(right and 0 <= good < loss_scale.GOOD_STEPS, "its loss_scale")
 
 
 def _check_part(saved: Mapping[str, Any], part: Part, at: str) -> None:
