@@ -22,20 +22,27 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state back on the CPU, or None if there is none; the first process reads
-    it for all. Raises BadInput."""
+    """A training state, or None if there is none. Its tensors stay in the file: memory is taken by
+    what is copied out of them. All ranks call it, and the first one looks for damage. Raises
+    BadInput, in all of them."""
     if not engine.once(path.exists):
         return None
-    whole = io.BytesIO(engine.broadcast(_read(path) if engine.first() else b""))
-    if wrong := _wrong(whole):
-        raise damaged(path, wrong)
+    refuse(path, engine.once(lambda: _wrong(path)))
+    state: object = None
     try:
-        state: object = torch.load(whole, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is in a pickle can go wrong in any way
-        raise damaged(path, "what is in it cannot be read") from error
-    if not isinstance(state, dict):
-        raise damaged(path, "it holds something else")
+        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        wrong = "" if isinstance(state, dict) else "it holds something else"
+    except Exception:  # what is in a pickle can go wrong in any way
+        wrong = "what is in it cannot be read"
+    refuse(path, wrong)
+    assert isinstance(state, dict)
     return state
+
+
+def refuse(path: Path, wrong: str) -> None:
+    """Raise BadInput, in all ranks, if one of them has found something `wrong` with a state."""
+    if engine.highest(bool(wrong)):
+        raise damaged(path, wrong or "so another process of this run finds it")
 
 
 def damaged(path: Path, why: str) -> BadInput:
@@ -46,21 +53,15 @@ def damaged(path: Path, why: str) -> BadInput:
     )
 
 
-def _read(path: Path) -> bytes:
-    with files.open_regular(path) as opened:
-        return opened.read()
-
-
-def _wrong(content: io.BytesIO) -> str:
+def _wrong(path: Path) -> str:
     """What is wrong with a file that `torch.save` should have written; "" if nothing is. Its own
     reader believes checksums and sizes; a bare pickle is not even looked at."""
     try:
-        with zipfile.ZipFile(content) as archive:
+        with files.open_regular(path) as content, zipfile.ZipFile(content) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 return "it is compressed"
             if archive.testzip() is not None:
                 return "a checksum in it is wrong"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         return one_line(str(error))
-    content.seek(0)
     return ""

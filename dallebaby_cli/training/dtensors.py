@@ -24,13 +24,13 @@ def load_whole(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def like(value: Tensor, model: object) -> Tensor:
-    """A whole tensor, split among the ranks as `model` is, or laid out in memory as it is, which
-    fused kernels rely on; every rank has it whole already."""
+    """A copy of a whole tensor, split among the ranks as `model` is, or laid out in memory as it is,
+    which fused kernels rely on; every rank has it whole already."""
     if not isinstance(model, DTensor):
         if not isinstance(model, Tensor) or value.shape != model.shape:
             return value
         return torch.empty_like(model, dtype=value.dtype, requires_grad=False).copy_(value)
-    on_device = value.to(model.device)
+    on_device = value.to(model.device, copy=True)
     return distribute_tensor(on_device, model.device_mesh, model.placements, src_data_rank=None)
 
 

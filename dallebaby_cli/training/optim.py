@@ -54,9 +54,10 @@ class Optimizers:
 
 
 def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
-    """What an optimizer keeps of a weight, split among the ranks as the weight is."""
+    """What an optimizer keeps of a weight, split among the ranks as the weight is; a copy, of which
+    nothing lies in the file that `kept` came from."""
     return {
-        name: like(value, weight) if value.shape == weight.shape else value
+        name: like(value, weight) if value.shape == weight.shape else value.clone()
         for name, value in kept.items()
     }
 

@@ -145,13 +145,14 @@ class State:
     def resume(self, path: Path) -> bool:
         """Become what `save` wrote there, on whichever number of ranks; False if there is nothing.
         Raises BadInput, before anything is changed, if it is not of this run. All ranks call it."""
-        saved = checkpoint.load_state(path)
+        saved, wrong = checkpoint.load_state(path), ""
         if saved is None:
             return False
         try:
             state_check.check(saved, self.parts, self.ema)
         except state_check.Misfit as error:
-            raise checkpoint.damaged(path, str(error)) from error
+            wrong = str(error)
+        checkpoint.refuse(path, wrong)
         self._restore(saved)
         return True
 

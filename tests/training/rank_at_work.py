@@ -10,12 +10,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from dallebaby_cli.config import settings
 from dallebaby_cli.errors import Interrupted
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train, train_vae
 from dallebaby_cli.training import engine, loop
@@ -34,10 +36,10 @@ CASES = {
 
 
 def task_of(home: Path, case: str) -> Any:
-    """The task of a case; a name that ends in -sharded splits the model, where there are ranks."""
-    name, _, sharded = case.partition("-")
+    """The task of a case; one that is -sharded splits the model, where there are ranks."""
+    name, *how = case.split("-")
     kind, *more = CASES[name]
-    chosen = (*ALWAYS, *more, f"shard={str(bool(sharded)).lower()}")
+    chosen = (*ALWAYS, *more, f"shard={str('sharded' in how).lower()}")
     if kind == "vae":
         config = settings.load("train-vae", preset="tiny", settings=chosen)
         images = "photographs" if name == "photographs" else "shapes"
@@ -62,12 +64,14 @@ class Stopping:
 
 
 def work(home: Path, out: Path, stop: int, cases: list[str]) -> None:
-    """Train every case."""
+    """Train every case, those that are -ahead as a GPU does."""
     for case in cases:
         task = task_of(home, case)
         config = replace(task.config, steps=STEPS)
+        ahead = case.endswith("-ahead")
         try:
-            loop.fit(Stopping(task, stop), config, STEPS, out / case, CPU, ignore)
+            with patch.object(devices, "runs_ahead", lambda device, ahead=ahead: ahead):
+                loop.fit(Stopping(task, stop), config, STEPS, out / case, CPU, ignore)
         except Interrupted:
             assert stop, case
 

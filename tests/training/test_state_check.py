@@ -14,6 +14,7 @@ from torch import nn
 
 from dallebaby_cli.config import OptimConfig, RunConfig
 from dallebaby_cli.errors import BadInput
+from dallebaby_cli.training import engine
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -74,6 +75,30 @@ def test_what_was_saved_is_gone_on_from(path: Path, tmp_path: Path) -> None:
     assert same(saved["model"], dict(state.model.state_dict()))
     assert same(saved["optimizer"], state.parts["model"].state_dict()["optimizer"])
     assert not state.resume(tmp_path / "none.pt")
+
+
+def test_nothing_that_goes_on_lies_in_the_file(path: Path, tmp_path: Path) -> None:
+    """Or the disk could not free it, and Windows not write the next one."""
+    state, copied = fresh(), tmp_path / "state.pt"
+    copied.write_bytes(path.read_bytes())
+    assert state.resume(copied)
+    held = [*state.model.state_dict().values(), *state.ema.state_dict().values()]
+    for optimizer in state.parts["model"].optimizer.parts:
+        held += [value for kept in optimizer.state.values() for value in kept.values()]
+    assert len(held) == 4 + 4 + 3 * 3 + 1
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(copied) not in maps.read_text(encoding="utf-8")
+    before = [value.clone() for value in held]
+    copied.write_bytes(bytes(copied.stat().st_size))
+    assert all(map(torch.equal, before, held))
+
+
+def test_what_another_process_finds_wrong_is_refused_here(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "highest", lambda number: 1)
+    assert "(so another process of this run finds it)" in refused(path)
 
 
 def at(*keys: Any) -> Callable[[Any], Any]:
