@@ -49,6 +49,7 @@ def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """What `--set precision=auto` is: fp32 on every machine, but for tests marked `precisions`."""
     chosen: str = getattr(request, "param", "fp32")
     monkeypatch.setattr(devices, "native_bf16", lambda device: chosen == "bf16")
+    monkeypatch.setattr(devices, "native_fp16", lambda device: False)
     return chosen
 
 

@@ -20,13 +20,13 @@ class HalfLinear(nn.Module):
 
 
 def halve(model: nn.Module, device: torch.device) -> None:
-    """Keep the weights of all linear layers in half as many bytes: in bf16 where `autocast` would
-    cast them to it anyway at every step, in fp16 on other CPUs that FBGEMM knows."""
-    bf16 = devices.native_bf16(device)
+    """Keep the weights of all linear layers in half as many bytes: in those that `autocast` would
+    cast them to anyway at every step, or in fp16 on other CPUs that FBGEMM knows."""
+    half = devices.HALVES.get(devices.resolve_precision(device, "auto"))
     fp16 = device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear) and bf16:
-                layer.to(torch.bfloat16)
+            if isinstance(layer, nn.Linear) and half:
+                layer.to(half)
             elif isinstance(layer, nn.Linear) and fp16 and layer.bias is None:
                 setattr(parent, name, HalfLinear(layer))

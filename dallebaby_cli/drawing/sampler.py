@@ -226,5 +226,6 @@ class Sampler:
 
     def _computed_like(self, device: torch.device) -> Tensor:
         """A tensor of the type that keys and values have here."""
-        bf16 = torch.is_autocast_enabled(device.type)
-        return torch.empty(0, dtype=torch.bfloat16 if bf16 else torch.float32, device=device)
+        half = torch.is_autocast_enabled(device.type)
+        kind = torch.get_autocast_dtype(device.type) if half else torch.float32
+        return torch.empty(0, dtype=kind, device=device)
