@@ -4,6 +4,7 @@
 """
 
 import bisect
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -59,7 +60,7 @@ def duration(costs: Costs, steps: int, config: RunConfig, frames: int) -> float:
         + costs.last_evaluation_s
         + shown * costs.show_s
     )
-    between = max(pause(config, costs.save_s), costs.step_s)
+    between = max(math.ceil(pause(config, costs.save_s) / costs.step_s), 1) * costs.step_s
     return costs.start_s + working + (2 + working / between) * costs.save_s
 
 

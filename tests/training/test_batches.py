@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import threading
 import tracemalloc
 import zipfile
 from collections import Counter
@@ -26,7 +27,7 @@ from dallebaby_cli.store import manifest, tokens
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Described, Shards, ShardWriter
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training.batches import Captioned, Pictures, Rows
+from dallebaby_cli.training.batches import Captioned, Pictures, Rows, prefetch, staged
 
 CLASSES, EACH = 6, 40  # hold-out pictures, sorted by class as folders are
 
@@ -165,3 +166,28 @@ def test_photographs_in_class_folders_are_sampled_from_every_class(tmp_path: Pat
     share = Counter(labels[holdout.sample(100)].tolist())
     assert len(share) == 10 and max(share.values()) <= 25
     assert len(set(labels[:100])) <= 3, "in the order of the shards they would be these"
+
+
+def test_a_gpu_gets_batches_in_pinned_memory_made_ready_by_other_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(number: int) -> tuple[torch.Tensor, ...]:
+        pictures = torch.full((2, 8, 8, 3), number).permute(0, 3, 1, 2)
+        return pictures, torch.tensor([number])
+
+    threads: set[int] = set()
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        threads.add(threading.get_ident())
+        copied = tensor.clone(memory_format=torch.preserve_format)
+        copied.pinned = True
+        return copied
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    there = [*prefetch(staged(read, torch.device("cuda")), 3, 9)]
+    here = [*prefetch(staged(read, torch.device("cpu")), 3, 9)]
+    for pinned, plain in zip(there, here, strict=True):
+        for ours, theirs in zip(pinned, plain, strict=True):
+            assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+            assert ours.pinned and not hasattr(theirs, "pinned")
+    assert threads and threading.get_ident() not in threads

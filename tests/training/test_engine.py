@@ -37,7 +37,7 @@ LONG = (
     *("train-vae", "--preset", "tiny", "--steps", "150"),
     *(
         "--set",
-        "save_every_s=0.2",
+        "save_every_s=0",
         "--set",
         "model.quantizer=vq",
     ),  # which talks in its forward pass

@@ -16,9 +16,9 @@ from dallebaby_cli.store import manifest
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"train-vae": 1000, "train": 200}  # so that either takes many seconds
+STEPS = {"train-vae": 500, "train": 150}  # so that either takes many seconds
 SOAK_KILLS = 10  # with SOAK set (make soak)
-FAST_SAVES = ("--set", "save_every_s=0.1")
+FAST_SAVES = ("--set", "save_every_s=0")
 
 
 @pytest.fixture

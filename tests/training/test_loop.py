@@ -5,8 +5,10 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from dallebaby_cli.training.batches import Order, prefetch
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 CONFIG = RunConfig(batch_size=8, eval_every=10, save_every_s=0)
 
@@ -148,6 +151,44 @@ def test_steps_are_told_however_often_it_evaluates(
     fit(Slow(), tmp_path, 10, RunConfig(batch_size=8, eval_every=1))
     told = {row["step"]: row["images_per_s"] for row in log(tmp_path) if row["event"] == "step"}
     assert told == dict.fromkeys((2, 5, 8, 9), 8 / 0.4), "and only training's time counts"
+
+
+@pytest.mark.parametrize(
+    ("save_every_s", "save_s", "expected"),
+    [
+        (15, 1, [*range(0, 41, 5)]),  # every 50 s, which is five steps
+        (15, 0.1, [*range(0, 40, 2), 40]),
+        (95, 1, [0, 10, 20, 30, 40]),
+        (0, 9, [*range(41)]),
+    ],
+)
+def test_checkpoints_take_a_fiftieth_of_the_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save_every_s: float,
+    save_s: float,
+    expected: list[int],
+) -> None:
+    now, saves = [0.0], []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(LineTask, "loss", pass_time(LineTask.loss, now, 10))
+    monkeypatch.setattr(State, "save", lambda state, path: saves.append(state.step))
+    monkeypatch.setattr(State, "save", pass_time(State.save, now, save_s))
+    config = RunConfig(batch_size=8, eval_every=100, save_every_s=save_every_s)
+    fit(LineTask(), tmp_path, 40, config)
+    assert saves == expected
+    planned = plan.duration(plan.Costs(10, 0, save_s=save_s), 40, config, 0)
+    assert planned == pytest.approx(400 + len(expected) * save_s, abs=2 * save_s)
+
+
+def pass_time(work: Callable[..., T], now: list[float], seconds: float) -> Callable[..., T]:
+    """The work, which takes so long by the clock `now`."""
+
+    def slow(*arguments: object) -> T:
+        now[0] += seconds
+        return work(*arguments)
+
+    return slow
 
 
 def test_the_last_evaluation_reads_every_picture(tmp_path: Path) -> None:
