@@ -207,6 +207,9 @@ class TrainConfig(RunConfig):
     """the transformer"""
     compile: bool = True
     """torch.compile, in runs of 5 minutes and more, if that makes their steps faster"""
+    recompute: bool = False
+    """compute each block twice, so that a step needs a fraction of the memory and about a third more
+    time (activation checkpointing); the result is the same"""
     text_weight: float = bounded(0.125, ge=0, lt=1)
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
     caption_drop: float = bounded(0.1, ge=0, lt=1)

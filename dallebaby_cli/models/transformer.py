@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dallebaby_cli.config import TransformerConfig
 
@@ -150,6 +151,8 @@ class Transformer(nn.Module):
 
     turns: Tensor
     above: Tensor
+    recompute = False
+    """whether what blocks keep for the backward pass is made again then: less memory, more work"""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -282,8 +285,12 @@ class Transformer(nn.Module):
     def _run(self, x: Tensor, past: list[Past] | None) -> Tensor:
         """All blocks over the positions x (B, s, D)."""
         turns = self.turns if past is None else self.turns[:, past[0].places]
+        again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            x = block(x, turns, past[index] if past else None)
+            if again:
+                x = checkpoint(block, x, turns, None, use_reentrant=False)
+            else:
+                x = block(x, turns, past[index] if past else None)
         return x
 
 

@@ -160,6 +160,7 @@ def prepare(
     memory.require_batch(config, 8 * shape.sequence_len)
     torch.manual_seed(config.seed)
     model = Transformer(config.model)
+    model.recompute = config.recompute
     if before:
         weights.load_weights(before.folder / "model.safetensors", model)
     bits = scores.unigram(training, holdout, shape.codes)

@@ -2,6 +2,7 @@
 does fit: a system that runs out of memory ends programs without a sentence."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ def require_step(state: State, step: Callable[[Tensors], object], batch: Tensors
     part = config.batch_size // config.accumulate
     if engine.world() > 1 or part < 2:
         return
-    first, second = (_kept_bytes(state, step, tuple(t[:n] for t in batch)) for n in (1, 2))
+    first, second = (_needed_bytes(state, step, tuple(t[:n] for t in batch)) for n in (1, 2))
     each = max(second - first, 1)
     fixed = COPIES * sum(4 * p.numel() for p in state.model.parameters()) + max(first - each, 0)
     needed, there = fixed + part * each, devices.memory_bytes(state.device)
@@ -114,6 +115,28 @@ def _fits(state: State, step: Callable[[], object]) -> bool:
             raise
         return False
     return True
+
+
+def _needed_bytes(state: State, step: Callable[[Tensors], object], batch: Tensors) -> int:
+    """What a step over a batch holds at a time, weights left out: all that it keeps for its backward
+    pass, or where blocks are computed again, what is kept between them and what one of them keeps."""
+    kept = _kept_bytes(state, step, batch)
+    with keeping_all(state.model) as blocks:
+        return kept + (_kept_bytes(state, step, batch) - kept) // blocks if blocks else kept
+
+
+@contextmanager
+def keeping_all(model: nn.Module) -> Iterator[int]:
+    """Let a model that computes blocks again keep all of them while this runs; how many there are,
+    0 if it does no such thing."""
+    if not getattr(model, "recompute", False):
+        yield 0
+        return
+    model.recompute = False  # type: ignore[assignment]
+    try:
+        yield len(model.blocks)  # type: ignore[arg-type]
+    finally:
+        model.recompute = True  # type: ignore[assignment]
 
 
 def _kept_bytes(state: State, step: Callable[[Tensors], object], batch: Tensors) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import RunConfig
@@ -113,9 +114,8 @@ def _measure(
     state.model.train()
     batch = task.batch(0)
     memory.require_step(state, lambda part: task.step(state, part, 0.0), batch)
-    with FlopCounterMode(display=False) as counter:
-        memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0))
-    flops = float(counter.get_total_flops())
+    flops = _flops(lambda: memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0)))
+    flops -= len(batch[0]) * _again(task, state, tuple(tensor[:1] for tensor in batch))
     if device.type != "cpu":
         threads = 0  # nothing to choose
     if threads is None or step_s is None:
@@ -151,6 +151,21 @@ def _measure(
         show_s=show_s,
         save_s=save_s,
     )
+
+
+def _flops(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def _again(task: Task, state: State, picture: tuple[Tensor, ...]) -> float:
+    """Operations for a picture that are only done to save memory, and are no progress."""
+    with memory.keeping_all(state.model) as blocks:
+        if not blocks:
+            return 0.0
+        once = _flops(lambda: take_step(task, state, picture, 0.0, 0.0))
+    return _flops(lambda: take_step(task, state, picture, 0.0, 0.0)) - once
 
 
 def copies(objectives: Mapping[str, Objective]) -> dict[str, Objective]:

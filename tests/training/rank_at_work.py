@@ -32,6 +32,7 @@ CASES = {
     "gumbel": ("vae", "model.quantizer=gumbel"),
     "dalle": ("dalle", "model.dropout=0"),
     "dropout": ("dalle", "model.dropout=0.1"),
+    "recompute": ("dalle", "model.dropout=0", "recompute=true"),
 }
 
 
