@@ -35,7 +35,7 @@ from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.tokenizers.losses import reconstruction
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.training.loop import take_step
 from dallebaby_cli.training.parts import Objective
@@ -199,7 +199,7 @@ class Words:
 
     @staticmethod
     def loss(model: Transformer, batch: tuple[Tensor, ...]) -> Tensor:
-        text_loss, image_loss = losses(model(*batch), *batch, model.config.vocabulary)  # type: ignore[misc]
+        text_loss, image_loss = model.losses(*batch)
         return text_loss / 8 + image_loss * 7 / 8
 
     @staticmethod

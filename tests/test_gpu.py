@@ -22,7 +22,7 @@ from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.tokenizers.dvae import DVAE
-from dallebaby_cli.models.transformer import Cache, Transformer, losses
+from dallebaby_cli.models.transformer import Cache, Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.training import checkpoint, loop, muon
 from dallebaby_cli.training.loop import take_step
@@ -181,7 +181,7 @@ class Trained:
 
     @staticmethod
     def loss(model: Transformer, batch: tuple[Tensor, Tensor]) -> Tensor:
-        text_loss, image_loss = losses(model(*batch), *batch, model.config.vocabulary)
+        text_loss, image_loss = model.losses(*batch)
         return text_loss + image_loss
 
     def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:

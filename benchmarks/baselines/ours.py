@@ -11,7 +11,7 @@ from dallebaby_cli.config.settings import load
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models.tokenizers.dvae import DVAE
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.training.loop import take_step
 from dallebaby_cli.training.parts import Objective
@@ -25,8 +25,8 @@ class Task:
     """What `take_step` asks for its gradients."""
 
     @staticmethod
-    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        text_loss, image_loss = losses(model(*batch), *batch, work.WORDS)
+    def loss(model: Transformer, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        text_loss, image_loss = model.losses(*batch)
         return text_loss / 8 + image_loss * 7 / 8
 
     def step(self, state: State, batch: tuple[torch.Tensor, ...], progress: float) -> torch.Tensor:

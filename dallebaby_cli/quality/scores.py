@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dallebaby_cli.models.tokenizers import ImageTokenizer
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.quality import metrics
 from dallebaby_cli.training.batches import Captioned, Pictures
 
@@ -22,7 +22,7 @@ def transformer(
     sample, sums = holdout.sample(count), np.zeros(2)
     for indices in _batches(sample, batch_size):
         text, codes = (t.to(device) for t in holdout.read_to_score(indices))
-        parts = losses(model(text, codes), text, codes, model.config.vocabulary)
+        parts = model.losses(text, codes)
         sums += np.array([part.item() for part in parts]) * len(indices)
     text_bits, code_bits = sums / len(sample) * BITS
     return {"bits_per_code": float(code_bits), "bits_per_caption_token": float(text_bits)}

@@ -17,7 +17,7 @@ from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import Mismatch, MissingInput
 from dallebaby_cli.models.tokenizers import ImageTokenizer
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import scores
 from dallebaby_cli.store import extra_captions, manifest, weights
@@ -74,8 +74,8 @@ class DalleTask:
         return self.train.read(rows, seed, config.caption_drop, engine.share())
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
-        text, codes = batch
-        text_loss, image_loss = losses(model(text, codes), text, codes, self.tokenizer.vocabulary)
+        assert isinstance(model, Transformer)
+        text_loss, image_loss = model.losses(*batch)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 

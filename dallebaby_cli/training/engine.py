@@ -37,7 +37,13 @@ T = TypeVar("T")
 
 JOIN = timedelta(minutes=5)
 WORK = timedelta(hours=12)  # longest that the others wait for the first one to evaluate and save
-METHODS = ("encode", "decode", "prefill", "decode_one")  # that use weights, beside `forward`
+METHODS = (
+    "losses",
+    "encode",
+    "decode",
+    "prefill",
+    "decode_one",
+)  # use weights, as forward does
 
 
 def rank() -> int:

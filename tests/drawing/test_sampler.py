@@ -16,7 +16,7 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
-from dallebaby_cli.models.transformer import Cache, Transformer, losses
+from dallebaby_cli.models.transformer import Cache, Transformer
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
@@ -233,7 +233,7 @@ def test_four_captioned_pictures_can_be_learned_by_heart(sampler: Sampler) -> No
     text = torch.from_numpy(sampler.text_tokenizer.encode(captions, model.config.text_tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
-        _, loss = losses(model(text, codes), text, codes, sampler.text_tokenizer.vocabulary)
+        _, loss = model.losses(text, codes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

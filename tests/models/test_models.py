@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.models.tokenizers.dvae import DVAE, denormalise
 from dallebaby_cli.models.tokenizers.losses import reconstruction
-from dallebaby_cli.models.transformer import Cache, Transformer, losses
+from dallebaby_cli.models.transformer import Cache, Transformer, attend
 
 
 @pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
@@ -73,7 +73,7 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_fresh_transformer_knows_exactly_nothing() -> None:
     text, codes = batch(4)
-    text_loss, image_loss = losses(Transformer(SHAPE)(text, codes), text, codes, SHAPE.vocabulary)
+    text_loss, image_loss = Transformer(SHAPE).losses(text, codes)
     assert text_loss.item() == pytest.approx(math.log(SHAPE.vocabulary + 1), rel=1e-5)
     assert image_loss.item() == pytest.approx(math.log(SHAPE.codes), rel=1e-5)
 
@@ -193,7 +193,32 @@ def test_padding_is_no_loss_and_an_end_is_learned(transformer: Transformer) -> N
     pads = torch.arange(SHAPE.text_tokens) + SHAPE.vocabulary
     text[0, 2:] = pads[2:]  # two words, an end, two pads
     logits = transformer(text, codes)
-    loss, _ = losses(logits, text, codes, SHAPE.vocabulary)
+    loss, _ = transformer.losses(text, codes)
     target = torch.tensor([*text[0, :2], SHAPE.vocabulary])
     expected = torch.nn.functional.cross_entropy(logits[0][0, :3], target)
     torch.testing.assert_close(loss, expected)
+
+
+def test_attention_of_a_cpus_bf16_is_torchs_but_for_rounding() -> None:
+    """And so are its gradients, against attention in fp64."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 2, 11, 16).bfloat16() for _ in range(3)]
+    slope = torch.randn(3, 2, 11, 16).bfloat16()
+    found: list[list[Tensor]] = []
+    for dtype in (torch.bfloat16, torch.float64):
+        query, key, value = (tensor.to(dtype).requires_grad_() for tensor in inputs)
+        made = attend(query, key, value, None, causal=True)
+        assert made.dtype == dtype
+        found.append([made, *torch.autograd.grad(made, (query, key, value), slope.to(dtype))])
+    for ours, exact in zip(*found, strict=True):
+        assert (ours.double() - exact).norm() < 2**-6 * exact.norm()
+
+
+def test_training_in_bf16_on_a_cpu_spares_torchs_slow_backward_pass() -> None:
+    model, asked = Transformer(SHAPE), batch(2)
+    with torch.profiler.profile() as profile:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = sum(model.losses(*asked))
+        loss.backward()  # type: ignore[union-attr]
+    names = {event.name for event in profile.events()}
+    assert "aten::softmax" in names and not any("scaled_dot_product" in name for name in names)

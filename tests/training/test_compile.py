@@ -20,7 +20,7 @@ from training.test_loop import CPU, Line, LineTask
 from dallebaby_cli import progress
 from dallebaby_cli.config import RunConfig, TransformerConfig
 from dallebaby_cli.errors import Interrupted
-from dallebaby_cli.models.transformer import Transformer, losses
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store import manifest
 from dallebaby_cli.training import checkpoint, loop, plan
 
@@ -50,7 +50,7 @@ class Drawing(LineTask):
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         if round(progress * STEPS) == self.stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        text_loss, image_loss = losses(model(*batch), *batch, SHAPE.vocabulary)
+        text_loss, image_loss = model.losses(*batch)
         return text_loss + image_loss
 
     def evaluate(self, model: nn.Module, pictures: range, count: int) -> dict[str, float]:
