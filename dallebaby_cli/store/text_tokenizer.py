@@ -119,14 +119,17 @@ class TextTokenizer:
     def encode(self, captions: Sequence[str], length: int) -> np.ndarray:
         """Ids (B, length) int64: each caption's tokens, cut or padded to `length`."""
         ids = np.tile(np.arange(length) + self.vocabulary, (len(captions), 1))
-        for row, encoding in zip(ids, self.bpe.encode_batch(list(captions)), strict=True):
-            tokens = encoding.ids[:length]
-            row[: len(tokens)] = tokens
+        for row, tokens in zip(ids, self.tokens(captions), strict=True):
+            row[: len(tokens)] = tokens[:length]
         return ids
+
+    def tokens(self, captions: Sequence[str]) -> list[list[int]]:
+        """The tokens of each caption as a whole."""
+        return [encoding.ids for encoding in self.bpe.encode_batch(list(captions))]
 
     def lengths(self, captions: Sequence[str]) -> np.ndarray:
         """Tokens (B,) of each caption as a whole."""
-        return np.array([len(e.ids) for e in self.bpe.encode_batch(list(captions))], np.int64)
+        return np.array([len(tokens) for tokens in self.tokens(captions)], np.int64)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The caption of ids, padding left out."""

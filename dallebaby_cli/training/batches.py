@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli.store import splits
+from dallebaby_cli.store.caption_ids import CaptionIds
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
@@ -129,6 +130,8 @@ class Captioned(Rows[Tokens]):
         super().__init__(sources, split)
         self.tokenizer, self.text_tokens = tokenizer, text_tokens
         self.vary = split == "train"  # hold-out pictures are scored as they are
+        self._ids: CaptionIds | None = None
+        self._one_thread = threading.Lock()
 
     def read(
         self, indices: np.ndarray, seed: tuple[int, ...], drop: float, share: slice = slice(None)
@@ -144,15 +147,21 @@ class Captioned(Rows[Tokens]):
         return self._read(indices, self._fixed_draws[indices], 0)
 
     def _read(self, indices: np.ndarray, draws: np.ndarray, drop: float) -> tuple[Tensor, Tensor]:
-        captions, codes = [], []
-        places = self.places[indices].tolist()
-        for (source, row), (view, caption, keep) in zip(places, draws.tolist(), strict=True):
-            views, texts = self.sources[source].views(row), self.sources[source].captions(row)
+        codes = []
+        for (source, row), view in zip(self.places[indices].tolist(), draws[:, 0], strict=True):
+            views = self.sources[source].views(row)
             codes.append(views[int(view * len(views)) if self.vary else 0])
-            text = texts[int(caption * len(texts))] if texts else ""
-            captions.append("" if keep < drop else text)
-        text_ids = self.tokenizer.encode(captions, self.text_tokens)
+        text_ids = self._caption_ids().read(indices, draws[:, 1], draws[:, 2] < drop)
         return torch.from_numpy(text_ids), torch.from_numpy(np.stack(codes).astype(np.int64))
+
+    def _caption_ids(self) -> CaptionIds:
+        """All captions, tokenised when the first are read, or when the tokenizer is another."""
+        with self._one_thread:
+            if self._ids is None or self._ids.tokenizer is not self.tokenizer:
+                places = self.places.tolist()
+                captions = (self.sources[source].captions(row) for source, row in places)
+                self._ids = CaptionIds(captions, self.tokenizer, self.text_tokens)
+            return self._ids
 
     @functools.cached_property
     def _fixed_draws(self) -> np.ndarray:
