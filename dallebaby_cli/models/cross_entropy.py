@@ -23,7 +23,7 @@ def cross_entropy(rows: Tensor, classes: Tensor, target: Tensor, share: Tensor) 
     kind = rows.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
     each = rows.flatten(0, -2), classes, target.flatten(), share.flatten()
-    total: Tensor = _CrossEntropy.apply(*each, dtype, learned)  # type: ignore[no-untyped-call]
+    total: Tensor = _CrossEntropy.apply(*each, dtype, learned)
     return total
 
 
@@ -62,6 +62,6 @@ class _CrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         of_rows, of_classes = ctx.saved_tensors
         return of_rows * slope, of_classes * slope, None, None, None, None
