@@ -129,6 +129,8 @@ class Settings:
         for name, value in done.manifest.counts.items():
             words = {True: "yes", False: "no"}
             told = words[value] if isinstance(value, bool) else f"{value:,.4g}"
+            if name == "mfu":
+                name, told = "MFU", f"{value:.1%} of this device's measured peak"
             table.add_row(name.replace("_", " "), told)
         state = "trained" if done.fresh else "already trained"
         facts = {"folder": done.folder, "id": done.manifest.id, "fresh": done.fresh}

@@ -49,6 +49,7 @@ class Log:
         self.peak = matmul_peak(device, precision) if flops_per_step else 0.0
         self.score = ""
         self.since, self.counted = time.monotonic(), 0
+        self.trained_s, self.trained = 0.0, 0  # of all steps that were told of
         folder.mkdir(parents=True, exist_ok=True)
         log = _whole_lines(files.own(folder / "log.jsonl"))
         self.file = log.open("a", encoding="utf-8", newline="\n")
@@ -81,21 +82,32 @@ class Log:
             return
         rate = self.counted / max(elapsed, 1e-9)  # where the clock ticks slowly
         units = rate * self.task.units_per_step
+        share = self._share(rate)
+        self.trained_s, self.trained = self.trained_s + elapsed, self.trained + self.counted
         self.since, self.counted = time.monotonic(), 0
-        self.event("step", step=step, loss=loss, lr=lr, **{f"{self.task.unit}_per_s": round(units)})
+        speed = {f"{self.task.unit}_per_s": round(units)}
+        mfu = {} if share is None else {"mfu": round(share, 4)}
+        self.event("step", step=step, loss=loss, lr=lr, **speed, **mfu)
         self.board.scalar("train/loss", loss, step)
         self.board.scalar("train/lr", lr, step)
         detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s"
-        detail += f"{self._share(rate)}{self.score}"
+        detail += f"{'' if share is None else f', {share:.0%} of peak'}{self.score}"
         self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
 
-    def _share(self, steps_per_s: float) -> str:
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation of all steps so far: the share of the device's peak that they
+        made use of (Chowdhery et al. 2022, arXiv 2204.02311); None if that is not known. Of one
+        device: each rank does its share of a step."""
+        return self._share(self.trained / self.trained_s) if self.trained_s > 0 else None
+
+    def _share(self, steps_per_s: float) -> float | None:
         """How much of the device's peak that is. Over all of it shows that the peak was measured
         while others used the machine: then nothing more is said of it."""
         share = steps_per_s * self.flops_per_step / self.peak if self.peak else 0.0
         if share > 1:
             self.peak = 0.0
-        return f", {share:.0%} of peak" if 0 < share <= 1 else ""
+        return share if 0 < share <= 1 else None
 
     def evaluation(self, step: int, metrics: Mapping[str, float], warning: str | None) -> None:
         """The hold-out figures of a step, and what is wrong with them."""

@@ -243,6 +243,7 @@ def fit(
                 saved_at = time.monotonic()
                 pause_s = pause(config, saved_at - began)
             if last:
+                state.mfu = log.mfu if log else None
                 return state
             if asked:
                 engine.wait()  # until the first rank has written it

@@ -36,6 +36,7 @@ class Costs:
     step_s: float
     """with the wait for its batch, which threads prepare meanwhile"""
     flops_per_step: float
+    """floating-point operations of the model, in one rank"""
     compiled: bool = False
     """whether steps are that fast with torch.compile"""
     threads: int = 0
@@ -114,8 +115,10 @@ def _measure(
     state.model.train()
     batch = task.batch(0)
     memory.require_step(state, lambda part: task.step(state, part, 0.0), batch)
-    flops = _flops(lambda: memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0)))
+    # of the model, and not of its optimizer
+    flops = _flops(lambda: memory.explained(state, lambda: task.step(state, batch, 0.0)))
     flops -= len(batch[0]) * _again(task, state, tuple(tensor[:1] for tensor in batch))
+    memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0))
     if device.type != "cpu":
         threads = 0  # nothing to choose
     if threads is None or step_s is None:

@@ -102,6 +102,7 @@ def finish(
         _require_use(task, state, config, folder, report)
         averaged = state.averaged()
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
+        figures |= {} if state.mfu is None else {"mfu": state.mfu}
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
         draft = dataclasses.replace(draft, counts=counts)

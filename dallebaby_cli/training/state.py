@@ -39,6 +39,8 @@ class State:
     """of the last evaluation"""
     loss_scale: LossScale | None = None
     """in fp16 alone"""
+    mfu: float | None = None
+    """of the steps since this start (`Log.mfu`); the first rank's own, and not saved"""
 
     @classmethod
     def fresh(

@@ -73,7 +73,7 @@ def test_a_run_stopped_beyond_what_is_asked_ends_at_once(tmp_path: Path) -> None
     task = LineTask()
     done, _ = finish(tmp_path, 20, task)
     assert done.fresh and done.manifest.complete and done.manifest.counts["steps"] == 31
-    assert task.seen == [0] * 3, "of copies: two to see what a step keeps, one to count its work"
+    assert task.seen == [0] * 4, "of copies: what a step keeps, twice; its work; memory of it all"
     sealed = files(tmp_path)
     assert not finish(tmp_path, 25)[0].fresh and files(tmp_path) == sealed
     stop(tmp_path, at=50, steps=60)  # it is extended, and what is sealed stays as it was
