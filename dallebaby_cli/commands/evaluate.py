@@ -5,13 +5,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.table import Table
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
 
 if TYPE_CHECKING:
-    from dallebaby_cli.stages.evaluate import Row
+    from dallebaby_cli.stages.evaluate import Row, Speeds
 
 
 def evaluate(
@@ -21,12 +22,21 @@ def evaluate(
     ] = None,
     seed: options.Seed = None,
     model: options.Model = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Tell how fast it draws here, and nothing else.")
+    ] = False,
 ) -> None:
     """Judge a trained model: hold-out figures, copying, and whether it draws what it is asked."""
     from dallebaby_cli.stages.evaluate import evaluate as stage
+    from dallebaby_cli.stages.evaluate import speeds
 
     settings: Settings = ctx.obj
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
+    if speed:
+        with settings.reporter() as report:
+            told = speeds(settings.home, config, model=model, device=settings.device, report=report)
+        settings.result(asdict(told), *_speeds(told))
+        return
     with settings.reporter() as report:
         done = stage(settings.home, config, model=model, device=settings.device, report=report)
     tables = [
@@ -62,3 +72,25 @@ def _agreement(rows: list["Row"]) -> Table:
         right = (f"{row.right[q]:.1%}" if q in row.right else "" for q in questions)
         table.add_row(row.kind, row.pictures, f"{row.count:,}", *right)
     return table
+
+
+def _speeds(told: "Speeds") -> list[RenderableType]:
+    """A line for each size of batch."""
+    title = "drawing; MBU is the share of that bandwidth which the model's weights and cache need"
+    columns = ("side by side", "guidance", "pictures/s", "ms a picture", "ms a code", "MBU")
+    table = Table(*columns, title=title, box=None)
+    table.title_justify = "left"
+    for column in table.columns:
+        column.justify = "right"
+    for row in told.rows:
+        mbu = "" if row.mbu is None else f"{row.mbu:.1%}"
+        rates = (f"{x:,.4g}" for x in (row.pictures_per_s, row.ms_a_picture, row.ms_a_code))
+        table.add_row(f"{row.pictures:,}", f"{row.guidance:g}", *rates, mbu)
+    lines: list[RenderableType] = [
+        f"{told.model} on {told.device}, {told.precision}; "
+        f"{told.bytes_per_s / 1e9:,.4g} GB/s read from memory",
+        table,
+    ]
+    if told.training_mfu is not None:
+        lines.append(f"it was trained at {told.training_mfu:.1%} of its device's peak (MFU)")
+    return lines

@@ -12,6 +12,7 @@ class HalfLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.nbytes = 2 * linear.weight.numel()
         self.packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), None)
 
     def forward(self, x: Tensor) -> Tensor:
