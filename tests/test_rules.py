@@ -226,7 +226,7 @@ FLAGS = {
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out progressive seed show temperature "
     "top-k top-p",
-    "evaluate": "help model pictures seed",
+    "evaluate": "help model pictures seed speed",
     "demo": "help minutes",
     "doctor": "help preset",
     "config": "help preset",

@@ -13,7 +13,7 @@ from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.text import one_line
 
 if TYPE_CHECKING:
-    from dallebaby_cli.stages.doctor import Check
+    from dallebaby_cli.stages.run_checks import Check
 
 LOOK = {"ok": ("✓ ok", "green"), "warn": ("! warn", "yellow"), "fail": ("✗ fail", "bold red")}
 

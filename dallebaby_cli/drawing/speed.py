@@ -44,7 +44,8 @@ def measure(sampler: Sampler, pictures: int, config: SampleConfig, bandwidth: fl
     """Draw so many pictures side by side, several times, on a device that reads memory at
     `bandwidth` bytes a second; medians, after a first time that does not count."""
     config = replace(config, batch_size=pictures)
-    seconds, drawn_s = [], []
+    seconds: list[float] = []
+    drawn_s: list[float] = []
     _draw(sampler, config)
     while not seconds or (sum(seconds) < LONG_S and len(seconds) < MOST):
         drawn, both = _draw(sampler, config)

@@ -5,7 +5,6 @@ planned runs are timed through the very functions that `train-vae` and `train` g
 """
 
 import importlib
-import math
 import platform
 import shutil
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,35 +24,21 @@ from dallebaby_cli.fetch import catalog
 from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Progress, Report, ignore
-from dallebaby_cli.stages import train, train_vae
+from dallebaby_cli.stages import run_checks, train, train_vae
+from dallebaby_cli.stages.run_checks import LESS_MEMORY, TIGHT, Check, State
 from dallebaby_cli.store import extra_captions, manifest, tokens, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid, write_png
 from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.training import peak
 from dallebaby_cli.training.forecast import Forecast, forecast
+from dallebaby_cli.training.peak import Limits
 
 SHARES = {"png": 0.7, "jpeg": 0.2, "webp": 0.2}  # of a photograph's bytes that are left
 COPIES = 9  # of a model on disk: weights, averages, moments, twice while saving; and the result
-TIGHT = 0.8  # of the room there is, above which disk and memory warn
 FEW_PICTURES = 1000
-LESS_MEMORY = "take a smaller --preset, or --set accumulate=4, which is slower but learns the same"
-LONG_S = 24 * 3600.0
 CODED = 4096  # most training pictures that get random codes
 SHOWN = 32  # pictures of the batch in doctor.png
-
-
-State = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One row of the table."""
-
-    name: str
-    state: State
-    found: str
-    advice: str = ""
-    """what to do, where something is wrong"""
 
 
 @dataclass
@@ -63,6 +48,7 @@ class Diagnosis:
     next: str
     """the command to go on with"""
     checks: list[Check] = field(default_factory=list)
+    limits: Limits | None = None
     runs: list[Forecast] = field(default_factory=list)
     picture: Path | None = None
     """of a batch as training sees it"""
@@ -97,9 +83,12 @@ def doctor(
     images = _prepared(home, name)
     if images is None:
         found = _unprepared(home, configs["prep"], name)
-        found.checks[:0] = machine
+    else:
+        found = Diagnosis(f"dallebaby train-vae {images.name} --preset {preset}")
+    found.limits = peak.limits(target)
+    found.checks[:0] = [*machine, run_checks.limits(found.limits, target)]
+    if images is None:
         return found
-    found = Diagnosis(f"dallebaby train-vae {images.name} --preset {preset}", machine)
     with _scratch(home) as folder:
         tell(1)
         vae = _examine_pictures(found, home, images, configs["train-vae"], target)
@@ -338,7 +327,9 @@ def _examine_run(
 ) -> None:
     """Memorise one batch and time the parts of the run planned for so many pictures."""
     try:
-        run = forecast(task, pictures, device, scratch)
+        precision = devices.resolve_precision(device, task.config.precision)
+        most = found.limits.matmul_flops.get(precision, 0.0) if found.limits else 0.0
+        run = forecast(task, pictures, device, scratch, most)
     except (OutOfMemory, MemoryError, RuntimeError) as error:
         if not errors.out_of_memory(error):
             raise
@@ -348,53 +339,4 @@ def _examine_run(
         found.checks.append(Check(task.name, "fail", "cannot be tried", str(error)))
     else:
         found.runs.append(run)
-        found.checks += [
-            _judge_learning(run),
-            _judge_loader(run),
-            _judge_memory(run, device),
-            _judge_time(run),
-        ]
-
-
-def _judge_learning(run: Forecast) -> Check:
-    first, last = (math.inf if x is None else x for x in (run.first_loss, run.last_loss))
-    found = f"loss of one batch {first:.3g} → {last:.3g}"
-    if last < first:
-        return Check(f"{run.stage}: learning", "ok", found)
-    advice = "it should fall; look at the picture of the batch, and take a lower optim.lr"
-    return Check(f"{run.stage}: learning", "fail", found, advice)
-
-
-def _judge_loader(run: Forecast) -> Check:
-    share = run.loading_s / run.working_s
-    found = f"a batch in {1e3 * run.loading_s:,.0f} ms, {share:.0%} of a step without it"
-    if share <= 1:
-        return Check(f"{run.stage}: loader", "ok", found)
-    advice = "training waits for pictures; put --home on a faster disk"
-    return Check(f"{run.stage}: loader", "warn", found, advice)
-
-
-def _judge_memory(run: Forecast, device: torch.device) -> Check:
-    total = devices.memory_bytes(device)
-    found = f"{files.human_bytes(run.memory_bytes)} of {files.human_bytes(total)}"
-    if run.memory_bytes <= TIGHT * total:
-        return Check(f"{run.stage}: memory", "ok", found)
-    return Check(f"{run.stage}: memory", "warn", found, LESS_MEMORY)
-
-
-def _judge_time(run: Forecast) -> Check:
-    found = (
-        f"{run.steps:,} steps of {1e3 * run.step_s:,.0f} ms ({run.units_per_s:,.0f} {run.unit}/s), "
-        f"each picture {run.epochs:.1f} times: {_spoken(run.seconds)}"
-    )
-    if run.seconds <= LONG_S:
-        return Check(f"{run.stage}: time", "ok", found)
-    advice = "take a smaller --preset or fewer minutes (--set minutes=60), or a GPU"
-    return Check(f"{run.stage}: time", "warn", found, advice)
-
-
-def _spoken(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+        found.checks += run_checks.judge(run, device)

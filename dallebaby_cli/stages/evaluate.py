@@ -127,7 +127,7 @@ def speeds(
         most = bandwidth(found)
         sizes = sorted({*SIDE_BY_SIDE, config.sampling.batch_size})
         asked = [(size, pull) for size in sizes for pull in sorted({config.sampling.guidance, 1.0})]
-        rows = []
+        rows: list[speed.Speed] = []
         for size, pull in asked:
             report(Progress("speed", len(rows), len(asked), "batches", f"{size} side by side"))
             chosen = replace(config.sampling, guidance=pull)

@@ -34,6 +34,8 @@ class Forecast:
     loading_s: float
     """for a batch, when the loader has the machine for itself"""
     step_s: float
+    mfu: float | None
+    """share of the device's peak that such steps make use of; None if that cannot be right"""
     units_per_s: float
     unit: str
     memory_bytes: int
@@ -45,9 +47,12 @@ class Forecast:
     """that the whole run takes: evaluations, pictures and checkpoints, too"""
 
 
-def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Forecast:
+def forecast(
+    task: Any, pictures: int, device: torch.device, folder: Path, peak: float = 0.0
+) -> Forecast:
     """Memorise one batch of the task, and time the parts of the run that its config plans
-    for so many pictures, with checkpoints in `folder`, which is left as it was."""
+    for so many pictures, with checkpoints in `folder`, which is left as it was. The device's `peak`
+    is that of `matmul_peak`, 0 where it is not known."""
     config = task.config
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -60,6 +65,7 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
     finally:
         pace.use(before)
     steps = plan.length(costs, config, task.frames)
+    share = costs.flops_per_step / costs.step_s / peak if peak else 0.0
     return Forecast(
         stage=task.name,
         parameters=sum(p.numel() for p in task.model.parameters()),
@@ -68,6 +74,7 @@ def forecast(task: Any, pictures: int, device: torch.device, folder: Path) -> Fo
         working_s=working_s,
         loading_s=loading_s,
         step_s=costs.step_s,
+        mfu=share if 0 < share <= 1 else None,  # above 1, others used the machine
         units_per_s=task.units_per_step / costs.step_s,
         unit=task.unit,
         memory_bytes=devices.peak_bytes(device),

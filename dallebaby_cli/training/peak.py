@@ -4,6 +4,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,6 +18,23 @@ LONG_S = 0.05  # that one measurement takes at least: many times a launch and a 
 REPEATS = 4  # of which the fastest counts: others may use the machine
 GAIN = 1.05  # a larger side must be so much faster to be worth the next one
 PATIENCE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device can do at most."""
+
+    matmul_flops: dict[devices.Precision, float]
+    """operations a second of matrix products, by precision"""
+    read_bytes_per_s: float
+
+
+def limits(device: torch.device) -> Limits:
+    """All of them, measured: in fp32, in bf16 (which MPS has on some systems only), and in what
+    `auto` is."""
+    known: tuple[devices.Precision, ...] = ("fp32",) if device.type == "mps" else ("fp32", "bf16")
+    precisions = dict.fromkeys((*known, devices.resolve_precision(device, "auto")))
+    return Limits({p: matmul_peak(device, p) for p in precisions}, bandwidth(device))
 
 
 def matmul_peak(device: torch.device, precision: devices.Precision) -> float:

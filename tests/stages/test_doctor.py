@@ -19,10 +19,16 @@ from dallebaby_cli.models import device
 from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import loop, plan
+from dallebaby_cli.training import loop, peak, plan
 
 Cli = Callable[..., Ran]
 PARTS = ("learning", "loader", "memory", "time")
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits are measured once and not several times."""
+    monkeypatch.setattr(peak, "PATIENCE_S", 0.0)
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def test_a_good_workspace_gets_a_table_and_a_picture(cli: Cli, home: Path) -> No
     before = {path.relative_to(home) for path in home.rglob("*")}
     ran = cli("--home", home, "doctor", "--preset", "tiny")
     assert ran.code == 0, ran.err
-    fine = {"versions", "device", "precision", "libtorrent", "pixels", "disk"}
+    fine = {"versions", "device", "precision", "libtorrent", "limits", "pixels", "disk"}
     fine |= {f"{stage}: {part}" for stage in ("train-vae", "train") for part in PARTS}
     lines = ran.out.splitlines()  # a check each
     for name in fine:
@@ -77,11 +83,28 @@ def test_runs_are_estimated_as_planned(examine: Examine, home: Path) -> None:
     for run_ in (vae, dalle):
         assert run_["steps"] == 300 and run_["seconds"] > 300 * run_["step_s"] > 0
         assert run_["last_loss"] < run_["first_loss"]
-        assert "300 steps of" in checks[f"{run_['stage']}: time"]["found"]
+        time = checks[f"{run_['stage']}: time"]["found"]
+        assert "300 steps of" in time and 0 < run_["mfu"] <= 1
+        assert f"/s, {run_['mfu']:.0%} of peak)" in time
     assert vae["epochs"] == dalle["epochs"] == pytest.approx(300 * 16 / 400, rel=0.2)
     assert dalle["unit"] == "tokens" and dalle["units_per_s"] == pytest.approx(
         16 * (16 + 8 * 8) / dalle["step_s"]
     )
+
+
+def test_the_machine_s_limits_are_told(
+    examine: Examine, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, facts, checks = examine(tmp_path)
+    flops = facts["limits"]["matmul_flops"]
+    assert code == 0 and list(flops) == ["fp32", "bf16"] and min(flops.values()) > 1e8
+    assert facts["limits"]["read_bytes_per_s"] > 1e8 and checks["limits"]["state"] == "ok"
+    monkeypatch.setattr(
+        peak, "matmul_peak", lambda _, precision: {"fp32": 2e12, "bf16": 3e12}[precision]
+    )
+    monkeypatch.setattr(peak, "bandwidth", lambda device: 45.6e9)
+    words = "matrix products, TFLOP/s: 2 in fp32, 3 in bf16 (emulated); memory 45.6 GB/s read"
+    assert f"limits: {words}\n" in cli("--home", tmp_path, "doctor").out
 
 
 def test_a_setting_goes_to_the_models_that_have_it(examine: Examine, cli: Cli, home: Path) -> None:
