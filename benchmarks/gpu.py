@@ -1,87 +1,53 @@
 """All that needs a GPU, in 8 minutes, the most important first; one JSON line for each result, so
-that a run that is cut off still tells.
+that a run that is cut off still tells. The exit code is 1 if anything failed; what comes after it
+is done all the same.
 
     python benchmarks/gpu.py [--photos FOLDER] [--minutes 3] [--only SECTION ...]
     python benchmarks/gpu.py --cpu      the same in miniature, on a machine without a GPU
 
-Sections: machine, tests, draw, train, dvae, compiled (drawing again), chain (from photographs to
-pictures; needs --photos).
-Rates are of random weights and codes; MFU is model operations over the measured rate of matrix
-products, MBU bytes that must be read (weights once a code, and the keys and values so far) over the
-measured rate of copies.
+Sections: machine, tests, draw, train, dvae, loader, compiled (drawing again), chain (from pictures
+to pictures: photographs, or else `scenes`); dvae_compiled only if it is asked for.
+Rates are of random weights and codes. MFU is the model's operations over the measured rate of
+matrix products; MBU is what must be read (drawing/speed.py) over the measured bandwidth.
 """
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gpu_bench import ALL_S, TAIL, Bench, failure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig, settings
+from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.drawing.steps import Steps
+from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.tokenizers.losses import reconstruction
 from dallebaby_cli.models.transformer import Transformer
+from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
+from dallebaby_cli.training import batches
 from dallebaby_cli.training.loop import take_step
 from dallebaby_cli.training.parts import Objective
-from dallebaby_cli.training.peak import matmul_peak
 from dallebaby_cli.training.state import State
 
-ROOT = Path(__file__).parent.parent
+STARTS_S = 45.0  # that the chain takes beside training
 Result = dict[str, Any]
-
-
-class Bench:
-    """What all sections need: where, how large, and what the device can do at most."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.device = devices.resolve("cpu" if options.cpu else "cuda")
-        self.presets = ["tiny"] if options.cpu else options.presets
-        self.batches = [1, 3] if options.cpu else [64, 1, 8, 256]
-        self.seconds = 0.1 if options.cpu else 1.0  # that a rate is measured for
-        self.operations_s = matmul_peak(self.device, "auto")
-        self.bytes_s = self._copied_bytes_s()
-
-    def _copied_bytes_s(self) -> float:
-        a = torch.empty(2**22 if self.options.cpu else 2**31, dtype=torch.uint8, device=self.device)
-        b = torch.empty_like(a)
-        return 2 * a.numel() / self.timed(lambda: b.copy_(a))
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def timed(self, work: Callable[[], object], warm: int = 2) -> float:
-        """Median seconds."""
-        for _ in range(warm):
-            work()
-        self.wait()
-        times: list[float] = []
-        while len(times) < 3 or (sum(times) < self.seconds and len(times) < 200):
-            began = time.perf_counter()
-            work()
-            self.wait()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
-
-    def peak_gb(self) -> float:
-        return devices.peak_bytes(self.device) / 1e9
 
 
 # ---------------------------------------------------------------- sections
@@ -89,23 +55,25 @@ class Bench:
 
 def machine(bench: Bench) -> Iterator[Result]:
     """What it is, and what it can do at most."""
+    flops = bench.limits.matmul_flops
     yield {
         "device": devices.describe(bench.device),
         "torch": torch.__version__,
         "memory_gb": devices.memory_bytes(bench.device) / 1e9,
         "precision": devices.resolve_precision(bench.device, "auto"),
-        "matmul_tflops": bench.operations_s / 1e12,
-        "copy_gb_s": bench.bytes_s / 1e9,
+        **{f"matmul_{precision}_tflops": rate / 1e12 for precision, rate in flops.items()},
+        "read_gb_s": bench.limits.read_bytes_per_s / 1e9,
     }
 
 
 def tests(bench: Bench) -> Iterator[Result]:
-    """tests/test_gpu.py."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
-    command += ["-k", "noise or orthogonal"] * bench.options.cpu + ["tests/test_gpu.py"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout[-6000:], file=sys.stderr, flush=True)
-    yield {"passed": done.returncode == 0, "summary": done.stdout.strip().splitlines()[-1]}
+    """tests/test_gpu.py, or on a CPU some of it."""
+    some = ("-k", "orthogonal or classifier or uncached") if bench.cpu else ()
+    asked = ("-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *some, "tests/test_gpu.py")
+    code, out, err = bench.run(*asked)
+    print(out[-2 * TAIL :], file=sys.stderr, flush=True)
+    (summary,) = out.strip().splitlines()[-1:] or [""]
+    yield {"passed": code == 0, "summary": summary, **failure(code, out + err)}
 
 
 def draw(bench: Bench) -> Iterator[Result]:
@@ -115,52 +83,39 @@ def draw(bench: Bench) -> Iterator[Result]:
         for batch in bench.batches:
             for guidance in (3.0, 1.0):
                 config = SampleConfig(guidance=guidance, batch_size=batch)
-                found = _drawn(bench, sampler, config)
-                yield {"preset": preset, "batch": batch, "guidance": guidance, **found}
+                yield {"preset": preset, **_drawn(bench, sampler, config)}
 
 
 def compiled(bench: Bench) -> Iterator[Result]:
     """The same with compiled steps."""
     preset, *_ = bench.presets
-    sampler = replace(_sampler(bench, preset), compiled=not bench.options.cpu)
+    sampler = replace(_sampler(bench, preset), compiled=not bench.cpu)
     for batch in bench.batches[:2]:
         torch._dynamo.reset()
-        found = _drawn(bench, sampler, SampleConfig(batch_size=batch))
-        yield {"preset": preset, "batch": batch, "guidance": SampleConfig().guidance, **found}
+        yield {"preset": preset, **_drawn(bench, sampler, SampleConfig(batch_size=batch))}
 
 
 def _sampler(bench: Bench, preset: str) -> Sampler:
-    shape = settings.load("train", preset=preset).model
+    shape = settings.load("train", preset=preset, settings=bench.smaller).model
     words = TextTokenizer.train(["a red car"], shape.vocabulary)
     model = Transformer(replace(shape, vocabulary=words.vocabulary)).to(bench.device)
     nn.init.normal_(model.image_head.weight, std=0.02)
     halve(model.eval().requires_grad_(False), bench.device)
-    vae = (
-        DVAE(settings.load("train-vae", preset=preset, settings=["model.image_px=64"]).model)
-        .eval()
-        .to(bench.device)
-    )
+    vae = DVAE(_dvae(bench, preset).model).eval().to(bench.device)
     return Sampler(model, vae, words)
 
 
 def _drawn(bench: Bench, sampler: Sampler, config: SampleConfig) -> Result:
-    shape, batch = sampler.model.config, config.batch_size
-    prompts, seeds = ["a red car"] * batch, range(batch)
     began = time.perf_counter()
-    sampler.draw(prompts, seeds, config)
+    sampler.draw(["a red car"] * config.batch_size, range(config.batch_size), config)
     bench.wait()
     first_s = time.perf_counter() - began
-    seconds = bench.timed(lambda: sampler.draw(prompts, seeds, config), warm=0)
-    weights = sum(_bytes(layer) for layer in sampler.model.modules() if _is_linear(layer))
-    filled = shape.text_tokens + 1 + shape.image_tokens / 2
-    rows = batch * (1 + (config.guidance != 1))
-    cached = rows * filled * 2 * shape.dim * shape.depth * 2  # bf16
+    found = speed.measure(sampler, config.batch_size, config, bench.limits.read_bytes_per_s)
+    slow_s = _unrecorded_s(bench, sampler, config)
     return {
-        "images_s": batch / seconds,
-        "ms_a_picture": 1e3 * seconds / batch,
-        "mbu": (weights + cached) * shape.image_tokens / seconds / bench.bytes_s,
+        **asdict(found),
         "first_s": first_s,
-        "unrecorded_images_s": batch / _unrecorded_s(bench, sampler, config),
+        "unrecorded_pictures_per_s": config.batch_size / slow_s,
     }
 
 
@@ -169,7 +124,8 @@ def _unrecorded_s(bench: Bench, sampler: Sampler, config: SampleConfig) -> float
     shape, device = sampler.model.config, bench.device
     prompts = ["a red car"] * config.batch_size
     none = torch.empty(0, dtype=torch.int64, device=device)
-    codes = min(shape.image_tokens - 1, 32)  # of which the rest is guessed
+    most = 2 if bench.cpu else 32  # of which the rest is guessed
+    codes = min(shape.image_tokens - 1, most)
     with torch.inference_mode(), devices.autocast(device, "auto"):
         like = sampler._computed_like(device)
         steps = Steps(sampler.model, len(prompts), config, like)
@@ -182,16 +138,6 @@ def _unrecorded_s(bench: Bench, sampler: Sampler, config: SampleConfig) -> float
                 steps.work(shape.sequence_len, masked=True)
 
         return bench.timed(some, warm=1) / codes * shape.image_tokens
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    return type(layer).__name__.endswith("Linear")
-
-
-def _bytes(layer: nn.Module) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.weight.numel() * layer.weight.element_size()
-    return 2 * int(torch.ops.quantized.linear_unpack_fp16(layer.packed)[0].numel())
 
 
 class Words:
@@ -227,21 +173,18 @@ class Pictures(Words):
 def train(bench: Bench) -> Iterator[Result]:
     """Tokens a second of `train`, and where a step's time goes."""
     for preset in bench.presets:
-        config = settings.load("train", preset=preset)
+        config = settings.load("train", preset=preset, settings=bench.smaller)
         yield {"preset": preset, **_trained(bench, Words(), Transformer, config, compiled=True)}
 
 
 def dvae(bench: Bench) -> Iterator[Result]:
     """Images a second of `train-vae`, `encode` and of decoding."""
     for preset in bench.presets:
-        config = settings.load("train-vae", preset=preset, settings=["model.image_px=64"])
-        px = 128 if preset.endswith("128") else config.model.image_px
-        config = replace(config, model=replace(config.model, image_px=px))
-        for faster in (False, True):
-            yield {"preset": preset, **_trained(bench, Pictures(), DVAE, config, faster)}
+        config = _dvae(bench, preset)
+        yield {"preset": preset, **_trained(bench, Pictures(), DVAE, config, False)}
         model = DVAE(config.model).eval().requires_grad_(False).to(bench.device)
         model.to(memory_format=torch.channels_last)
-        size = 64 if bench.options.cpu else 256
+        size = 16 if bench.cpu else 256
         (pixels,) = Pictures.batch(config.model, size)
         pixels = pixels.to(bench.device)
         codes = model.encode(pixels)
@@ -250,6 +193,43 @@ def dvae(bench: Bench) -> Iterator[Result]:
             "encode_images_s": size / bench.timed(partial(model.encode, pixels)),
             "decode_images_s": size / bench.timed(partial(model.decode, codes)),
         }
+
+
+def dvae_compiled(bench: Bench) -> Iterator[Result]:
+    """The same with torch.compile, which takes a minute and more."""
+    for preset in bench.presets:
+        yield {"preset": preset, **_trained(bench, Pictures(), DVAE, _dvae(bench, preset), True)}
+
+
+def _dvae(bench: Bench, preset: str) -> Any:
+    chosen = ["model.image_px=64", *bench.smaller]
+    config = settings.load("train-vae", preset=preset, settings=chosen)
+    px = 128 if preset.endswith("128") else config.model.image_px
+    return replace(config, model=replace(config.model, image_px=px))
+
+
+def loader(bench: Bench) -> Iterator[Result]:
+    """Images a second that `train-vae` reads, shuffled, with nothing else to do."""
+    count = 200 if bench.cpu else 10_000
+    with tempfile.TemporaryDirectory() as home:
+        for preset in bench.presets:
+            config = _dvae(bench, preset)
+            px, size = config.model.image_px, config.batch_size
+            asked = ("prep", "scenes", "--name", preset, "--px", px, "--limit", count)
+            code, _, err = bench.run("-m", "dallebaby_cli", "--home", home, *asked)
+            if code != 0:
+                yield {"preset": preset, **failure(code, err)}
+                continue
+            pictures = batches.Pictures([Shards(Path(home) / "images" / preset)], "train")
+            order = np.random.default_rng(0).integers(len(pictures), size=(-(-count // size), size))
+            began = time.perf_counter()
+            read = sum(
+                len(batch)
+                for batch in batches.prefetch(
+                    lambda n, pictures=pictures, order=order: pictures.read(order[n]), 0, len(order)
+                )
+            )
+            yield {"preset": preset, "px": px, "images_s": read / (time.perf_counter() - began)}
 
 
 def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) -> Result:
@@ -265,7 +245,7 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
         state.backward("model", few)
     operations = counter.get_total_flops() / 2 * config.batch_size
     began = time.perf_counter()
-    compiled = compiled and not bench.options.cpu
+    compiled = compiled and not bench.cpu
     if compiled:
         torch._dynamo.reset()  # it counts what it compiles, over all models, and gives up
         devices.compile(state.model)
@@ -294,41 +274,54 @@ def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) ->
 
 
 def chain(bench: Bench) -> Iterator[Result]:
-    """From photographs to pictures, with the commands that people use."""
-    if not bench.options.photos:
-        return
-    minutes = bench.options.minutes
-    device = ("--device", bench.device.type)
-    lengths = [f"{minutes * share:g}" for share in (1 / 3, 1 / 2)]
-    preset = ("--preset", "tiny" if bench.options.cpu else "baby-64")
+    """From pictures to pictures, with the commands that people use."""
+    options, device = bench.options, ("--device", bench.device.type)
+    minutes = min(options.minutes, (bench.until - time.monotonic() - STARTS_S) / 60)
+    if bench.cpu:
+        lengths, preset, small, few = [("--steps", 2)] * 2, "tiny", ("--px", 32), 2
+    else:
+        lengths = [("--minutes", f"{minutes * share:.2f}") for share in (1 / 3, 1 / 2)]
+        preset, small, few = "baby-64", (), 16
+    source, prompt = (options.photos,), "a photo of a ship"
+    if options.photos is None:
+        source, prompt = ("scenes", "--limit", 100 if bench.cpu else 20_000), "a red car"
     with tempfile.TemporaryDirectory() as folder:
-        out = ("--out", str((bench.options.pictures or Path(folder)) / "ships.png"))
+        out = ("--out", (options.pictures or Path(folder)) / "chain.png")
         for name, *command in (
-            ("prep", str(bench.options.photos), "--name", "photos"),
-            ("train-vae", *preset, "--minutes", lengths[0], *device),
+            ("prep", *source, "--name", "pictures", *small),
+            ("train-vae", "--preset", preset, *lengths[0], *device),
             ("encode", *device),
-            ("train", *preset, "--minutes", lengths[1], *device),
-            ("generate", "a photo of a ship", "-n", "16", *device, *out),
+            ("train", "--preset", preset, *lengths[1], *device),
+            ("generate", prompt, "-n", few, *device, *out),
         ):
             began = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-m", "dallebaby_cli", "--home", folder, name, *command, "--json"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            print(done.stderr[-3000:], file=sys.stderr, flush=True)
-            answer = done.stdout.strip().splitlines()[-1:] or [""]
+            asked = ("--home", folder, name, *command, "--json")
+            code, said, err = bench.run("-m", "dallebaby_cli", *asked)
+            (answer,) = said.strip().splitlines()[-1:] or [""]
             yield {
                 "command": name,
                 "seconds": time.perf_counter() - began,
-                "exit": done.returncode,
-                "answer": json.loads(answer[0]) if answer[0].startswith("{") else answer[0],
+                "exit": code,
+                "answer": json.loads(answer) if answer.startswith("{") else answer,
+                **failure(code, err),
             }
+            if code != 0:  # the next ones need what it makes
+                return
 
 
-SECTIONS = {s.__name__: s for s in (machine, tests, draw, train, dvae, compiled, chain)}
+# its time in seconds at most; what is left over goes to those after it
+SECTIONS = {
+    machine: 20,
+    tests: 120,
+    draw: 90,
+    train: 70,
+    dvae: 40,
+    loader: 30,
+    compiled: 60,
+    chain: ALL_S,
+    dvae_compiled: ALL_S,
+}
+NAMES = {section.__name__: section for section in SECTIONS}
 
 
 def main() -> None:
@@ -339,18 +332,25 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--pictures", type=Path, help="folder for what the chain draws")
     parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--only", nargs="+", choices=[*SECTIONS], default=[*SECTIONS])
+    parser.add_argument("--only", nargs="+", choices=[*NAMES], default=[*NAMES][:-1])
     parser.add_argument("--presets", nargs="+", default=["gpu-128", "baby-64"])
     options = parser.parse_args()
-    bench, failed = Bench(options), False
+    try:
+        bench = Bench(options)
+    except UsageError as error:
+        parser.error(str(error))
+    failed = False
     for name in options.only:
         began = time.perf_counter()
         try:
-            for result in SECTIONS[name](bench):
-                tell(name, began, result)
+            with bench.bounded(SECTIONS[NAMES[name]]):
+                for result in NAMES[name](bench):
+                    failed |= "error" in result
+                    tell(name, began, result)
         except Exception as error:  # what comes after it is worth knowing all the same
             failed = True
-            tell(name, began, {"error": f"{type(error).__name__}: {error}"[:2000]})
+            where = traceback.format_exc()[-TAIL:]
+            tell(name, began, {"error": f"{type(error).__name__}: {error}"[:TAIL], "where": where})
     sys.exit(failed)
 
 

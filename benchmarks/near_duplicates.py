@@ -134,7 +134,7 @@ def pictures(folders: list[Path]) -> Iterator[Image.Image]:
                 wide = max(image.size) > images.MAX_RATIO * min(image.size)
                 if min(image.size) < 2 * PX or wide or image.width * image.height > MAX_PIXELS:
                     continue
-                opened = images._to_rgb(image, None)
+                opened = images._to_rgb(image, None).convert("RGB")  # a copy that outlives the file
         except (OSError, Image.DecompressionBombError):
             continue
         yield opened
