@@ -16,7 +16,7 @@ from dallebaby_cli.store import manifest
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"train-vae": 500, "train": 150}  # so that either takes many seconds
+STEPS = {"train-vae": 250, "train": 100}  # so that either takes seconds
 SOAK_KILLS = 10  # with SOAK set (make soak)
 FAST_SAVES = ("--set", "save_every_s=0")
 
