@@ -171,7 +171,7 @@ class RunConfig(Bounded):
     """seconds of training between checkpoints, at least: they take no more than 2 % of it; 0 saves
     after every step"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto is bf16 where the device has it natively, fp16 on GPUs that have that alone, else fp32"""
+    """auto is bf16 where the device has it natively, fp16 on GPUs with only that, else fp32"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of initial weights, order of the pictures and dropout"""
 
@@ -208,8 +208,8 @@ class TrainConfig(RunConfig):
     compile: bool = True
     """torch.compile, in runs of 5 minutes and more, if that makes their steps faster"""
     recompute: bool = False
-    """compute each block twice, so that a step needs a fraction of the memory and about a third more
-    time (activation checkpointing); the result is the same"""
+    """compute each block twice, so that a step needs a part of the memory and about a third
+    more time (activation checkpointing); the result is the same"""
     text_weight: float = bounded(0.125, ge=0, lt=1)
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
     caption_drop: float = bounded(0.1, ge=0, lt=1)

@@ -89,8 +89,8 @@ def runs_ahead(device: torch.device) -> bool:
 
 
 def fetch(numbers: Tensor) -> Callable[[], list[float]]:
-    """Begin to bring numbers (N,) to the host. What is returned waits for them, and not for what the
-    device has been given to do since."""
+    """Begin to bring numbers (N,) to the host. What is returned waits for them, and not for what
+    the device has been given to do since."""
     there = numbers.to("cpu", non_blocking=numbers.is_cuda)
     if not numbers.is_cuda:
         return there.tolist

@@ -24,8 +24,8 @@ def load_whole(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def like(value: Tensor, model: object) -> Tensor:
-    """A copy of a whole tensor, split among the ranks as `model` is, or laid out in memory as it is,
-    which fused kernels rely on; every rank has it whole already."""
+    """A copy of a whole tensor, split among the ranks as `model` is, or laid out in memory as it
+    is, which fused kernels rely on; every rank has it whole already."""
     if not isinstance(model, DTensor):
         if not isinstance(model, Tensor) or value.shape != model.shape:
             return value

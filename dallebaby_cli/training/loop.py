@@ -280,9 +280,9 @@ def launch(
     threads: int = 0,
     due: bool = False,
 ) -> Launched:
-    """One optimizer step, which a GPU may still be at work on. `interrupt` knows of a signal to this
-    rank, `threads` and `due` (for a checkpoint) are what the first one wants after it; all ranks
-    learn of them with the loss."""
+    """One optimizer step, which a GPU may still be at work on. `interrupt` knows of a signal to
+    this rank, `threads` and `due` (for a checkpoint) are what the first one wants after it; all
+    ranks learn of them with the loss."""
     words = (state.config.seed, state.step, engine.rank())
     torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
     with collectives.sentence_if_lost() if engine.world() > 1 else contextlib.nullcontext():

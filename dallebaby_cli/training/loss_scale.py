@@ -10,12 +10,14 @@ from torch import Tensor
 FIRST = 2.0**16
 HALVINGS = 16  # from there down to 1, where fp16 is no longer what makes a step bad
 GOOD_STEPS = 2000  # after which a higher scale is tried
+RANGES = (("value", float, 1, FIRST), ("good", int, 0, GOOD_STEPS))
+"""Of what a checkpoint holds: its type, and the least and most that it can be."""
 
 
 class LossScale:
-    """What losses are multiplied by: half as much after each step that was not finite, twice as much
-    after many that were. As torch's GradScaler, which holds back only the one optimizer whose
-    gradients were not finite, and asks each rank alone; it never waits for the device either."""
+    """What losses are multiplied by: half as much after each step that was not finite, twice as
+    much after many that were. torch's GradScaler does so, but holds back only the one optimizer
+    whose gradients were not finite, and asks each rank alone."""
 
     def __init__(self, device: torch.device) -> None:
         self.value = torch.tensor(FIRST, device=device)

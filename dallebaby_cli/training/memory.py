@@ -118,8 +118,8 @@ def _fits(state: State, step: Callable[[], object]) -> bool:
 
 
 def _needed_bytes(state: State, step: Callable[[Tensors], object], batch: Tensors) -> int:
-    """What a step over a batch holds at a time, weights left out: all that it keeps for its backward
-    pass, or where blocks are computed again, what is kept between them and what one of them keeps."""
+    """What a step over a batch holds at a time, weights left out: all that it keeps for its
+    backward pass; where blocks are computed again, what lies between them, and all of one."""
     kept = _kept_bytes(state, step, batch)
     with keeping_all(state.model) as blocks:
         return kept + (_kept_bytes(state, step, batch) - kept) // blocks if blocks else kept

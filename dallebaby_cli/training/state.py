@@ -81,8 +81,8 @@ class State:
 
     @property
     def ahead(self) -> bool:
-        """Whether a step is launched before the host has read what became of the one before it. Then
-        the device itself holds back a step that is not finite."""
+        """Whether a step is launched before the host has read what became of the one before it.
+        Then the device itself holds back a step that is not finite."""
         held = (part.optimizer.can_hold_back for part in self.parts.values())
         return devices.runs_ahead(self.device) and all(held)
 

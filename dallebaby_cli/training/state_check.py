@@ -45,9 +45,9 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
         _check_part(_mapping(more[name], name), part, f"{name}.")
     if "loss_scale" in saved:
         scale = _mapping(saved["loss_scale"], "loss_scale")
-        value, good = scale.get("value"), scale.get("good")
-        right = type(value) is float and 1 <= value <= loss_scale.FIRST and type(good) is int
-        _require(right and 0 <= good < loss_scale.GOOD_STEPS, "its loss_scale")
+        for name, kind, least, most in loss_scale.RANGES:
+            value = scale.get(name, -1)
+            _require(type(value) is kind and least <= value <= most, "its loss_scale")
 
 
 def _check_part(saved: Mapping[str, Any], part: Part, at: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -125,8 +126,7 @@ def test_a_bad_step_changes_nothing_where_it_is_read_late(monkeypatch: pytest.Mo
     state = State.fresh(task.parts(), CONFIG, CPU)
     for step in range(2):
         assert loop.take_step(task, state, task.batch(step), 1e-2, 0.0).ok
-    before = [part.state_dict() for part in state.parts.values()]
-    before = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, before)
+    before = deepcopy([part.state_dict() for part in state.parts.values()])
     averages = {name: tensor.clone() for name, tensor in state.averaged().items()}
     assert not loop.take_step(task, state, task.batch(2), 1e-2, 0.0).ok
     after = [part.state_dict() for part in state.parts.values()]
