@@ -3,14 +3,16 @@
 Where there is no GPU, all of it runs on the CPU, so that it works when one comes.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import same
 from torch import Tensor, nn
 from training import rank_at_work
 
@@ -25,6 +27,7 @@ from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Cache, Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.training import checkpoint, loop, muon
+from dallebaby_cli.training.batches import staged
 from dallebaby_cli.training.loop import take_step
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -188,10 +191,12 @@ class Trained:
         return state.backward("model", batch)
 
 
-def losses_of_steps(device: torch.device, compiled: bool = False) -> list[float]:
+def losses_of_steps(
+    device: torch.device, compiled: bool = False, precision: str = "fp32"
+) -> list[float]:
     torch.manual_seed(0)
     model = Transformer(SMALL)
-    config = settings.load("train", preset="tiny", settings=("precision=fp32",))
+    config = settings.load("train", preset="tiny", settings=(f"precision={precision}",))
     state = State.fresh({"model": Objective(model, Trained.loss)}, config, device, compiled)
     batch = words(model, 16)
     return [take_step(Trained(), state, batch, 3e-3, 0.0).loss for _ in range(8)]  # type: ignore[arg-type]
@@ -201,6 +206,84 @@ def test_training_steps_are_a_cpus() -> None:
     ours, theirs = losses_of_steps(GPU), losses_of_steps(CPU)
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert ours[-1] < ours[0] - 0.1
+
+
+def test_training_steps_in_fp16_are_nearly_those_in_fp32() -> None:
+    assert losses_of_steps(GPU, precision="fp16") == pytest.approx(losses_of_steps(GPU), rel=2e-2)
+
+
+@pytest.mark.parametrize("case", ["fsq", "vq", "gumbel", "dropout"])
+def test_a_bad_step_is_held_back_without_a_wait(
+    prepared: Path, trained: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the device itself, which goes on with the next: nothing on the way asks what it found."""
+    monkeypatch.setattr(devices, "runs_ahead", lambda device: True)
+    task = rank_at_work.task_of(trained if case == "dropout" else prepared, case)
+    state = State.fresh(task.parts(), task.config, GPU)
+    state.model.train()
+    read = staged(task.batch, GPU)
+    assert read(0)[0].is_pinned() == (GPU.type == "cuda")
+    for number in range(2):  # the first ones make what a run needs
+        assert take_step(task, state, read(number), 1e-3, 0.0).ok
+    batch, before = read(2), deepcopy(kept(state))
+    with without_waits():
+        launched = loop.launch(task, state, batch, 1e-3, 0.0)
+    assert launched.read().ok and not same(kept(state), before)
+    before = deepcopy(kept(state))
+    with without_waits():
+        launched = loop.launch(Spoilt(task), state, batch, 1e-3, 0.0)
+    assert not launched.read().ok and same(kept(state), before)
+
+
+class Spoilt:
+    """A task that is handed gradients which are no numbers."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        loss: Tensor = self._task.step(state, batch, progress)
+        for weight in state.model.parameters():
+            assert weight.grad is not None
+            weight.grad.mul_(torch.nan)
+        return loss
+
+
+def kept(state: State) -> list[Any]:
+    """All that a step changes, but what the forward pass itself moves: a quantizer's codes."""
+    moved = {"quantizer.codebook", "quantizer.idle"}
+    weights = state.model.named_parameters(), state.ema.named_parameters()
+    found: list[Any] = [{n: w.detach() for n, w in named if n not in moved} for named in weights]
+    return found + [part.optimizer.state_dict() for part in state.parts.values()]
+
+
+@contextmanager
+def without_waits() -> Iterator[None]:
+    """An error where the host would wait for the GPU."""
+    if GPU.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if GPU.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_blocks_computed_twice_have_the_same_gradients() -> None:
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = Transformer(replace(SMALL, dropout=0.3)).to(GPU)
+        for weight in model.parameters():  # at first each block is the identity
+            nn.init.normal_(weight, std=0.1)
+        model.recompute = again
+        torch.manual_seed(1)
+        batch = tuple(tensor.to(GPU) for tensor in words(model, 4))
+        Trained.loss(model, batch).backward()  # type: ignore[arg-type]
+        found.append([weight.grad for weight in model.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None and theirs is not None
+        close(ours, theirs)
 
 
 def test_a_stopped_run_goes_on_as_it_would_have(prepared: Path, tmp_path: Path) -> None:

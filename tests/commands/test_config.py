@@ -59,7 +59,7 @@ def test_every_setting_is_there_once_with_its_meaning(section: str) -> None:
 def test_help_is_the_string_below_the_field_wherever_it_was_declared() -> None:
     train, judge = by_key(explain("train")), by_key(explain("evaluate"))
     assert train["batch_size"].help == "pictures a step"  # inherited
-    assert train["precision"].help.endswith("(auto, fp32, bf16)")  # and what it may be
+    assert train["precision"].help.endswith("(auto, fp32, bf16, fp16)")  # and what it may be
     assert judge["classifier.optim.lr"].help.startswith("peak learning rate")
     assert judge["classifier.optim.lr"].default == 2e-3  # not that of OptimConfig
 
