@@ -46,8 +46,8 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
     if "loss_scale" in saved:
         scale = _mapping(saved["loss_scale"], "loss_scale")
         for name, kind, least, most in loss_scale.RANGES:
-            value = scale.get(name, -1)
-            _require(type(value) is kind and least <= value <= most, "its loss_scale")
+            found = scale.get(name, -1)
+            _require(type(found) is kind and least <= found <= most, "its loss_scale")
 
 
 def _check_part(saved: Mapping[str, Any], part: Part, at: str) -> None:

@@ -34,7 +34,7 @@ SHORT = ("--preset", "tiny", "--steps", "6", "--set", "eval_every=3", "--set", "
 SIZES = ("--set", "shard_pictures=64", "--set", "batch_size=16")
 ENCODE = ("encode", *SIZES, "--set", "views=2")
 LONG = (
-    *("train-vae", "--preset", "tiny", "--steps", "150"),
+    *("train-vae", "--preset", "tiny", "--steps", "60"),
     *(
         "--set",
         "save_every_s=0",
@@ -270,7 +270,7 @@ def test_a_signal_to_one_ends_all_and_the_run_goes_on(prepared: Path, tmp_path: 
     (sentence,) = errors(stopped)
     saved = checkpoint.load_state(home / "vae" / "broken" / "state.pt")
     assert saved and f"stopped at step {saved['step']}; run it again to continue" in sentence
-    assert 0 < saved["step"] < 150
+    assert 0 < saved["step"] < 60
     together(home, *LONG, "--run", "broken")
     folders = [home / "vae" / name for name in ("whole", "broken")]
     whole, broken = (folder / "model.safetensors" for folder in folders)
