@@ -45,9 +45,9 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
         _check_part(_mapping(more[name], name), part, f"{name}.")
     if "loss_scale" in saved:
         scale = _mapping(saved["loss_scale"], "loss_scale")
-        for name, kind, least, most in loss_scale.RANGES:
+        for name, number, least, limit in loss_scale.RANGES:
             found = scale.get(name, -1)
-            _require(type(found) is kind and least <= found <= most, "its loss_scale")
+            _require(type(found) is number and least <= found <= limit, "its loss_scale")
 
 
 def _check_part(saved: Mapping[str, Any], part: Part, at: str) -> None:
