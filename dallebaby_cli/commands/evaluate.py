@@ -12,7 +12,8 @@ from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
 
 if TYPE_CHECKING:
-    from dallebaby_cli.stages.evaluate import Row, Speeds
+    from dallebaby_cli.stages.evaluate import Row
+    from dallebaby_cli.stages.speed import Speeds
 
 
 def evaluate(
@@ -28,7 +29,7 @@ def evaluate(
 ) -> None:
     """Judge a trained model: hold-out figures, copying, and whether it draws what it is asked."""
     from dallebaby_cli.stages.evaluate import evaluate as stage
-    from dallebaby_cli.stages.evaluate import speeds
+    from dallebaby_cli.stages.speed import speeds
 
     settings: Settings = ctx.obj
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})

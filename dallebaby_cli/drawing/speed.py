@@ -17,7 +17,6 @@ from dallebaby_cli.drawing.half_precision import HalfLinear
 from dallebaby_cli.drawing.next_code import guidance_at
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.transformer import Transformer
 
 LONG_S, MOST = 1.0, 20  # that one size of batch is drawn for, and how often at most
 PROMPT = "a red car"  # nothing depends on it
@@ -52,7 +51,7 @@ def measure(sampler: Sampler, pictures: int, config: SampleConfig, bandwidth: fl
         drawn_s.append(drawn)
         seconds.append(both)
     each_s = statistics.median(drawn_s)
-    share = must_read(sampler.model, config) / each_s / bandwidth if bandwidth else 0.0
+    share = must_read(sampler, config) / each_s / bandwidth if bandwidth else 0.0
     return Speed(
         pictures=pictures,
         guidance=config.guidance,
@@ -63,11 +62,11 @@ def measure(sampler: Sampler, pictures: int, config: SampleConfig, bandwidth: fl
     )
 
 
-def must_read(model: Transformer, config: SampleConfig) -> int:
+def must_read(sampler: Sampler, config: SampleConfig) -> int:
     """Bytes that one batch cannot do without: for each code the weights that decide it, as they are
     kept, and the keys and values of the positions before it, of captions, and where there is
     guidance of empty captions, too."""
-    shape = model.config
+    model, shape = sampler.model, sampler.model.config
     rows = sum(
         config.batch_size
         * (1 + (guidance_at(number / shape.image_tokens, config) != 1))
@@ -75,7 +74,8 @@ def must_read(model: Transformer, config: SampleConfig) -> int:
         for number in range(1, shape.image_tokens)  # the first code finds no keys yet
     )
     device = next(model.parameters()).device
-    size = 4 if devices.resolve_precision(device, "auto") == "fp32" else 2
+    with devices.autocast(device, "auto"):
+        size = sampler._computed_like(device).element_size()
     weights = _kept((*model.blocks, model.norm, model.image_head))
     return shape.image_tokens * weights + rows * 2 * shape.dim * shape.depth * size
 

@@ -1,7 +1,7 @@
 """dalle/RUN → figures: how good a finished model is, and whether it draws what it is asked for."""
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
-from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
 from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
@@ -29,7 +28,6 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training.batches import Captioned, Pictures
-from dallebaby_cli.training.peak import bandwidth
 
 BATCH = 64  # of the hold-out figures
 SHOWN = (4, 6)  # rows and columns of the pictures that are kept of each kind
@@ -40,7 +38,6 @@ KINDS: dict[str, tuple[Pairs, int]] = {
     "two things": ("seen", 2),
 }
 """What is asked for: the row's name → which pairs, how many things."""
-SIDE_BY_SIDE = (1, 8)  # pictures whose speed is told, beside `sampling.batch_size` of them
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,6 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Speeds:
-    """How fast one model draws here."""
-
-    model: Path
-    device: str
-    precision: devices.Precision
-    bytes_per_s: float
-    """that the device reads from its memory, measured"""
-    rows: list[speed.Speed]
-    training_mfu: float | None
-    """share of its own device's peak that its training made use of, if that is known"""
-
-
-@dataclass(frozen=True)
 class Data:
     """What a model was trained on, unchanged since."""
 
@@ -107,41 +90,6 @@ def evaluate(
     hand."""
     with Interrupt(at_once="stopped before all was judged; run it again to begin anew"):
         return _evaluate(home, config, model, device, report)
-
-
-def speeds(
-    home: Path,
-    config: EvaluateConfig,
-    *,
-    model: Path | None = None,
-    device: str = "auto",
-    report: Report,
-) -> Speeds:
-    """How fast a trained transformer (if none is named: the newest, or the baby) draws batches of
-    several sizes, with guidance and without, beside what this device can do at most."""
-    with Interrupt(at_once="stopped before all was timed; run it again to begin anew"):
-        folder = model_folder(home, model, report)
-        sampler = from_pretrained(folder, device)
-        about = manifest.read(folder)
-        found = next(sampler.model.parameters()).device
-        most = bandwidth(found)
-        sizes = sorted({*SIDE_BY_SIDE, config.sampling.batch_size})
-        asked = [(size, pull) for size in sizes for pull in sorted({config.sampling.guidance, 1.0})]
-        rows: list[speed.Speed] = []
-        for size, pull in asked:
-            report(Progress("speed", len(rows), len(asked), "batches", f"{size} side by side"))
-            chosen = replace(config.sampling, guidance=pull)
-            rows.append(speed.measure(sampler, size, chosen, most))
-        report(Progress("speed", len(rows), len(asked), "batches"))
-        trained = about.counts.get("mfu") if about else None
-        return Speeds(
-            model=folder,
-            device=devices.describe(found),
-            precision=devices.resolve_precision(found, "auto"),
-            bytes_per_s=most,
-            rows=rows,
-            training_mfu=trained if isinstance(trained, float) else None,
-        )
 
 
 def _evaluate(

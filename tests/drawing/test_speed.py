@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,19 +31,20 @@ def test_weights_once_a_code_and_what_stands_before_it(sampler: Sampler) -> None
     weights = 4 * (3 * BLOCK + NORMS + HEAD)
     cache = POSITIONS * 2 * 3 * 48 * 4  # keys and values of 3 blocks in fp32
     plain, guided = (SampleConfig(guidance=g, batch_size=8) for g in (1, 3))
-    assert speed.must_read(sampler.model, plain) == 16 * weights + 8 * cache
-    assert speed.must_read(sampler.model, guided) == 16 * weights + 2 * 8 * cache
+    assert speed.must_read(sampler, plain) == 16 * weights + 8 * cache
+    assert speed.must_read(sampler, guided) == 16 * weights + 2 * 8 * cache
 
 
 def test_halved_weights_are_half_as_much(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     none = SampleConfig(guidance=1, batch_size=1)
     for bf16 in (False, True):
         monkeypatch.setattr(devices, "native_bf16", lambda device, bf16=bf16: bf16)
-        model = deepcopy(sampler.model)
-        halve(model, CPU)
+        halved = replace(sampler, model=deepcopy(sampler.model))
+        halve(halved.model, CPU)
         expected = 16 * (2 * (3 * BLOCK + HEAD) + 4 * NORMS)
-        expected += POSITIONS * 2 * 3 * 48 * (2 if bf16 else 4)
-        assert speed.must_read(model, none) == expected
+        with devices.autocast(CPU, "auto"):
+            expected += POSITIONS * 2 * 3 * 48 * sampler._computed_like(CPU).element_size()
+        assert speed.must_read(halved, none) == expected
 
 
 def test_rates_are_of_one_time(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +54,7 @@ def test_rates_are_of_one_time(sampler: Sampler, monkeypatch: pytest.MonkeyPatch
     assert (found.pictures, found.guidance) == (4, 3.0)
     assert found.pictures_per_s == pytest.approx(5) and found.ms_a_picture == pytest.approx(200)
     assert found.ms_a_code == pytest.approx(500 / 16)
-    four = speed.must_read(sampler.model, SampleConfig(batch_size=4))
+    four = speed.must_read(sampler, SampleConfig(batch_size=4))
     assert found.mbu == pytest.approx(four / 0.5 / 1e9)
     assert speed.measure(sampler, 4, config, 0).mbu is None, "the clock could not tell"
 
