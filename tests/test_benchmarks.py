@@ -145,7 +145,7 @@ def test_all_that_is_asked_of_a_gpu_works_on_a_cpu(folder: Path, tmp_path: Path)
     assert code == 0 and not [line for line in lines if "error" in line], err
     assert found.keys() == SECTIONS
     assert found["machine"][0]["matmul_bf16_tflops"] > 0 and found["machine"][0]["read_gb_s"] > 0
-    assert found["tests"][0]["passed"] and "6 passed" in found["tests"][0]["summary"]
+    assert found["tests"][0]["passed"] and " passed, " in found["tests"][0]["summary"]
     batches = [(row["pictures"], row["guidance"]) for row in found["draw"]]
     assert batches == [(1, 3), (1, 1), (3, 3), (3, 1)]
     rates = ("pictures_per_s", "ms_a_code", "mbu", "unrecorded_pictures_per_s")
