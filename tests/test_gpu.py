@@ -18,6 +18,7 @@ from training import rank_at_work
 
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig
+from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import Interrupted
@@ -26,7 +27,7 @@ from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Cache, Transformer
 from dallebaby_cli.progress import ignore
-from dallebaby_cli.training import checkpoint, loop, muon
+from dallebaby_cli.training import checkpoint, loop, muon, peak
 from dallebaby_cli.training.batches import staged
 from dallebaby_cli.training.loop import take_step
 from dallebaby_cli.training.parts import Objective
@@ -340,3 +341,14 @@ if GPU.type == "cuda":  # not skipped elsewhere: they are about nothing there
         peak, most = devices.peak_bytes(GPU), devices.memory_bytes(GPU)
         print(f"{preset}: {peak / 1e9:.1f} of {most / 1e9:.0f} GB")
         assert peak < 0.9 * most
+
+
+def test_its_limits_and_the_speed_of_drawing_are_told(
+    on_gpu: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peak, "PATIENCE_S", 0.1)
+    limits = peak.limits(GPU)
+    assert min(*limits.matmul_flops.values(), limits.read_bytes_per_s) > 1e8
+    found = speed.measure(on_gpu, 8, SampleConfig(), limits.read_bytes_per_s)
+    assert found.mbu is not None and 0 < found.mbu < 1
+    assert found.ms_a_picture * found.pictures_per_s == pytest.approx(1e3)

@@ -14,8 +14,10 @@ from training.test_loop import CONFIG, CPU, LineTask
 from training.test_run import finish
 
 from dallebaby_cli import progress
+from dallebaby_cli.config import settings
+from dallebaby_cli.stages import train_vae
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import log, loop, plan
+from dallebaby_cli.training import engine, log, loop, plan
 from dallebaby_cli.training.peak import bandwidth, matmul_peak
 
 
@@ -69,6 +71,17 @@ def test_the_model_s_operations_are_counted_and_not_its_optimizer_s() -> None:
     costs = plan.measure(LineTask(), CONFIG, CPU)
     forward = 2 * 8 * 4  # of 8 pictures, a product with the 4 numbers of a layer
     assert costs.flops_per_step == 2 * forward, "and as much for the gradients of the weights"
+
+
+def test_a_rank_counts_its_own_share_of_a_step(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the share of peak is of one device, however many work on the run."""
+    config = settings.load("train-vae", preset="tiny", flags={"steps": 1})
+    task, _ = train_vae.prepare(prepared, config, ["shapes"], device=CPU, report=progress.ignore)
+    whole = plan.measure(task, config, CPU).flops_per_step
+    monkeypatch.setattr(engine, "share", lambda: slice(1, None, 2))  # the second of two
+    assert whole > 0 and plan.measure(task, config, CPU).flops_per_step == whole / 2
 
 
 def test_planning_asks_for_the_random_numbers_of_no_gpu_but_its_own(
