@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_bench import ALL_S, TAIL, Bench, failure
+from gpu_bench import ALL_S, TAIL, Bench, OutOfTimeError, failure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -277,6 +277,8 @@ def chain(bench: Bench) -> Iterator[Result]:
     """From pictures to pictures, with the commands that people use."""
     options, device = bench.options, ("--device", bench.device.type)
     minutes = min(options.minutes, (bench.until - time.monotonic() - STARTS_S) / 60)
+    if minutes < 0.1 and not bench.cpu:
+        raise OutOfTimeError(f"{minutes:.1f} minutes are left for training, too few")
     if bench.cpu:
         lengths, preset, small, few = [("--steps", 2)] * 2, "tiny", ("--px", 32), 2
     else:
@@ -317,7 +319,7 @@ SECTIONS = {
     train: 70,
     dvae: 40,
     loader: 30,
-    compiled: 60,
+    compiled: 75,
     chain: ALL_S,
     dvae_compiled: ALL_S,
 }
