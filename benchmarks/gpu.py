@@ -326,13 +326,18 @@ SECTIONS = {
 NAMES = {section.__name__: section for section in SECTIONS}
 
 
+def whole(path: str) -> Path:
+    """As seen from here: the commands run elsewhere."""
+    return Path(path).resolve()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--pictures", type=Path, help="folder for what the chain draws")
+    parser.add_argument("--photos", type=whole)
+    parser.add_argument("--pictures", type=whole, help="folder for what the chain draws")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--only", nargs="+", choices=[*NAMES], default=[*NAMES][:-1])
     parser.add_argument("--presets", nargs="+", default=["gpu-128", "baby-64"])

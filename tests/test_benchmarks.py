@@ -126,19 +126,18 @@ def test_a_download_is_timed(
 # ---------------------------------------------------------------- what a GPU is asked for
 
 
-def gpu(*arguments: object) -> tuple[int, list[dict], str]:
+def gpu(*arguments: object, here: Path) -> tuple[int, list[dict], str]:
     """`gpu.py --cpu` in a process of its own: exit code, lines, and errors."""
     command = [sys.executable, BENCHMARKS / "gpu.py", "--cpu", *arguments]
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False
-    )
+    asked = [str(word) for word in command]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=here)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 @pytest.mark.slow
 def test_all_that_is_asked_of_a_gpu_works_on_a_cpu(folder: Path, tmp_path: Path) -> None:
-    photos = shutil.copytree(folder / "pngs", tmp_path / "photos")
-    code, lines, err = gpu("--photos", photos, "--pictures", tmp_path)
+    shutil.copytree(folder / "pngs", tmp_path / "photos")
+    code, lines, err = gpu("--photos", "photos", "--pictures", ".", here=tmp_path)
     found: dict[str, list[dict]] = {}
     for line in lines:
         found.setdefault(line["section"], []).append(line)
@@ -159,9 +158,8 @@ def test_all_that_is_asked_of_a_gpu_works_on_a_cpu(folder: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_what_fails_on_a_gpu_says_why_and_the_rest_runs(tmp_path: Path) -> None:
-    code, (chain, machine), _ = gpu(
-        *("--photos", tmp_path / "nowhere", "--only", "chain", "machine")
-    )
+    asked = ("--photos", "nowhere", "--only", "chain", "machine")
+    code, (chain, machine), _ = gpu(*asked, here=tmp_path)
     assert code == 1 and chain["command"] == "prep" and chain["exit"] != 0
     assert "error: " in chain["error"] and "nowhere" in chain["error"]
     assert machine["section"] == "machine" and "error" not in machine
