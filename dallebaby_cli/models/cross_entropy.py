@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 HELD = 1 << 24  # logits at a time: 64 MB, and enough work for any device
+ALIGNED, FULL = 8, 64  # GPUs want rows that begin at 16 bytes: others get classes that do not count
 
 
 def cross_entropy(rows: Tensor, classes: Tensor, target: Tensor, share: Tensor) -> Tensor:
@@ -40,23 +41,25 @@ class _CrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
         learned: bool,
     ) -> Tensor:
-        matrix = classes.to(dtype)
+        count = len(classes)
+        spare = -count % FULL if count % ALIGNED else 0
+        matrix = F.pad(classes.to(dtype), (0, 0, 0, spare))
         total = share.new_zeros(())
         of_rows = torch.empty_like(rows) if learned else None
         of_classes = torch.zeros_like(classes) if learned else None
-        each = -(-len(rows) // -(-len(rows) * len(classes) // HELD))  # all parts alike
+        each = -(-len(rows) // -(-len(rows) * count // HELD))  # all parts alike
         for start in range(0, len(rows), each):
             part = slice(start, start + each)
             some, answer, part_share = rows[part].to(dtype), target[part, None], share[part, None]
-            logp = F.linear(some, matrix).float().log_softmax(1)
+            logp = F.linear(some, matrix)[:, :count].float().log_softmax(1)
             total -= (logp.gather(1, answer) * part_share).sum()
             if of_rows is None or of_classes is None:
                 continue
             slope = logp.exp_()  # the softmax, less 1 at the answer
             slope.scatter_(1, answer, slope.gather(1, answer) - 1)
-            slope = slope.mul_(part_share).to(dtype)
+            slope = F.pad(slope.mul_(part_share).to(dtype), (0, spare))
             of_rows[part] = slope @ matrix
-            of_classes += slope.T @ some
+            of_classes += (slope.T @ some)[:count]
         if of_rows is not None:
             ctx.save_for_backward(of_rows, of_classes)
         return total
