@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 HELD = 1 << 24  # logits at a time: 64 MB, and enough work for any device
 ALIGNED, FULL = 8, 64  # GPUs want rows that begin at 16 bytes: others get classes that do not count
+ROOM = 64  # a sum of so many rows overflows fp16 otherwise; for others it changes nothing
 
 
 def cross_entropy(rows: Tensor, classes: Tensor, target: Tensor, share: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class _CrossEntropy(torch.autograd.Function):
             slope.scatter_(1, answer, slope.gather(1, answer) - 1)
             slope = F.pad(slope.mul_(part_share).to(dtype), (0, spare))
             of_rows[part] = slope @ matrix
-            of_classes += (slope.T @ some)[:count]
+            of_classes.add_((slope.T @ (some / ROOM))[:count], alpha=ROOM)
         if of_rows is not None:
             ctx.save_for_backward(of_rows, of_classes)
         return total

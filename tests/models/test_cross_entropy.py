@@ -62,6 +62,17 @@ def test_nothing_is_kept_where_nothing_is_learned() -> None:
     assert not frozen.requires_grad
 
 
+def test_fp16_holds_what_thousands_of_rows_add_to_one_class() -> None:
+    """Which no scaling of the loss would make smaller: the gradient is made before it."""
+    rows, classes = torch.full((20_000, 8), 8.0), torch.zeros(8, 8, requires_grad=True)
+    target, share = torch.zeros(20_000, dtype=torch.int64), torch.ones(20_000)
+    with torch.autocast("cpu", torch.float16):
+        cross_entropy(rows, classes, target, share).backward()
+    assert classes.grad is not None
+    expected = 20_000 * 8.0 * torch.tensor([-7 / 8, *[1 / 8] * 7])
+    torch.testing.assert_close(classes.grad, expected[:, None].expand(8, 8), rtol=2**-8, atol=0)
+
+
 class Largest(TorchDispatchMode):
     """Sees how many numbers the largest tensor has that an operation makes."""
 
