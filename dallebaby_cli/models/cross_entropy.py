@@ -58,7 +58,9 @@ class _CrossEntropy(torch.autograd.Function):
                 continue
             slope = logp.exp_()  # the softmax, less 1 at the answer
             slope.scatter_(1, answer, slope.gather(1, answer) - 1)
-            slope = F.pad(slope.mul_(part_share).to(dtype), (0, spare))
+            slope = slope.mul_(part_share).to(dtype)
+            if spare:
+                slope = F.pad(slope, (0, spare))
             of_rows[part] = slope @ matrix
             of_classes.add_((slope.T @ (some / ROOM))[:count], alpha=ROOM)
         if of_rows is not None:
