@@ -141,14 +141,17 @@ class Block(nn.Module):
         query_key, value = qkv.split((2, 1), dim=2)
         value = value.squeeze(2).transpose(1, 2)  # (B, H, s, E), as query and key
         query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
-        query, key = rotate(query_key, turns).type_as(value)
-        mask, causal = None, True
-        if past is not None:
+        query_key = rotate(query_key, turns)
+        if past is None:
+            query, key = query_key.type_as(value)
+            y = attend(query, key, value, None, causal=True)
+        else:
+            query, key = query_key.type_as(past.keys)
             past.keys.index_copy_(2, past.places, key)
-            past.values.index_copy_(2, past.places, value)
+            past.values.index_copy_(2, past.places, value.type_as(past.values))
             key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
-            mask, causal = past.mask, past.first
-        y = attend(query, key, value, mask, causal)
+            with torch.autocast(x.device.type, enabled=False):  # in the cache's own precision
+                y = attend(query, key, value, past.mask, past.first)
         return y.transpose(1, 2).reshape(batch, new, dim)
 
     def _drop(self, x: Tensor) -> Tensor:
