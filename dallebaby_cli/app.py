@@ -112,7 +112,8 @@ def global_options(
 
 
 MOST_SAID = 200  # characters of what a library says of an error
-SHARED = ("train-vae", "encode", "train")  # what several processes can do together
+# what several processes can do together
+SHARED = ("train-vae", "encode", "train", "generate", "evaluate")
 WITH_VALUE = ("--home", "--config", "--set", "--device")
 FLAGS = ("--json", "--quiet", "--debug")
 

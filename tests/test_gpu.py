@@ -3,6 +3,7 @@
 Where there is no GPU, all of it runs on the CPU, so that it works when one comes.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import same
+from conftest import Ran, same
+from PIL import Image
 from torch import Tensor, nn
 from training import rank_at_work
 
@@ -173,6 +175,23 @@ def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
     others[0] = sampler.draw(PROMPTS, seeds, config)
     for drawn in others.values():
         assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+def test_the_command_draws(cli: Callable[..., Ran], model: Path, tmp_path: Path) -> None:
+    """All of `generate`: from a folder to files, with a picture to begin with and an animation."""
+    photo, out = tmp_path / "photo.png", tmp_path / "g.png"
+    Image.effect_noise((40, 24), 90).convert("RGB").save(photo)
+    where = ("--home", tmp_path, "--device", GPU.type, "--json")
+    asked = ("generate", "a red car", "a tree", "-n", 3, "--best", 2, "--model", model, "--seed", 3)
+    more = ("--image", photo, "--keep", 1, "--out", out, "--progressive", tmp_path / "g.gif")
+    for options in (more, ("--set", "batch_size=2"), ("--guidance", 1, "--top-k", 9)):
+        ran = cli(*where, *asked, *options)
+        assert ran.code == 0, ran.err
+        facts = json.loads(ran.out)
+        assert len(facts["pictures"]) == 4
+        for path in facts["pictures"]:
+            with Image.open(path) as picture:
+                assert picture.size == (16, 16) and len(set(picture.getdata())) > 9
 
 
 SMALL = TransformerConfig(

@@ -224,9 +224,9 @@ FLAGS = {
     "train-vae": "from help minutes preset processes run seed steps",
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
-    "generate": "best file guidance help image keep model n out progressive seed show temperature "
-    "top-k top-p",
-    "evaluate": "help model pictures seed speed",
+    "generate": "best file guidance help image keep model n out processes progressive seed show "
+    "temperature top-k top-p",
+    "evaluate": "help model pictures processes seed speed",
     "demo": "help minutes",
     "doctor": "help preset",
     "config": "help preset",

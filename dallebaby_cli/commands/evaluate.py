@@ -26,12 +26,15 @@ def evaluate(
     speed: Annotated[
         bool, typer.Option("--speed", help="Tell how fast it draws here, and nothing else.")
     ] = False,
+    processes: options.Processes = None,
 ) -> None:
     """Judge a trained model: hold-out figures, copying, and whether it draws what it is asked."""
     from dallebaby_cli.stages.evaluate import evaluate as stage
     from dallebaby_cli.stages.speed import speeds
 
     settings: Settings = ctx.obj
+    if not speed:
+        settings.in_processes(processes)
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
     if speed:
         with settings.reporter() as report:

@@ -43,12 +43,16 @@ def generate(
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
     model: options.Model = None,
+    processes: options.Processes = None,
 ) -> None:
     """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby.
     Without sentences, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     config = settings.load("generate", flags)
+    if processes and ("-" in (asked or []) or not (asked or file)):
+        raise UsageError("--processes: give the prompts here or in --file, which all of them read")
+    settings.in_processes(processes)
     given = prompts.given(asked or [], file)
     if given is None and (out or progressive):
         raise UsageError("--out and --progressive are for one grid; give its prompts too")

@@ -260,8 +260,8 @@ class SampleConfig(Bounded):
     """choose among the k likeliest codes; 0 is all"""
     top_p: float = bounded(1.0, gt=0, le=1)
     """choose among the likeliest codes that hold so much of the probability"""
-    batch_size: int = bounded(32, ge=1, le=COUNT)
-    """pictures drawn at a time; does not change them"""
+    batch_size: int | None = bounded(None, ge=1, le=COUNT)
+    """pictures drawn at a time, which does not change them; null is as many as pay and fit"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

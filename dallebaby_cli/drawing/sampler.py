@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.fitting import at_a_time
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_numpy
 from dallebaby_cli.models.tokenizers import ImageTokenizer
@@ -93,9 +95,13 @@ class Sampler:
         best: int | None = None,
         kept: Tensor | None = None,
         watch: Callable[[Drawing], None] | None = None,
+        together: bool = False,
     ) -> Sketch:
         """n pictures of each prompt; with `best`, only so many of them: those with the highest
-        `score`, best first. All begin with `kept`. `watch` sees every moment of the stream."""
+        `score`, best first. All begin with `kept`. `watch` sees every moment of the stream.
+
+        With `together`, all ranks of a run call this with the same, each draws every W-th picture
+        (its `watch` sees those), and all have all of them in the end."""
         config = config or SampleConfig()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if n < 1 or not prompts:
@@ -103,21 +109,29 @@ class Sampler:
         if best is not None and not 1 <= best <= n:
             raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
         wanted = [prompt for prompt in prompts for _ in range(n)]
-        codes, scores = [], []
-        for drawing in self.stream(wanted, range(seed, seed + len(wanted)), config, kept):
+        share = collectives.shared() if together else slice(None)
+        mine, seeds = wanted[share], range(seed, seed + len(wanted))[share]
+        grid = self.model.config.grid
+        codes = [torch.empty((0, grid, grid), dtype=torch.int64, device=self.device)]
+        scores = [torch.empty(0, device=self.device)]
+        for drawing in self.stream(mine, seeds, config, kept):
             if watch:
                 watch(drawing)
             if drawing.finished:
                 codes.append(drawing.codes)
                 if best:
-                    part = wanted[drawing.first : drawing.first + len(drawing.codes)]
+                    part = mine[drawing.first : drawing.first + len(drawing.codes)]
                     scores.append(self.score(part, drawing.codes))
+        drawn, scored = torch.cat(codes), torch.cat(scores)
+        if together:
+            drawn = collectives.gather_shares(drawn, len(wanted))
+            scored = collectives.gather_shares(scored, len(wanted)) if best else scored
         chosen = torch.arange(len(wanted)).view(len(prompts), -1)
         if best:
-            order = torch.cat(scores).cpu().view(chosen.shape).argsort(descending=True, stable=True)
+            order = scored.cpu().view(chosen.shape).argsort(descending=True, stable=True)
             chosen = chosen.gather(1, order[:, :best])
         kept = chosen.flatten()
-        return Sketch(torch.cat(codes)[kept], [seed + number for number in kept.tolist()])
+        return Sketch(drawn[kept.to(drawn.device)], [seed + number for number in kept.tolist()])
 
     def draw(
         self,
@@ -137,14 +151,15 @@ class Sampler:
         config: SampleConfig,
         kept: Tensor | None = None,
     ) -> Iterator[Drawing]:
-        """One picture for each prompt and seed, `config.batch_size` at a time: how these are
+        """One picture for each prompt and seed, some at a time (`at_a_time`): how these are
         before anything is drawn, then as often as codes are decided, and at last `finished`.
         `kept` (R, G) are the codes of their first rows, if those are given.
 
         Work is done only when the next moment is asked for, so that it can end at any.
         """
-        for first in range(0, len(prompts), config.batch_size):
-            part = slice(first, first + config.batch_size)
+        size = at_a_time(self.model.config, config, self.device)
+        for first in range(0, len(prompts), size):
+            part = slice(first, first + size)
             yield from self._stream(first, prompts[part], seeds[part], config, kept)
 
     @torch.inference_mode()
@@ -157,7 +172,7 @@ class Sampler:
         kept: Tensor | None,
     ) -> Iterator[Drawing]:
         """The moments of one batch, in raster order."""
-        shape, device = self.model.config, self._device
+        shape, device = self.model.config, self.device
         square = (len(prompts), shape.grid, shape.grid)
         orders = torch.ones(shape.image_tokens + 1, shape.image_tokens, dtype=torch.bool).tril(-1)
         known = orders.to(device).view(-1, 1, *square[1:]).expand(-1, *square).unbind()
@@ -185,7 +200,7 @@ class Sampler:
         """Ready to draw so many pictures; nobody else has them meanwhile."""
         ready = self._ready.pop((batch, config), None)
         return ready or Steps(
-            self.model, batch, config, self._computed_like(self._device), self.compiled
+            self.model, batch, config, self._computed_like(self.device), self.compiled
         )
 
     @torch.inference_mode()
@@ -193,7 +208,7 @@ class Sampler:
         """log p(codes | prompt) - log p(codes | no prompt) in nats (B,) of codes (B, G, G): how
         much likelier its prompt makes each picture."""
         both = codes.flatten(1).repeat(2, 1)
-        with devices.autocast(self._device, "auto"):
+        with devices.autocast(self.device, "auto"):
             logits = self.model(self._read([*prompts, *[""] * len(prompts)]), both)[1]
         loss = F.cross_entropy(logits.float().flatten(0, 1), both.flatten(), reduction="none")
         with_prompt, without = loss.view(2, len(prompts), -1).sum(-1)
@@ -203,7 +218,8 @@ class Sampler:
     def paint(self, codes: Tensor, known: Tensor | None = None) -> np.ndarray:
         """uint8 (B, P, P, 3) of codes (B, G, G), grey where they are not `known`, bool (B, G, G),
         if that is given."""
-        pictures = []
+        pictures, device = [], self.image_tokenizer.device
+        codes, known = codes.to(device), None if known is None else known.to(device)
         for start in range(0, len(codes), PAINTED):
             part = slice(start, start + PAINTED)
             there = None if known is None else known[part]
@@ -217,12 +233,13 @@ class Sampler:
         return self.image_tokenizer.encode(pixels.to(self.image_tokenizer.device))[0]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where codes are drawn."""
         return next(self.model.parameters()).device
 
     def _read(self, prompts: Sequence[str]) -> Tensor:
         ids = self.text_tokenizer.encode(prompts, self.model.config.text_tokens)
-        return torch.from_numpy(ids).to(self._device)
+        return torch.from_numpy(ids).to(self.device)
 
     def _computed_like(self, device: torch.device) -> Tensor:
         """A tensor of the type that keys and values have here: on CPUs fp32 always, in which one

@@ -18,9 +18,44 @@ Op = dist.ReduceOp
 OF_THE_NETWORK = re.compile(r"\bgloo\b|\bnccl\b|connection|socket|\bpeer\b|broken pipe", re.I)
 
 
+_silent = False  # while one rank works by itself
+
+
+def together() -> bool:
+    """Whether ranks hear each other now."""
+    return dist.is_initialized() and not _silent
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Work as a process by itself while the block runs: nothing is told to other ranks."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
+def shared() -> slice:
+    """This rank's part of a list: every W-th, as `gather` puts them together again."""
+    return slice(dist.get_rank(), None, dist.get_world_size()) if together() else slice(None)
+
+
+def gather_shares(tensor: Tensor, whole: int) -> Tensor:
+    """The `whole` rows (whole, ...) of which each rank has its `shared` part, on the CPU; ranks
+    may have one row less than others, or none. Raises ProcessLost."""
+    if not together():
+        return tensor
+    rows = -(-whole // dist.get_world_size())
+    padded = torch.zeros((rows, *tensor.shape[1:]), dtype=tensor.dtype)
+    padded[: len(tensor)] = tensor.cpu()
+    return gather(padded)[:whole]
+
+
 def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:
     """Reduce a tensor over all ranks, in place. Raises ProcessLost."""
-    if dist.is_initialized():
+    if together():
         with sentence_if_lost():
             dist.all_reduce(tensor, op)
     return tensor
@@ -29,7 +64,7 @@ def reduce(tensor: Tensor, op: Op.RedOpType = Op.SUM) -> Tensor:
 def gather(tensor: Tensor) -> Tensor:
     """The tensors (B, ...) of all W ranks, which are every W-th of a batch, in the order of the
     whole batch (B * W, ...). Raises ProcessLost."""
-    if not dist.is_initialized():
+    if not together():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     with sentence_if_lost():

@@ -126,6 +126,20 @@ def compile(model: nn.Module) -> None:
     model.compile(dynamic=False)
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile works there, by trying it: it takes seconds."""
+    model = nn.Identity().to(device)
+    model.forward = lambda x: x.sin() + 1  # type: ignore[method-assign]
+    logging.getLogger("torch._dynamo").setLevel(logging.CRITICAL)
+    logging.getLogger("torch._inductor").setLevel(logging.CRITICAL)
+    try:
+        compile(model)
+        model(torch.ones(8, device=device))
+    except (RuntimeError, ImportError, OSError):
+        return False
+    return True
+
+
 def describe(device: torch.device) -> str:
     """What it is, in a few words."""
     if device.type == "cuda":
@@ -147,6 +161,15 @@ def _limits() -> Iterator[int]:
     for file in LIMITS:
         with suppress(OSError, ValueError):  # there is none, or it says "max"
             yield int(file.read_text(encoding="ascii"))
+
+
+def free_bytes(device: torch.device) -> int:
+    """The part of its memory that is free now."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    there = psutil.virtual_memory().available
+    return min(there, memory_bytes(device))
 
 
 def free_cached() -> None:

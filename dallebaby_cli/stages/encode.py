@@ -12,7 +12,7 @@ import torch
 
 from dallebaby_cli import files
 from dallebaby_cli.config import EncodeConfig, settings
-from dallebaby_cli.drawing import pretrained
+from dallebaby_cli.drawing import fitting, pretrained
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
@@ -101,7 +101,7 @@ def _encode_one(
 
             for number in missing[engine.share()]:
                 rows = np.arange(len(source))[starts[number] :][: config.shard_pictures]
-                _encode_shard(paths[number], source, rows, model, config, tell)
+                _encode_shard(paths[number], source, rows, model, config, tell, report)
             engine.wait()
         encoded = sum(min(config.shard_pictures, len(source) - starts[n]) for n in missing)
         rate = encoded * config.views / (time.perf_counter() - began)
@@ -174,23 +174,26 @@ def _encode_shard(
     model: ImageTokenizer,
     config: EncodeConfig,
     tell: Callable[[int], None],
+    report: Report,
 ) -> None:
     """Encode some rows into one shard, telling after each batch how far this has come."""
-    each = max(config.batch_size // config.views, 1)  # pictures, with all their views
-    batches = [rows[i : i + each] for i in range(0, len(rows), each)]
 
-    def read(number: int) -> torch.Tensor:
-        return _views(source, batches[number], config)
+    def encoded(size: int) -> list[np.ndarray]:
+        each = max(size // config.views, 1)  # pictures, with all their views
+        batches = [rows[i : i + each] for i in range(0, len(rows), each)]
 
-    codes = []
-    for views in prefetch(read, 0, len(batches)):
-        with (
-            torch.no_grad(),
-            devices.autocast(model.device, "fp32"),
-        ):  # codes must not depend on luck
-            found = model.encode(views.flatten(0, 1).to(model.device)).cpu().numpy()
-        codes.append(found.astype(np.uint16).reshape(-1, config.views, *found.shape[1:]))
-        tell(int(rows[0]) + sum(map(len, codes)))
+        def read(number: int) -> torch.Tensor:
+            return _views(source, batches[number], config)
+
+        codes: list[np.ndarray] = []
+        for views in prefetch(read, 0, len(batches)):
+            found = _codes(model, views.flatten(0, 1), min(size, each * config.views))
+            codes.append(found.reshape(-1, config.views, *found.shape[1:]))
+            tell(int(rows[0]) + sum(map(len, codes)))
+        return codes
+
+    most = min(config.batch_size, len(rows) * config.views)
+    codes = fitting.halving(encoded, most, "encoding", "batch_size", report)
     tokens.write_shard(
         path,
         [source.key(int(row)) for row in rows],
@@ -198,6 +201,14 @@ def _encode_shard(
         [source.captions(int(row)) for row in rows],
         np.concatenate(codes),
     )
+
+
+@torch.no_grad()
+def _codes(model: ImageTokenizer, pictures: torch.Tensor, size: int) -> np.ndarray:
+    """uint16 (B, G, G) of pictures (B, 3, P, P), so many at a time."""
+    with devices.autocast(model.device, "fp32"):  # codes must not depend on luck
+        parts = [model.encode(part.to(model.device)).cpu() for part in pictures.split(size)]
+    return torch.cat(parts).numpy().astype(np.uint16)
 
 
 def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tensor:

@@ -10,10 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
+from dallebaby_cli.drawing import fitting
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
 from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_numpy, to_tensor
 from dallebaby_cli.models.tokenizers import ImageTokenizer
@@ -27,6 +29,7 @@ from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training import engine
 from dallebaby_cli.training.batches import Captioned, Pictures
 
 BATCH = 64  # of the hold-out figures
@@ -87,16 +90,21 @@ def evaluate(
     report: Report,
 ) -> Evaluated:
     """Judge a trained transformer (if none is named: the newest, or the baby) with all that is at
-    hand."""
+    hand. Several ranks share what is drawn, and the first one judges: it alone has all figures."""
     with Interrupt(at_once="stopped before all was judged; run it again to begin anew"):
-        return _evaluate(home, config, model, device, report)
+        done = _evaluate(home, config, model, device, report)
+        engine.wait()
+    return done
 
 
 def _evaluate(
     home: Path, config: EvaluateConfig, model: Path | None, device: str, report: Report
 ) -> Evaluated:
     folder = model_folder(home, model, report)
-    sampler = from_pretrained(folder, device)
+    sampler = from_pretrained(folder, str(engine.device(device)))
+    drawn = len(KINDS) * config.pictures // engine.world()
+    if fitting.pays_to_compile(drawn, sampler.device):
+        sampler = replace(sampler, compiled=True)
     about = manifest.read(folder)
     if about is None:
         raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
@@ -153,36 +161,58 @@ def _judge_holdout(
     done: Evaluated, sampler: Sampler, data: Data, config: EvaluateConfig, report: Report
 ) -> None:
     """Fill in what needs the model's own data."""
-    shape, device = sampler.model.config, next(sampler.model.parameters()).device
     training, captioned = (
-        Captioned(data.tokens, split, sampler.text_tokenizer, shape.text_tokens)
+        Captioned(data.tokens, split, sampler.text_tokenizer, sampler.model.config.text_tokens)
         for split in ("train", "holdout")
     )
-    count = min(config.holdout_pictures, len(captioned))
-    report(Progress("hold-out", 0, count, "images"))
-    with devices.autocast(device, "auto"):
-        found = scores.transformer(sampler.model, captioned, count, BATCH)
-        unigram = scores.unigram(training, captioned, shape.codes)
-        baselines = {"unigram_bits": unigram, "uniform_bits": float(np.log2(shape.codes))}
-        done.holdout.update(found | baselines | {"pictures": count})
-        pictures = Pictures(data.images, "holdout") if data.images else None
-        if pictures:
-            done.reconstruction.update(
-                scores.reconstruction(sampler.image_tokenizer, pictures, count, BATCH)
-            )
-    report(Progress("hold-out", count, count, "images"))
+    pictures = Pictures(data.images, "holdout") if data.images else None
+    if engine.first():
+        _score_holdout(done, sampler, training, captioned, pictures, config, report)
     captions = captioned.first_captions(config.pictures)
     if not captions:
         done.missing.append("the hold-out pictures have no captions to draw, so nothing is drawn")
         return
     codes, drawn = _draw(sampler, captions, "hold-out captions", config, report)
+    if not engine.first():
+        return
     _judge_distance(done, codes, training, captioned, report)
     if pictures:
         real = pictures.read(pictures.sample(config.pictures))
         rebuilt = _rebuild(sampler.image_tokenizer, real)
-        judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, device)
+        judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, sampler.device)
         done.pretrained.update(judged.figures)
         done.missing.extend(judged.missing)
+
+
+def _score_holdout(
+    done: Evaluated,
+    sampler: Sampler,
+    training: Captioned,
+    captioned: Captioned,
+    pictures: Pictures | None,
+    config: EvaluateConfig,
+    report: Report,
+) -> None:
+    """Fill in what is computed of the hold-out pictures themselves."""
+    codes, count = sampler.model.config.codes, min(config.holdout_pictures, len(captioned))
+    report(Progress("hold-out", 0, count, "images"))
+
+    def score(size: int) -> dict[str, float]:
+        return scores.transformer(sampler.model, captioned, count, size)
+
+    def rebuild(size: int) -> dict[str, float]:
+        return scores.reconstruction(sampler.image_tokenizer, pictures, count, size)
+
+    with devices.autocast(sampler.device, "auto"):
+        found = fitting.halving(score, BATCH, "scoring", "holdout_pictures", report)
+        unigram = scores.unigram(training, captioned, codes)
+        baselines = {"unigram_bits": unigram, "uniform_bits": float(np.log2(codes))}
+        done.holdout.update(found | baselines | {"pictures": count})
+        if pictures:
+            done.reconstruction.update(
+                fitting.halving(rebuild, BATCH, "rebuilding", "holdout_pictures", report)
+            )
+    report(Progress("hold-out", count, count, "images"))
 
 
 def _judge_distance(
@@ -223,11 +253,15 @@ def _judge_agreement(
 ) -> None:
     """Draw what is asked and read it; read real renders of the same scenes, too."""
     side = sampler.image_tokenizer.image_px
-    device = next(sampler.model.parameters()).device
-    judge = classifier.train(home, config.classifier, side, device, report)
+    judge = None
+    if engine.first():  # by itself, so that it is the same with any number of ranks
+        with collectives.alone():
+            judge = classifier.train(home, config.classifier, side, sampler.device, report)
     for kind, (pairs, things) in KINDS.items():
         asked = agreement.ask(config.seed, config.pictures, pairs, things)
         _, drawn = _draw(sampler, [a.prompt for a in asked], kind, config, report)
+        if judge is None:
+            continue
         real = classifier.render([a.scene for a in asked], side)
         rebuilt = to_numpy(_rebuild(sampler.image_tokenizer, to_tensor(real)))
         for name, pictures in (("drawn", drawn), ("real", real), ("rebuilt", rebuilt)):
@@ -262,13 +296,21 @@ def _png(picture: np.ndarray) -> bytes:
 def _draw(
     sampler: Sampler, prompts: list[str], kind: str, config: EvaluateConfig, report: Report
 ) -> tuple[Tensor, np.ndarray]:
-    """Codes (B, N) and pictures (B, P, P, 3) uint8 of B prompts, one each, none chosen."""
+    """Codes (B, N) and, in the first rank, pictures (B, P, P, 3) uint8 of B prompts, one each,
+    none chosen."""
+    sampling, mine = config.sampling, len(range(len(prompts))[engine.share()])
+    size = max(min(fitting.at_a_time(sampler.model.config, sampling, sampler.device), mine), 1)
 
     def watch(drawing: Drawing) -> None:
-        report(Progress(f"draw {kind}", drawing.done, len(prompts), "images"))
+        done = drawing.done * len(prompts) / mine
+        report(Progress(f"draw {kind}", done, len(prompts), "images"))
 
-    codes = sampler.sketch(prompts, 1, config.seed, config.sampling, watch=watch).codes
-    return codes.flatten(1), sampler.paint(codes)
+    def draw(size: int) -> Tensor:
+        few = replace(sampling, batch_size=size)
+        return sampler.sketch(prompts, 1, config.seed, few, watch=watch, together=True).codes
+
+    codes = fitting.halving(draw, size, "drawing", "sampling.batch_size", report).to(sampler.device)
+    return codes.flatten(1), sampler.paint(codes) if engine.first() else np.empty(0, np.uint8)
 
 
 @torch.no_grad()

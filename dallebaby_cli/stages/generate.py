@@ -4,12 +4,10 @@ import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,15 +16,18 @@ from torch import Tensor
 
 from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
+from dallebaby_cli.drawing import fitting
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
 from dallebaby_cli.drawing.sampler import Drawing, Sampler, Sketch
-from dallebaby_cli.errors import BadInput, OutOfMemory, UsageError, out_of_memory
+from dallebaby_cli.errors import BadInput, OutOfMemory, UsageError
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.prep import images
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.pictures import grid, read_metadata, write_gif, write_png
+from dallebaby_cli.training import engine
 
 MOST_BYTES = 200_000_000  # of a picture to begin with
 FRAMES = 64  # of an animation, at most
@@ -43,7 +44,7 @@ class Model:
     @cached_property
     def sampler(self) -> Sampler:
         """Raises MissingInput, BadInput or Mismatch that name the file at fault."""
-        return from_pretrained(self.folder, self.device)
+        return from_pretrained(self.folder, str(engine.device(self.device)))
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Drawn:
     seed: int
     model: Path
     pictures: np.ndarray
-    """uint8 (prompts * n, P, P, 3)"""
+    """uint8 (prompts * n, P, P, 3), in the first process; it alone has written them"""
     progressive: Path | None = None
 
 
@@ -109,23 +110,28 @@ class Frames:
 
     def __init__(self, codes: int, given: int) -> None:
         most = min(FRAMES, codes - given + 1)
-        self.steps = np.linspace(given, codes, most).round()
-        self.reached = 0  # of these steps, by the batch that is being drawn
-        self.moments: dict[int, list[Drawing]] = {}  # by their count; one of each batch
+        steps = np.linspace(given, codes, most).round().astype(int).tolist()
+        self.moments: dict[int, list[Tensor]] = {step: [] for step in steps}
+        """how many codes are decided → the codes of each batch when they were"""
 
     def keep(self, drawing: Drawing) -> None:
-        """Keep a moment if it is the first that has come to one of the steps."""
-        reached = int(np.searchsorted(self.steps, drawing.count, side="right"))
-        if reached > self.reached:
-            self.moments.setdefault(drawing.count, []).append(drawing)
-        self.reached = 0 if drawing.finished else reached
+        """Keep a moment if it is one of them."""
+        if drawing.count in self.moments:
+            self.moments[drawing.count].append(drawing.codes)
+
+    def gather(self, grid: int, whole: int) -> None:
+        """Have what all ranks kept, of `whole` pictures."""
+        none = torch.empty((0, grid, grid), dtype=torch.int64)
+        for count, batches in self.moments.items():
+            drawn = torch.cat([none, *(codes.cpu() for codes in batches)])
+            self.moments[count] = [collectives.gather_shares(drawn, whole)]
 
     def sheets(self, sampler: Sampler, chosen: list[int], columns: int | None) -> list[np.ndarray]:
         """A grid (H, W, 3) of the chosen pictures at each moment that was kept."""
         sheets = []
-        for batches in self.moments.values():
-            codes = torch.cat([drawing.codes for drawing in batches])[chosen]
-            known = torch.cat([drawing.known for drawing in batches])[chosen]
+        for count, batches in self.moments.items():
+            codes = torch.cat(batches)[chosen]
+            known = (torch.arange(codes[0].numel()) < count).view(codes.shape[1:]).expand_as(codes)
             sheets.append(grid(sampler.paint(codes, known), columns))
         return sheets
 
@@ -156,10 +162,12 @@ def generate(
     to draw it again in its metadata. Without `out` they lie in samples/, called `name` or like the
     first prompt and the seed, with a number where other pictures are called so: what another
     drawing made is never replaced. The pictures begin with the first `keep` rows of codes of
-    `image` (half of them if None); `progressive` shows how they come about."""
+    `image` (half of them if None); `progressive` shows how they come about.
+
+    Several ranks share the pictures, which come out the same, and the first writes them."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty; say what to draw, such as "a red car"')
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    seed = engine.once(lambda: secrets.randbelow(2**31)) if seed is None else seed
     if seed + n * len(prompts) > 2**63:
         raise UsageError(f"--seed {seed}: each picture takes the next one, up to 2**63 - 1")
     if out:
@@ -178,22 +186,21 @@ def generate(
         if kept is not None:
             made["kept"] = " ".join(map(str, kept.flatten().tolist()))
         asked = Asked(prompts, n, each, seed, made)
-        out = _place(home, name or f"{_slug(prompts[0])}-{seed}", out, progressive, asked)
+        stem, wanted = name or f"{_slug(prompts[0])}-{seed}", out
+        out = Path(engine.once(lambda: str(_place(home, stem, wanted, progressive, asked))))
         _check_memory(sampler, asked, progressive is not None)
-
-        def draw(config: SampleConfig) -> tuple[Sketch, Frames]:
-            return _draw(sampler, asked, config, best, kept, progressive is not None, report)
-
-        sketch, frames = _as_many_as_fit(draw, config, n * len(prompts), report)
-        pictures = sampler.paint(sketch.codes)
-        columns = each if len(prompts) > 1 else None
-        singles = [out.with_name(f"{out.stem}-{index:02d}.png") for index in range(len(pictures))]
-        for index, path in enumerate(singles):
-            write_png(path, pictures[index], asked.single(index, sketch.seeds[index]))
-        write_png(out, grid(pictures, columns), asked.grid)
-        if progressive:
-            sheets = frames.sheets(sampler, [drawn - seed for drawn in sketch.seeds], columns)
-            write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
+        sketch, frames = _draw(sampler, asked, config, best, kept, progressive is not None, report)
+        pictures = sampler.paint(sketch.codes) if engine.first() else np.empty(0, np.uint8)
+        singles = [out.with_name(f"{out.stem}-{i:02d}.png") for i in range(len(sketch.seeds))]
+        if engine.first():
+            columns = each if len(prompts) > 1 else None
+            for index, path in enumerate(singles):
+                write_png(path, pictures[index], asked.single(index, sketch.seeds[index]))
+            write_png(out, grid(pictures, columns), asked.grid)
+            if progressive:
+                sheets = frames.sheets(sampler, [drawn - seed for drawn in sketch.seeds], columns)
+                write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
+        engine.wait()
     return Drawn(out, singles, seed, model.folder, pictures, progressive)
 
 
@@ -251,47 +258,27 @@ def _draw(
     report: Report,
 ) -> tuple[Sketch, Frames]:
     """The pictures as codes, and the moments of them that an animation shows."""
-    frames = Frames(sampler.model.config.image_tokens, 0 if kept is None else kept.numel())
+    shape, count = sampler.model.config, asked.n * len(asked.prompts)
+    given, mine = 0 if kept is None else kept.numel(), len(range(count)[engine.share()])
+    size = max(min(fitting.at_a_time(shape, config, sampler.device), mine), 1)
+    if fitting.pays_to_compile(mine, sampler.device):
+        sampler = replace(sampler, compiled=True)
 
-    def watch(drawing: Drawing) -> None:
-        report(Progress("draw", drawing.done, asked.n * len(asked.prompts), "images"))
-        if animated:
-            frames.keep(drawing)
+    def draw(size: int) -> tuple[Sketch, Frames]:
+        frames = Frames(shape.image_tokens, given)
 
-    sketch = sampler.sketch(asked.prompts, asked.n, asked.seed, config, best, kept, watch)
+        def watch(drawing: Drawing) -> None:
+            report(Progress("draw", drawing.done * count / mine, count, "images"))
+            if animated:
+                frames.keep(drawing)
+
+        few, how = replace(config, batch_size=size), (best, kept, watch, True)
+        return sampler.sketch(asked.prompts, asked.n, asked.seed, few, *how), frames
+
+    sketch, frames = fitting.halving(draw, size, "drawing", "batch_size", report)
+    if animated:
+        frames.gather(shape.grid, count)
     return sketch, frames
-
-
-T = TypeVar("T")
-
-
-def _as_many_as_fit(
-    draw: Callable[[SampleConfig], T], config: SampleConfig, count: int, report: Report
-) -> T:
-    """Draw so many pictures, fewer at a time where memory does not hold a batch, which changes
-    none of them. Raises OutOfMemory if it does not even hold one picture's."""
-    config = replace(config, batch_size=min(config.batch_size, count))
-    while True:
-        try:
-            return draw(config)
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            full = config.batch_size
-        if full == 1:
-            raise OutOfMemory(
-                "memory does not hold what drawing one picture takes; end other programs, or draw "
-                "on another --device"
-            )
-        config = replace(config, batch_size=full // 2)
-        devices.free_cached()
-        report(
-            Note(
-                f"memory does not hold {full} pictures at a time; trying {full // 2}, which draws "
-                f"the same (--set batch_size={full // 2})",
-                "warning",
-            )
-        )
 
 
 def _settings(config: SampleConfig) -> str:

@@ -48,12 +48,12 @@ METHODS = (
 
 def rank() -> int:
     """This process's number, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if collectives.together() else 0
 
 
 def world() -> int:
     """How many processes work on this run."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if collectives.together() else 1
 
 
 def first() -> bool:

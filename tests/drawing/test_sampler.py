@@ -153,6 +153,41 @@ def test_pictures_do_not_depend_on_the_batch_size(
     assert np.array_equal(pictures[-1], sampler.generate(PROMPTS[1], 1, big.seeds[-1], alone)[0])
 
 
+@pytest.mark.slow  # the compiler
+@pytest.mark.precisions
+@pytest.mark.filterwarnings("ignore")  # it warns of much
+def test_a_seed_draws_one_picture_in_any_batch_compiled_and_eager(sampler: Sampler) -> None:
+    torch._dynamo.reset()
+    compiled = replace(sampler, model=deepcopy(sampler.model), compiled=True)
+    prompts, seeds = (PROMPTS * 22)[:64], range(64)
+    expected = sampler.draw(prompts, seeds, SampleConfig(batch_size=64))
+    for size in (1, 8, 64):
+        for drawing, count in ((sampler, 64), (compiled, max(size, 8))):
+            config = SampleConfig(batch_size=size)
+            drawn = drawing.draw(prompts[:count], seeds[:count], config)
+            assert torch.equal(drawn, expected[:count]), (size, drawing.compiled)
+    torch._dynamo.reset()
+
+
+@pytest.mark.precisions
+@pytest.mark.parametrize(("guidance", "rows"), [(1, 3), (3, 6)])
+def test_only_guidance_is_computed_twice(
+    sampler: Sampler, monkeypatch: pytest.MonkeyPatch, guidance: float, rows: int
+) -> None:
+    """Rows of a step; with a ramp, too, whose pull is 1 at the first code alone."""
+    read: list[int] = []
+    predict = Transformer._predict
+
+    def counted(model: Transformer, x: torch.Tensor, *more: object, **named: object) -> object:
+        read.append(len(x))
+        return predict(model, x, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Transformer, "_predict", counted)
+    for ramp in (0, 0.5):
+        sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=guidance, guidance_ramp=ramp))
+    assert read == [rows] * 2 * sampler.model.config.image_tokens
+
+
 @pytest.mark.precisions
 def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -> None:
     ramped = sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6, guidance_ramp=1))

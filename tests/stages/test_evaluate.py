@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import Ran, draw_folder
+from conftest import Ran, draw_folder, run
 from PIL import Image
 
 from dallebaby_cli import files
@@ -104,6 +104,19 @@ def test_scenes_have_every_figure_and_the_same_ones_again(cli: Cli, home: Path) 
 
     again = cli(*arguments)
     assert json.loads(again.out) == facts and "classifier" not in again.err
+
+
+def test_two_processes_find_the_same_figures(home: Path, tmp_path: Path) -> None:
+    """The judge, which the first trains by itself, is the same, too."""
+    found = []
+    for more in ((), ("--processes", 2)):
+        place = shutil.copytree(home, tmp_path / str(len(more)))
+        ran = run(place, "evaluate", *QUICK, "--model", place / "dalle/s", "--json", *more)
+        facts = json.loads(ran.out)
+        (judge,) = manifest.every(place, "classifier")
+        sheets = [Path(path).read_bytes() for path in facts.pop("samples")]
+        found.append((facts | {"model": ""}, judge[1].hashes, judge[1].id, sheets))
+    assert found[0] == found[1]
 
 
 def test_the_table_for_people(cli: Cli, home: Path) -> None:

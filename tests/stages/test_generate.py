@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Ran
+from conftest import Ran, run
 from PIL import Image
 
 from dallebaby_cli.config import SampleConfig, settings
@@ -266,6 +266,27 @@ def test_pictures_that_do_not_fit_at_a_time_are_drawn_in_smaller_batches(
         assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
     most = 0
     refused(generate(*asked, tmp_path / "c.png"), 1, "drawing one picture takes", "--device")
+
+
+def test_two_processes_draw_what_one_does(generate: Cli, model: Path, tmp_path: Path) -> None:
+    """Of three pictures one draws two and the other one; the first writes all."""
+
+    def asked(folder: str) -> tuple[object, ...]:
+        files = ("--out", tmp_path / folder / "g.png", "--progressive", tmp_path / folder / "g.gif")
+        return ("a tree", "-n", 3, "--best", 2, "--seed", 3, *files)
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    run(tmp_path, "generate", "--model", model, *asked("one"), "--device", "cpu")
+    together = ("generate", "--model", model, *asked("two"), "--processes=2", "--json")
+    ran = run(tmp_path, *together, "--device", "cpu")
+    facts, events = json.loads(ran.out), [json.loads(line) for line in ran.err.splitlines()]
+    assert [Path(path).name for path in facts["pictures"]] == ["g-00.png", "g-01.png"]
+    told = [event["done"] for event in events if event["event"] == "progress"]
+    assert told == sorted(told) and told[-1] == 3, "of the first process alone"
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    refused(generate("-", "--processes", 2), 2, "--processes: give the prompts here or in --file")
 
 
 def test_what_a_pipe_cannot_show_is_hinted(generate: Cli) -> None:
