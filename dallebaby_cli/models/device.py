@@ -129,7 +129,7 @@ def compile(model: nn.Module) -> None:
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile works there, by trying it: it takes seconds."""
     model = nn.Identity().to(device)
-    model.forward = lambda x: x.sin() + 1  # type: ignore[method-assign]
+    model.forward = lambda input: input.sin() + 1  # type: ignore[method-assign]
     logging.getLogger("torch._dynamo").setLevel(logging.CRITICAL)
     logging.getLogger("torch._inductor").setLevel(logging.CRITICAL)
     try:

@@ -207,7 +207,7 @@ def _encode_shard(
 def _codes(model: ImageTokenizer, pictures: torch.Tensor, size: int) -> np.ndarray:
     """uint16 (B, G, G) of pictures (B, 3, P, P), so many at a time."""
     with devices.autocast(model.device, "fp32"):  # codes must not depend on luck
-        parts = [model.encode(part.to(model.device)).cpu() for part in pictures.split(size)]
+        parts = [model.encode(part.to(model.device)).cpu() for part in torch.split(pictures, size)]
     return torch.cat(parts).numpy().astype(np.uint16)
 
 

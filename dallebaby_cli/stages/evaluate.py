@@ -201,6 +201,7 @@ def _score_holdout(
         return scores.transformer(sampler.model, captioned, count, size)
 
     def rebuild(size: int) -> dict[str, float]:
+        assert pictures
         return scores.reconstruction(sampler.image_tokenizer, pictures, count, size)
 
     with devices.autocast(sampler.device, "auto"):
