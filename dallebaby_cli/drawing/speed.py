@@ -66,9 +66,10 @@ def must_read(sampler: Sampler, config: SampleConfig) -> int:
     """Bytes that one batch cannot do without: for each code the weights that decide it, as they are
     kept, and the keys and values of the positions before it, of captions, and where there is
     guidance of empty captions, too."""
-    model, shape = sampler.model, sampler.model.config
+    model, shape, pictures = sampler.model, sampler.model.config, config.batch_size
+    assert pictures, "one batch has a size"
     rows = sum(
-        config.batch_size
+        pictures
         * (1 + (guidance_at(number / shape.image_tokens, config) != 1))
         * (shape.text_tokens + 1 + number)
         for number in range(1, shape.image_tokens)  # the first code finds no keys yet
@@ -82,7 +83,7 @@ def must_read(sampler: Sampler, config: SampleConfig) -> int:
 
 def _draw(sampler: Sampler, config: SampleConfig) -> tuple[float, float]:
     """Seconds to the codes of one batch, and to its pictures."""
-    count = config.batch_size
+    count = config.batch_size or 1
     began = time.perf_counter()
     codes = sampler.draw([PROMPT] * count, range(count), config)
     codes[0, 0, 0].item()  # waits for the device

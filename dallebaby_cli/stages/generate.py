@@ -192,16 +192,22 @@ def generate(
         sketch, frames = _draw(sampler, asked, config, best, kept, progressive is not None, report)
         pictures = sampler.paint(sketch.codes) if engine.first() else np.empty(0, np.uint8)
         singles = [out.with_name(f"{out.stem}-{i:02d}.png") for i in range(len(sketch.seeds))]
+        done = Drawn(out, singles, seed, model.folder, pictures, progressive)
         if engine.first():
-            columns = each if len(prompts) > 1 else None
-            for index, path in enumerate(singles):
-                write_png(path, pictures[index], asked.single(index, sketch.seeds[index]))
-            write_png(out, grid(pictures, columns), asked.grid)
-            if progressive:
-                sheets = frames.sheets(sampler, [drawn - seed for drawn in sketch.seeds], columns)
-                write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
+            _write(done, sampler, asked, sketch, frames)
         engine.wait()
-    return Drawn(out, singles, seed, model.folder, pictures, progressive)
+    return done
+
+
+def _write(done: Drawn, sampler: Sampler, asked: Asked, sketch: Sketch, frames: Frames) -> None:
+    """The single pictures, the grid and the animation, if one was asked for."""
+    columns = asked.each if len(asked.prompts) > 1 else None
+    for index, path in enumerate(done.singles):
+        write_png(path, done.pictures[index], asked.single(index, sketch.seeds[index]))
+    write_png(done.grid, grid(done.pictures, columns), asked.grid)
+    if done.progressive:
+        sheets = frames.sheets(sampler, [seed - asked.seed for seed in sketch.seeds], columns)
+        write_gif(done.progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
 
 
 def _slug(prompt: str) -> str:
