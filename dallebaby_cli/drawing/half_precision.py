@@ -15,6 +15,12 @@ class HalfLinear(nn.Module):
         self.nbytes = 2 * linear.weight.numel()
         self.packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), None)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights (out, in) in fp32, as a loss reads those of a head."""
+        weight: Tensor = torch.ops.quantized.linear_unpack_fp16(self.packed)[0]
+        return weight
+
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
         return y

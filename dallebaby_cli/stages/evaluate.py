@@ -1,7 +1,7 @@
 """dalle/RUN → figures: how good a finished model is, and whether it draws what it is asked for."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np

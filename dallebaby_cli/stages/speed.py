@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dallebaby_cli.config import EvaluateConfig
-from dallebaby_cli.drawing import speed
+from dallebaby_cli.drawing import fitting, speed
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
@@ -45,7 +45,8 @@ def speeds(
         about = manifest.read(folder)
         found = next(sampler.model.parameters()).device
         most = bandwidth(found)
-        sizes = sorted({*SIDE_BY_SIDE, config.sampling.batch_size})
+        usual = fitting.at_a_time(sampler.model.config, config.sampling, found)
+        sizes = sorted({*SIDE_BY_SIDE, usual})
         asked = [(size, pull) for size in sizes for pull in sorted({config.sampling.guidance, 1.0})]
         rows: list[speed.Speed] = []
         for size, pull in asked:
