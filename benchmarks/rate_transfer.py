@@ -58,11 +58,11 @@ MIDDLE = {"dvae": ("model.width=32",), "transformer": ("model.dim=128", "model.h
 ADAMW = ("optim.muon=false",)
 GROUPS = {
     "transformer": Group("transformer", "width", WIDTHS["transformer"], doubled(2e-3)),
-    "dvae": Group("dvae", "width", WIDTHS["dvae"], doubled(1.25e-3)),
+    "dvae": Group("dvae", "width", WIDTHS["dvae"], doubled(2.5e-3)),
     "transformer-adamw": Group("transformer", "width", WIDTHS["transformer"], doubled(5e-4), ADAMW),
     "dvae-adamw": Group("dvae", "width", WIDTHS["dvae"], doubled(5e-4), ADAMW),
     "transformer-batch": Group("transformer", "batch", (8, 32, 128), doubled(2e-3)),
-    "dvae-batch": Group("dvae", "batch", (8, 32, 128), doubled(1.25e-3)),
+    "dvae-batch": Group("dvae", "batch", (8, 32, 128), doubled(2.5e-3)),
 }
 FIGURE = {"dvae": "psnr", "transformer": "bits_per_code"}
 BATCH, SCORED = 32, 1024
