@@ -10,6 +10,7 @@ from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig
 from dallebaby_cli.config.settings import load
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
@@ -61,6 +62,7 @@ if options.work == "train":
     facts = {"flops": counter.get_total_flops() / units}
     work.answer(turn, units, **facts, peak_flops=matmul_peak(CPU, options.precision))
 else:
+    devices.native_bf16 = lambda device: options.precision == "bf16"
     vae = DVAE(DVAEConfig(image_px=64, grid=options.grid))
     words = TextTokenizer.train(["a red car"], work.WORDS)
     halve(model.eval().requires_grad_(False), CPU)  # as from_pretrained does
