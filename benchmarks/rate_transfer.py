@@ -61,8 +61,8 @@ GROUPS = {
     "dvae": Group("dvae", "width", WIDTHS["dvae"], doubled(2.5e-3)),
     "transformer-adamw": Group("transformer", "width", WIDTHS["transformer"], doubled(5e-4), ADAMW),
     "dvae-adamw": Group("dvae", "width", WIDTHS["dvae"], doubled(5e-4), ADAMW),
-    "transformer-batch": Group("transformer", "batch", (8, 32, 128), doubled(2e-3)),
-    "dvae-batch": Group("dvae", "batch", (8, 32, 128), doubled(2.5e-3)),
+    "transformer-batch": Group("transformer", "batch", (8, 32, 64), doubled(2e-3)),
+    "dvae-batch": Group("dvae", "batch", (8, 32, 64), doubled(2.5e-3)),
 }
 FIGURE = {"dvae": "psnr", "transformer": "bits_per_code"}
 BATCH, SCORED = 32, 1024
