@@ -57,3 +57,12 @@ def test_matrices_are_whole_tiles(preset: str) -> None:
 def test_heads_of_gpu_presets_are_64_wide(preset: str) -> None:
     shape = settings.load("train", preset=preset).model
     assert shape.dim // shape.heads == TILE
+
+
+@pytest.mark.parametrize("preset", [*GPU, *CPU])
+def test_rates_follow_the_widths(preset: str) -> None:
+    """As measured at three widths (docs/experiments.md 6); tiny's few steps take what they take."""
+    vae, dalle = (settings.load(stage, preset=preset) for stage in ("train-vae", "train"))
+    found = vae.optim.lr * vae.model.width / 0.33, dalle.optim.lr * dalle.model.dim / 1.3
+    most = 1.02 if preset in GPU else 1.2 if preset != "tiny" else 12
+    assert all(1 / most < share < most for share in found), found
