@@ -175,6 +175,8 @@ def draw(found: dict[str, dict[int, list[float]]], path: Path) -> None:
             shown = [abs(f) if math.isfinite(f) else math.nan for f in figures]
             axis.plot(group.rates, shown, "o-", label=f"{group.varied} {value}")
         axis.set(xscale="log", title=name, xlabel="learning rate", ylabel=FIGURE[group.model])
+        axis.minorticks_off()
+        axis.set_xticks(group.rates, [f"{rate:g}" for rate in group.rates])
         axis.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90)
