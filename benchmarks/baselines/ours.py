@@ -58,6 +58,8 @@ if options.work == "train":
     def turn() -> None:
         take_step(Task(), state, batch, 1e-3, 0.0)
 
+    if options.compile:
+        turn()  # compiling may take longer than what `work.answer` takes for a slow turn
     units = options.batch * shape.sequence_len
     facts = {"flops": counter.get_total_flops() / units}
     work.answer(turn, units, **facts, peak_flops=matmul_peak(CPU, options.precision))
