@@ -59,10 +59,11 @@ def test_heads_of_gpu_presets_are_64_wide(preset: str) -> None:
     assert shape.dim // shape.heads == TILE
 
 
-@pytest.mark.parametrize("preset", [*GPU, *CPU])
-def test_rates_follow_the_widths(preset: str) -> None:
-    """As measured at three widths (docs/experiments.md 6); tiny's few steps take what they take."""
+@pytest.mark.parametrize(
+    ("preset", "most"), [*((p, 1.02) for p in GPU), ("scenes", 1.2), ("baby", 1.2)]
+)
+def test_rates_follow_the_widths(preset: str, most: float) -> None:
+    """As measured at three widths (docs/experiments.md 6); scenes and baby were tuned before."""
     vae, dalle = (settings.load(stage, preset=preset) for stage in ("train-vae", "train"))
     found = vae.optim.lr * vae.model.width / 0.33, dalle.optim.lr * dalle.model.dim / 1.3
-    most = 1.02 if preset in GPU else 1.2 if preset != "tiny" else 12
     assert all(1 / most < share < most for share in found), found
