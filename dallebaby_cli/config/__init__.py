@@ -11,6 +11,7 @@ from dallebaby_cli.config.stages import CaptionsFrom as CaptionsFrom
 from dallebaby_cli.config.stages import EncodeConfig as EncodeConfig
 from dallebaby_cli.config.stages import EvaluateConfig as EvaluateConfig
 from dallebaby_cli.config.stages import FetchConfig as FetchConfig
+from dallebaby_cli.config.stages import FinishConfig as FinishConfig
 from dallebaby_cli.config.stages import OptimConfig as OptimConfig
 from dallebaby_cli.config.stages import PrepConfig as PrepConfig
 from dallebaby_cli.config.stages import RunConfig as RunConfig

@@ -186,11 +186,48 @@ class RunConfig(Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinishConfig(Bounded):
+    """The end of `train-vae`: the codes stay as they are, and the decoder learns to draw sharply
+    from a discriminator that tells its pictures from real ones."""
+
+    section = "finish."
+
+    share: float | None = bounded(None, ge=0, le=1)
+    """of the run's minutes; 0 leaves the decoder as pixels have taught it, null is 0.4 for
+    photographs and 0 for drawings, whose flat areas pixels teach best"""
+    weight: float = bounded(0.5, ge=0, le=1000)
+    """how hard the discriminator pulls, beside 1 of the pixels"""
+    perceptual: str = ""
+    """a pretrained network whose features pull, too: efficientnet-lite0, vgg16, timm:NAME …"""
+    perceptual_weight: float = bounded(0.5, ge=0, le=1000)
+    """how hard that network pulls, beside 1 of the pixels"""
+    lr: float = bounded(1e-3, gt=0, le=1_000_000_000)
+    """peak learning rate of the decoder"""
+    discriminator_lr: float = bounded(1e-3, gt=0, le=1_000_000_000)
+    """peak learning rate of the discriminator"""
+    width: int = bounded(64, ge=8, le=16384)
+    """channels of the discriminator's finest layer"""
+    warmup: float = bounded(0.1, ge=0, lt=1)
+    """share of the finish in which the discriminator learns and does not pull yet"""
+    replaced: float = bounded(0.0, ge=0, lt=1)
+    """largest share of a picture's codes that are replaced at random while the decoder learns, as
+    a transformer's slips would"""
+    most_db: float = bounded(1.5, ge=0, le=100)
+    """PSNR that sharpness may cost; the decoder stays as it was where it costs more"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.width % 8 == 0, "finish.width", self.width, "must be a multiple of 8")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainVaeConfig(RunConfig):
     """How `train-vae` trains."""
 
     model: DVAEConfig = field(default_factory=DVAEConfig)
     """the dVAE"""
+    finish: FinishConfig = field(default_factory=FinishConfig)
+    """how its decoder becomes sharp"""
     edge_weight: float = bounded(0.0, ge=0, le=1_000_000)
     """of the error along edges, beside that of pixels"""
     crop: float = bounded(1.0, ge=0.05, le=1)

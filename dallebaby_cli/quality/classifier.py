@@ -97,6 +97,10 @@ class ClassifierTask:
         right = agreement.shares(map(agreement.agreement, asked, found))
         return {"all": right.pop("all"), **right}
 
+    def over(self, figures: Mapping[str, float]) -> str | None:
+        """Never: it takes all its steps."""
+        return None
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether it tells one thing from another."""
         return figures["thing"] > 2 / len(spec.THINGS)

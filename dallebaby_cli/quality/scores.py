@@ -47,9 +47,9 @@ def _batches(indices: np.ndarray, batch_size: int) -> list[np.ndarray]:
 def reconstruction(
     model: ImageTokenizer, holdout: Pictures, count: int, batch_size: int
 ) -> dict[str, float]:
-    """PSNR in dB of a sample of `count` pictures (beside it, that of one flat colour for each) and
-    SSIM, and how the codebook is used by all codes that were seen; bits are those of an ideal code
-    for the codes' frequencies.
+    """PSNR in dB of a sample of `count` pictures (beside it, that of one flat colour for each),
+    SSIM, the share of their fine detail that is left, and how the codebook is used by all codes
+    that were seen; bits are those of an ideal code for the codes' frequencies.
     """
     scores, counts = [], np.zeros(model.codes, np.int64)
     for indices in _batches(holdout.sample(count), batch_size):
@@ -58,14 +58,16 @@ def reconstruction(
         rebuilt = model.decode(codes)
         flat = pictures.float().mean((2, 3), keepdim=True).expand(pictures.shape)
         judged = [metrics.psnr(rebuilt, pictures), metrics.ssim(rebuilt, pictures)]
-        scores.append(torch.stack([*judged, metrics.psnr(flat, pictures)]))
+        judged += [metrics.psnr(flat, pictures)]
+        scores.append(torch.stack([*judged, metrics.detail(rebuilt), metrics.detail(pictures)]))
         counts += metrics.code_counts(codes.cpu(), len(counts))
-    psnr, ssim, flat_psnr = torch.cat(scores, dim=1).mean(1).tolist()
+    psnr, ssim, flat_psnr, left, there = torch.cat(scores, dim=1).mean(1).tolist()
     perplexity = metrics.perplexity(counts)
     return {
         "psnr": psnr,
         "flat_psnr": flat_psnr,
         "ssim": ssim,
+        "detail": left / max(there, 1e-9),
         "codes_used": float((counts > 0).mean()),
         "dead_codes": int((counts == 0).sum()),
         "codes_seen": int(counts.sum()),

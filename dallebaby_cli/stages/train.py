@@ -91,6 +91,10 @@ class DalleTask:
             "bits_per_caption_token": found["bits_per_caption_token"],
         }
 
+    def over(self, figures: Mapping[str, float]) -> str | None:
+        """Never: it takes all its steps."""
+        return None
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether it knows more than how often each code occurs."""
         return figures["bits_per_code"] < figures["unigram_bits"]

@@ -17,6 +17,7 @@ from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import scores
+from dallebaby_cli.stages import sharpen
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
@@ -79,6 +80,10 @@ class VaeTask:
         how the codebook is used; bits are those of an ideal code for the codes' frequencies."""
         assert isinstance(model, DVAE)
         return scores.reconstruction(model, pictures, count, self.config.batch_size)
+
+    def over(self, figures: Mapping[str, float]) -> str | None:
+        """Never: it takes all its steps."""
+        return None
 
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether reconstructions are nearer than one flat colour each."""
@@ -196,10 +201,16 @@ def train_vae(
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
 
+    share = sharpen.share(task.config, task.train)
+    first, second = sharpen.lengths(task.config, share)
+
     def describe() -> dict[str, Any]:
         return {"model": task.model.describe()}
 
-    return run.finish(folder, "vae", task, task.config, parents, describe, target, report)
+    done = run.finish(folder, "vae", task, first, parents, describe, target, report)
+    if not share:
+        return done
+    return sharpen.finish(done, task.train, task.holdout, second, target, report)
 
 
 def oddity(pictures: Tensor) -> str | None:

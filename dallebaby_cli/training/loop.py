@@ -89,6 +89,9 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, pictures: Any, count: int) -> dict[str, float]:
         """Figures on the first `count` of such pictures; the first is shown while training."""
 
+    def over(self, figures: Mapping[str, float]) -> str | None:
+        """Why the run ends before its last step, if such figures say so."""
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether such figures are better than those of knowing next to nothing."""
 
@@ -230,6 +233,10 @@ def fit(
                 continue
             if scored:
                 _evaluate(task, state, log, last)
+                if not last and state.step and (why := task.over(state.metrics)):
+                    report(Note(f"{task.name}: ends at step {state.step} of {steps}: {why}"))
+                    steps = state.step
+                    continue
             if shown:
                 _show(task, state, log, last)
             alone = engine.world() == 1

@@ -65,15 +65,17 @@ def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
 def build(model: nn.Module, config: OptimConfig) -> Optimizers:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on the weights of matrix products
     and convolutions; embeddings, norms and biases are left alone. With `muon`, the kernels of
-    convolutions and the matrices inside a transformer's blocks get Muon instead."""
+    convolutions and the matrices inside a transformer's blocks get Muon instead. Weights that take
+    no gradient are no part of it."""
+    learned = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     hidden = {
         id(weight): weight
-        for name, weight in model.named_parameters()
+        for name, weight in learned
         if config.muon and (weight.ndim == 4 or (weight.ndim == 2 and name.startswith("blocks.")))
     }
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}
-    rest = [p for p in model.parameters() if id(p) not in hidden]
+    rest = [weight for _, weight in learned if id(weight) not in hidden]
     groups = [
         {"params": [p for p in rest if id(p) in decayed], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if id(p) not in decayed], "weight_decay": 0.0},

@@ -106,26 +106,29 @@ def finish(
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
         draft = dataclasses.replace(draft, counts=counts)
-        done = engine.once(lambda: _seal(folder, draft, averaged, describe(), report))
-        return Finished(folder, Manifest(**done), True, task.warning(counts))
+        if mine:  # what is only to look at comes first
+            pictures_of_run.bind(folder, report)
+        return Finished(folder, seal(folder, draft, averaged, describe), True, task.warning(counts))
 
 
-def _seal(
+def seal(
     folder: Path,
     draft: Manifest,
     averaged: Mapping[str, Tensor],
-    described: Mapping[str, Any],
-    report: Report,
-) -> dict[str, Any]:
-    """Write what a run has come to, and return its manifest. What is only to look at comes first;
-    then the run is unfinished until all that belongs together is there, whatever kills this."""
-    pictures_of_run.bind(folder, report)
-    manifest.write(folder, draft)
-    weights.save_weights(folder / "model.safetensors", averaged)
-    model_id = weights.write_model(folder, draft.kind, described)
-    done = dataclasses.replace(draft, id=model_id, complete=True)
-    manifest.write(folder, done)
-    return dataclasses.asdict(done)
+    describe: Callable[[], dict[str, Any]],
+) -> Manifest:
+    """Write what a run has come to, and return its manifest. The run is unfinished until all that
+    belongs together is there, whatever kills this. All ranks call it."""
+
+    def write() -> dict[str, Any]:
+        manifest.write(folder, dataclasses.replace(draft, complete=False))
+        weights.save_weights(folder / "model.safetensors", averaged)
+        model_id = weights.write_model(folder, draft.kind, describe())
+        done = dataclasses.replace(draft, id=model_id, complete=True)
+        manifest.write(folder, done)
+        return dataclasses.asdict(done)
+
+    return Manifest(**engine.once(write))
 
 
 def _fit(

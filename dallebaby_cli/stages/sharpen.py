@@ -1,0 +1,287 @@
+"""A dVAE with a decoder that draws sharply. Its codes stay as they are, so that tokens and
+transformers that were made with it go on working.
+
+Pixels alone teach a decoder to draw the mean of all pictures that its codes could stand for, which
+is blurred. Here it is trained on against a discriminator, which is thrown away afterwards.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dallebaby_cli import files
+from dallebaby_cli.config import OptimConfig, TrainVaeConfig
+from dallebaby_cli.errors import Diverged
+from dallebaby_cli.models import device as devices
+from dallebaby_cli.models import tokenizers
+from dallebaby_cli.models.pictures import stack_rows
+from dallebaby_cli.models.tokenizers import losses
+from dallebaby_cli.models.tokenizers.discriminator import Discriminator, pulled
+from dallebaby_cli.models.tokenizers.dvae import DVAE
+from dallebaby_cli.progress import Report
+from dallebaby_cli.quality import scores
+from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.pictures import grid
+from dallebaby_cli.training import augment, engine, run
+from dallebaby_cli.training.batches import Order, Pictures
+from dallebaby_cli.training.parts import Objective
+from dallebaby_cli.training.state import State
+
+BETAS = (0.5, 0.99)  # of both networks: each has to follow the other
+SHOWN = 8  # pictures in reconstructions.png
+LOOKED_AT = 256  # pictures that tell photographs from drawings
+ALIKE = 1  # of 255, by which neighbouring pixels of a flat area differ at most
+DRAWN = 0.5  # of the neighbours are that much alike in drawings: 0.95 in `scenes`, 0.1 in photos
+SHARE = 0.4  # of the minutes of a run, where there are photographs
+HOPELESS = 2  # times the PSNR that sharpness may cost, at which the finish ends early
+TOLD = ("psnr", "ssim", "detail", "psnr_before", "detail_before")  # figures of the new decoder
+NEARER = 0.02  # that the fine detail must come to that of real pictures, in nats of their ratio
+
+
+@dataclass(frozen=True)
+class SharpenTask:
+    """What the loop needs to train the decoder of a finished dVAE on."""
+
+    model: DVAE
+    """the decoder learns; encoder and quantizer take no gradient"""
+    before: DVAE
+    """the same as it was, which makes the codes"""
+    discriminator: Discriminator
+    train: Pictures
+    holdout: Pictures
+    config: TrainVaeConfig
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+    name: str = "sharpen"
+    unit: str = "images"
+    compile: bool = False
+    frames: int = 20
+    drawn: list[Tensor] = field(default_factory=list)
+    """what the decoder made of the batch, kept for the discriminator"""
+    figures_before: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, dvae: DVAE, train: Pictures, holdout: Pictures, config: TrainVaeConfig
+    ) -> "SharpenTask":
+        """The task for a dVAE, which stays as it is; a copy is trained."""
+        finish = config.finish
+        torch.manual_seed(config.seed)
+        before, model = deepcopy(dvae).eval().requires_grad_(False), deepcopy(dvae)
+        model.encoder.requires_grad_(False)
+        model.quantizer.requires_grad_(False)
+        optim = OptimConfig(lr=finish.lr, muon=False, betas=BETAS)
+        config = replace(config, optim=optim, shard=False)
+        discriminator = Discriminator(finish.width, dvae.image_px)
+        return cls(model, before, discriminator, train, holdout, config)
+
+    def parts(self) -> dict[str, Objective]:
+        config = self.config
+        critic = replace(config.optim, lr=config.finish.discriminator_lr)
+        return {
+            "model": Objective(self.model, self.draw),
+            "discriminator": Objective(self.discriminator, self.tell_apart, critic),
+        }
+
+    @property
+    def units_per_step(self) -> int:
+        return self.config.batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        config, mine = self.config, engine.share()
+        order = Order(len(self.train), config.batch_size, config.seed)
+        pictures = self.train.read(order.batch(step)[mine])
+        random = np.random.default_rng((config.seed, 3, step))
+        draws = random.random((config.batch_size, augment.DRAWS))[mine]
+        return (augment.vary(pictures, draws, config.crop, config.flip),)
+
+    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        self.drawn.clear()
+        critic = state.parts["discriminator"].module
+        with devices.autocast(state.device, state.config.precision):
+            seen = self._seen(batch[0].to(state.device, non_blocking=True))
+        loss = state.backward("model", seen, progress, critic)
+        state.backward("discriminator", (seen[0], seen[2], torch.cat(self.drawn)))
+        return loss
+
+    @torch.no_grad()
+    def _seen(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Pictures uint8 (B, 3, P, P), the vectors (B, D, G, G) of their codes, some of which are
+        replaced by those of another picture, and what pixels alone make of these."""
+        before, most = self.before.to(pictures.device), self.config.finish.replaced
+        codes = before.encode(pictures)
+        if most:
+            lost = torch.rand(codes.shape) < most * torch.rand(len(codes), 1, 1)
+            codes = torch.where(lost.to(codes.device), codes.roll(1, 0), codes)
+        vectors = before.quantizer.lookup(codes)
+        return pictures, vectors, self._in_range(before.decoder(vectors))
+
+    def _in_range(self, output: Tensor) -> Tensor:
+        return losses.in_range(output.float(), self.config.model.loss)
+
+    def draw(
+        self, model: nn.Module, batch: tuple[Tensor, ...], progress: float, critic: nn.Module
+    ) -> Tensor:
+        """The pixels' loss, with the pull of the discriminator in its gradient."""
+        assert isinstance(model, DVAE) and isinstance(critic, Discriminator)
+        pictures, vectors, beside = batch
+        config, finish = self.config, self.config.finish
+        output = model.decoder(vectors)
+        self.drawn.append(self._in_range(output.detach()))
+        real = pictures.float() / 127.5 - 1
+
+        def pixels(output: Tensor) -> Tensor:
+            return losses.reconstruction(output, pictures, config.model.loss, config.edge_weight)
+
+        def caught(output: Tensor) -> Tensor:
+            made = critic(self._in_range(output), beside)
+            return F.softplus(critic(real, beside).detach() - made).mean()
+
+        pulls = []
+        if progress >= finish.warmup:
+            pulls.append((caught, finish.weight))
+        if self.perceptual:
+            pulls.append((self._unlike(real), finish.perceptual_weight))
+        return pulled(output, pixels, pulls)
+
+    def tell_apart(self, critic: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        """The discriminator's loss."""
+        assert isinstance(critic, Discriminator)
+        pictures, beside, drawn = batch
+        return critic.loss(pictures.float() / 127.5 - 1, drawn, beside)
+
+    def evaluate(self, model: nn.Module, pictures: Pictures, count: int) -> dict[str, float]:
+        """Figures of reconstructions, and two of them as they were before."""
+        assert isinstance(model, DVAE)
+        size = self.config.batch_size
+        if count not in self.figures_before:
+            before = self.before.to(model.device)
+            self.figures_before[count] = scores.reconstruction(before, pictures, count, size)
+        known = self.figures_before[count]
+        return {
+            **scores.reconstruction(model, pictures, count, size),
+            **{f"{name}_before": known[name] for name in ("psnr", "detail")},
+        }
+
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether reconstructions are nearer than one flat colour each."""
+        return figures["psnr"] > figures["flat_psnr"]
+
+    def warning(self, figures: Mapping[str, float]) -> str | None:
+        """Nothing: what harm it has done shows at the end (`harm`)."""
+        return None
+
+    def over(self, figures: Mapping[str, float]) -> str | None:
+        """Why the run ends before its last step: pictures become much worse."""
+        lost = figures["psnr_before"] - figures["psnr"]
+        if lost <= HOPELESS * self.config.finish.most_db:
+            return None
+        return f"sharpening has cost {lost:.1f} dB of PSNR so far"
+
+    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
+        """Hold-out pictures, what pixels alone made of them, and what is made of them now."""
+        assert isinstance(model, DVAE)
+        shown = self.holdout.read(self.holdout.sample(SHOWN)).to(model.device)
+        codes = self.before.to(model.device).encode(shown)
+        rows = stack_rows(shown, self.before.decode(codes), model.decode(codes))
+        return {"reconstructions": grid(rows, len(shown))}
+
+
+def harm(figures: Mapping[str, float], most_db: float) -> str | None:
+    """Why a decoder with such figures is worse than the one before; None if it is not."""
+    before, now = figures["psnr_before"], figures["psnr"]
+    if not now >= before - most_db:  # NaN, too
+        return f"sharpening has cost {before - now:.1f} dB of PSNR, and {most_db:g} are allowed"
+    off_before, off = (abs(math.log(max(figures[n], 1e-9))) for n in ("detail_before", "detail"))
+    if not off <= off_before - NEARER:
+        return (
+            f"sharpening has brought fine detail no nearer to that of real pictures "
+            f"({figures['detail_before']:.0%} of it before, {figures['detail']:.0%} now)"
+        )
+    return None
+
+
+# ---------------------------------------------------------------- after pixels
+
+
+def share(config: TrainVaeConfig, train: Pictures) -> float:
+    """The share of a run's minutes in which its decoder is made sharp."""
+    if config.finish.share is not None:
+        return config.finish.share
+    return 0.0 if drawn(train) else SHARE
+
+
+def drawn(pictures: Pictures) -> bool:
+    """Whether the pictures are drawings rather than photographs: mostly flat areas."""
+    x = pictures.read(pictures.sample(LOOKED_AT)).short()
+    apart = (x[..., 1:] - x[..., :-1]).abs().amax(1)
+    return bool((apart <= ALIKE).float().mean() > DRAWN)
+
+
+def lengths(config: TrainVaeConfig, share: float) -> tuple[TrainVaeConfig, TrainVaeConfig]:
+    """The settings of a run's two parts: minutes are shared; `steps` are those of the first part,
+    and the second takes as many more as its share asks for."""
+    minutes = (config.minutes * (1 - share), config.minutes * share)
+    steps = config.steps
+    after = steps and (max(round(steps * share / (1 - share)), 1) if share < 1 else steps)
+    return replace(config, minutes=minutes[0]), replace(config, minutes=minutes[1], steps=after)
+
+
+def finish(
+    done: run.Finished,
+    train: Pictures,
+    holdout: Pictures,
+    config: TrainVaeConfig,
+    device: torch.device,
+    report: Report,
+) -> run.Finished:
+    """Give a finished dVAE a sharp decoder, in a run of its own inside its folder. Where that does
+    harm, its decoder stays as it was, with a warning."""
+    folder, found = done.folder, done.manifest
+    if "sharpened" in found.counts:
+        return done
+    shape = weights.read_model(folder, "vae")["model"]
+    dvae = tokenizers.build(shape, folder / "config.json")
+    weights.load_weights(folder / "model.safetensors", dvae)
+    task = SharpenTask.of(dvae, train, holdout, config)
+    parents = {f"vae/{found.name}": found.id}
+    inner = folder / "finish"
+    if engine.first():
+        _forget_other(inner, parents)
+    engine.wait()
+    counts, wrong, sharp = {"sharpened": False}, "", dvae
+    try:
+        ended = run.finish(
+            *(inner, "vae", task, task.config, parents),
+            *(lambda: {"model": shape}, device, report),
+        )
+        wrong = harm(ended.manifest.counts, config.finish.most_db) or ""
+    except Diverged as error:
+        wrong = f"sharpening came to nothing: {error}"
+    if not wrong:
+        weights.load_weights(inner / "model.safetensors", sharp)
+        shutil.copyfile(inner / "reconstructions.png", folder / "reconstructions.png")
+        counts = {name: ended.manifest.counts[name] for name in TOLD} | {"sharpened": True}
+    with files.lock(folder, f"the run {found.name}") if engine.first() else nullcontext():
+        draft = replace(found, counts={**found.counts, **counts})
+        sealed = run.seal(folder, draft, sharp.state_dict(), lambda: {"model": shape})
+    if wrong:
+        wrong = f"{wrong}; the decoder stays as pixels have taught it"
+    return run.Finished(
+        folder, sealed, True, "; ".join(filter(None, (done.warning, wrong))) or None
+    )
+
+
+def _forget_other(inner: Path, parents: Mapping[str, str]) -> None:
+    """Remove the finish of a dVAE that has been trained further since."""
+    found = manifest.read(inner)
+    if found is not None and found.parents != parents:
+        shutil.rmtree(inner)
