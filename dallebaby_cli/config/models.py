@@ -4,8 +4,9 @@ The string below a field is its help. Importing this file does not import torch.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
 
@@ -91,6 +92,17 @@ class DVAEConfig(Bounded):
     def halvings(self) -> int:
         """Strided convolutions between the stem and the grid."""
         return (self.image_px // self.grid // self.patch_px).bit_length() - 1
+
+
+def meaning(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json's description of an image tokenizer says of the meaning of its codes,
+    beside the weights that make them: not how it was trained, nor what its decoder gives out. Of
+    an architecture that is not known here, all."""
+    if described.get("architecture", "dvae") != "dvae":  # dallebaby 0.1 named none
+        return dict(described)
+    said = {**asdict(DVAEConfig()), **described}  # older ones lack what had no other value then
+    sizes = ("levels",) if said["quantizer"] == "fsq" else ("codebook", "code_dim")
+    return {name: said[name] for name in ("image_px", "grid", "quantizer", *sizes)}
 
 
 @dataclass(frozen=True, kw_only=True)

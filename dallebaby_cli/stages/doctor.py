@@ -27,6 +27,7 @@ from dallebaby_cli.progress import Progress, Report, ignore
 from dallebaby_cli.stages import run_checks, train, train_vae
 from dallebaby_cli.stages.run_checks import LESS_MEMORY, TIGHT, Check, State
 from dallebaby_cli.store import extra_captions, manifest, tokens, weights
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid, write_png
 from dallebaby_cli.store.shards import Shards
@@ -315,7 +316,7 @@ def _draw_codes(home: Path, images: Path, vae: train_vae.VaeTask) -> str:
         name=name,
         id=files.hash_of(files.hashes([shard]).values()),
         complete=True,
-        parents={f"images/{source.name}": source.id, f"vae/{folder.name}": vae_id},
+        parents={f"images/{source.name}": source.id, f"vae/{folder.name}": codes_id(folder)},
         counts={"pictures": len(rows)},
     )
     manifest.write(shard.parent, made)

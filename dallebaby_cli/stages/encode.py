@@ -19,6 +19,7 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import manifest, tokens
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import augment, engine
@@ -67,16 +68,17 @@ def encode(
             config=settings.as_dict(config),
             parents={
                 f"images/{images.name}": images.id,
-                f"vae/{vae_manifest.name}": vae_manifest.id,
+                f"vae/{vae_manifest.name}": codes_id(vae_folder),
             },
         )
-        done.append(_encode_one(home, draft, source, model, config, report))
+        done.append(_encode_one(home, draft, vae_manifest.id, source, model, config, report))
     return done
 
 
 def _encode_one(
     home: Path,
     draft: Manifest,
+    vae_id: str,
     source: Shards,
     model: ImageTokenizer,
     config: EncodeConfig,
@@ -87,7 +89,7 @@ def _encode_one(
     paths = [folder / f"{number:05d}.arrow" for number in range(len(starts))]
     first = engine.first()
     with files.lock(folder, f"tokens/{draft.name}") if first else nullcontext():
-        missing = engine.once(lambda: _missing(folder, draft, paths, source, model, report))
+        missing = engine.once(lambda: _missing(folder, draft, vae_id, paths, source, model, report))
         if missing is None:
             found = manifest.read(folder)
             assert found is not None, "it was found complete"
@@ -122,6 +124,7 @@ def _encode_one(
 def _missing(
     folder: Path,
     draft: Manifest,
+    vae_id: str,
     paths: list[Path],
     source: Shards,
     model: ImageTokenizer,
@@ -131,7 +134,7 @@ def _missing(
     Removes what is no part of the work."""
     found, there = manifest.read(folder), {*folder.glob("*.arrow")}
     good: set[Path] = set()
-    same = found and (found.parents, found.config) == (draft.parents, draft.config)
+    same = found and _is_same(found, draft, vae_id)
     if found and same and found.complete:
         good = _as_written(found, [path for path in paths if path in there])
         if good == there == {*paths}:
@@ -145,6 +148,13 @@ def _missing(
     if not (found and same) or found.complete:
         manifest.write(folder, draft)
     return [number for number, path in enumerate(paths) if path not in good]
+
+
+def _is_same(found: Manifest, draft: Manifest, vae_id: str) -> bool:
+    """Whether tokens are of the same pictures, codes and settings as the draft's. Older versions
+    named the id of the whole dVAE."""
+    older = {k: vae_id if k.startswith("vae/") else v for k, v in draft.parents.items()}
+    return found.config == draft.config and found.parents in (draft.parents, older)
 
 
 def _as_written(found: Manifest, paths: list[Path]) -> set[Path]:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dallebaby_cli import files
-from dallebaby_cli.errors import BadInput
+from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.store import manifest
+from dallebaby_cli.store.codes_id import is_maker
 from dallebaby_cli.store.manifest import MADE_BY, Manifest
 
 
@@ -75,9 +76,15 @@ def _parents(home: Path, parents: dict[str, str]) -> list[str]:
     for path, identity in parents.items():
         try:
             now = manifest.read(home / path)
-        except BadInput:
-            marked.append(f"{path} (damaged)")
-            continue
-        mark = " (gone)" if now is None else "" if now.id == identity else " (changed since)"
+            mark = " (gone)" if now is None else ""
+            if now is not None and not _is_same(home / path, now, identity):
+                mark = " (changed since)"
+        except (BadInput, MissingInput):
+            mark = " (damaged)"
         marked.append(path + mark)
     return marked
+
+
+def _is_same(folder: Path, now: Manifest, identity: str) -> bool:
+    """Whether an artefact is still the one that had this id; of a dVAE, whether its codes are."""
+    return now.id == identity or (now.kind == "vae" and is_maker(folder, now, identity))

@@ -15,12 +15,13 @@ from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, TrainConfig, settings
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import Mismatch, MissingInput
+from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import scores
 from dallebaby_cli.store import extra_captions, manifest, weights
+from dallebaby_cli.store.codes_id import codes_id, is_maker
 from dallebaby_cli.store.extra_captions import ExtraCaptions
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
@@ -130,24 +131,24 @@ def prepare(
     start_from: str | None = None,
     device: torch.device,
     report: Report,
-) -> tuple[DalleTask, dict[str, str], Path]:
-    """What `train` trains, the ids of its inputs by name, and the folder of the dVAE that made
-    them. Writes nothing. Raises OutOfMemory for what is too large for the device."""
+) -> tuple[DalleTask, dict[str, str], list[Path]]:
+    """What `train` trains, the ids of its inputs by name, and the folders of the dVAEs that made
+    them, the newest first. Writes nothing. Raises OutOfMemory for what is too large for the device."""
     found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = []
     for folder, tokens in found:
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
-    vae_folder = _common_vae(home, [m for _, m in found])
-    image_tokenizer = pretrained.load_image_tokenizer(vae_folder, device)
+    makers = _makers(home, [m for _, m in found])
+    image_tokenizer = pretrained.load_image_tokenizer(makers[0], device)
     for source in sources:
         source.require(image_tokenizer.codes, image_tokenizer.grid)
     rows = _rows(sources, report)
     before = parent.find(home, "dalle", start_from) if start_from else None
     if before:
         parents[before.name] = before.id
-        before.require_vae(vae_folder, ", ".join(m.name for _, m in found))
+        before.require_vae(makers[0], ", ".join(m.name for _, m in found))
         before.require_transformer(config.model)
         tokenizer, config = _of_parent(before, config, report)
     else:
@@ -169,7 +170,7 @@ def prepare(
         weights.load_weights(before.folder / "model.safetensors", model)
     bits = scores.unigram(training, holdout, shape.codes)
     task = DalleTask(model, image_tokenizer, tokenizer, training, holdout, config, bits)
-    return task, parents, vae_folder
+    return task, parents, makers
 
 
 def train(
@@ -185,10 +186,10 @@ def train(
 ) -> run.Finished:
     """Train a transformer on the named tokens (NAME or NAME@RUN; the newest if none is named)."""
     target = engine.device(device)
-    task, parents, vae_folder = prepare(
+    task, parents, makers = prepare(
         home, config, names, start_from=start_from, device=target, report=report
     )
-    report(Note(f"train: from {', '.join(parents)} (vae/{vae_folder.name}), preset {preset}"))
+    report(Note(f"train: from {', '.join(parents)} (vae/{makers[0].name}), preset {preset}"))
     if told := cut_captions(task):
         report(Note(told + (" (not with --from)" if start_from else ""), "warning"))
     tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
@@ -196,6 +197,7 @@ def train(
     run_name = run_name or run.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
     task = _with_kept_tokenizer(task, folder)
+    vae_folder = _painter(folder, makers)
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
         task.tokenizer.save(folder / "tokenizer.json")
@@ -219,27 +221,38 @@ def _whole_name(home: Path, name: str) -> str:
     return next((m.name for _, m in found if m.name.partition("@")[0] == name), name)
 
 
-def _common_vae(home: Path, found: list[Manifest]) -> Path:
-    """The dVAE that made all these tokens, still the same as then. Raises Mismatch."""
-    makers = {
-        (parent.removeprefix("vae/"), identity)
-        for m in found
-        for parent, identity in m.parents.items()
-        if parent.startswith("vae/")
-    }
-    if len(makers) > 1:
+def _makers(home: Path, found: list[Manifest]) -> list[Path]:
+    """The dVAEs that made all these tokens, the newest first: those with several decoders make the
+    same codes. Raises Mismatch where codes are of several kinds, or have changed since."""
+    makers: dict[Path, Manifest] = {}
+    for tokens in found:
+        for parent, identity in tokens.parents.items():
+            if parent.startswith("vae/"):
+                name = parent.removeprefix("vae/")
+                folder, makers[folder] = manifest.find(home, "vae", name)
+                weights.read_model(folder, "vae")  # else damage looks like other codes
+                if not is_maker(folder, makers[folder], identity):
+                    raise Mismatch(
+                        f"vae/{name} has been trained further since it made {tokens.name}; run "
+                        f"`dallebaby encode {tokens.name.partition('@')[0]} --vae {name}` again"
+                    )
+    if not makers:
+        names = ", ".join(tokens.name for tokens in found)
+        raise BadInput(f"tokens/{names}: the manifest names no dVAE; {manifest.again(found[0])}")
+    if len({*map(codes_id, makers)}) > 1:
         raise Mismatch(
-            f"the tokens were made by different dVAEs ({', '.join(sorted(n for n, _ in makers))}); "
-            "encode all datasets with one: `dallebaby encode NAME... --vae RUN`"
+            f"the tokens were made by different dVAEs ({', '.join(sorted(f.name for f in makers))})"
+            "; encode all datasets with one: `dallebaby encode NAME... --vae RUN`"
         )
-    name, identity = makers.pop()
-    folder, vae = manifest.find(home, "vae", name)
-    if vae.id != identity:
-        raise Mismatch(
-            f"vae/{name} has been trained further since it made {found[0].name}; "
-            f"run `dallebaby encode {found[0].name.partition('@')[0]} --vae {name}` again"
-        )
-    return folder
+    return sorted(makers, key=lambda folder: makers[folder].when, reverse=True)
+
+
+def _painter(folder: Path, makers: list[Path]) -> Path:
+    """Which of them a run paints with: that whose weights it was begun with, else the newest."""
+    copy = folder / "vae.safetensors"
+    inside = files.sha256_file(copy) if copy.exists() else ""
+    sealed = {weights.read_model(f, "vae")["files"]["model.safetensors"]: f for f in makers}
+    return sealed.get(inside, makers[0])
 
 
 def _extra_captions(

@@ -13,6 +13,7 @@ from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.codes_id import codes_id
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,8 @@ class Parent:
     """its config.json"""
 
     def require_vae(self, vae_folder: Path, tokens: str) -> None:
-        """Raise Mismatch unless the tokens were made by the dVAE whose codes it knows."""
-        theirs = self.config["files"].get("vae.safetensors")
-        if weights.read_model(vae_folder, "vae")["files"]["model.safetensors"] != theirs:
+        """Raise Mismatch unless the tokens were made by a dVAE whose codes it knows."""
+        if codes_id(vae_folder) != codes_id(self.folder):
             raise Mismatch(
                 f"{self.name} knows the codes of another dVAE than vae/{vae_folder.name}, which "
                 f"made {tokens}, and there each code means something else; encode with the dVAE "

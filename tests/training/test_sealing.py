@@ -18,6 +18,7 @@ from dallebaby_cli.errors import DallebabyError
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.shards import Shards, content_id
 from dallebaby_cli.store.tokens import Tokens
 
@@ -63,9 +64,9 @@ def load(home: Path, name: str) -> None:
 def begin(home: Path) -> None:
     """What `train` would begin with: the very dVAE that made the codes. Raises a DallebabyError."""
     cpu = torch.device("cpu")
-    _, _, vae = train.prepare(home, TrainConfig(), ["shapes"], device=cpu, report=ignore)
+    _, _, (vae,) = train.prepare(home, TrainConfig(), ["shapes"], device=cpu, report=ignore)
     codes = manifest.find(home, "tokens", "shapes@v")[1]
-    assert codes.parents["vae/v"] == weights.model_id(vae)
+    assert codes.parents["vae/v"] == codes_id(vae)
 
 
 def sentence(error: DallebabyError) -> str:
