@@ -8,7 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -19,14 +19,17 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from dallebaby_cli import app
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
-from dallebaby_cli.store import weights
+from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 
 NATIVE_BF16 = devices.native_bf16(torch.device("cpu"))
@@ -198,6 +201,24 @@ def trained(prepared: Path, made_once: Callable[..., Path]) -> Path:
         make(home, "train", *short, "--run", "d")
 
     return made_once("trained", fill) / "home"
+
+
+def give_decoder(home: Path, run: str, name: str) -> Path:
+    """vae/NAME: the encoder and codes of the dVAE vae/RUN with a decoder of its own, which was
+    trained for another loss."""
+    folder, old = home / "vae" / name, home / "vae" / run
+    shape = tokenizers.config_of(weights.read_model(old, "vae")["model"], old)
+    torch.manual_seed(7)
+    model = DVAE(replace(shape, loss="laplace"))
+    for parameter in model.decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    kept = {n: t for n, t in load_file(old / "model.safetensors").items() if n[:8] != "decoder."}
+    weights.save_weights(folder / "model.safetensors", model.state_dict() | kept)
+    identity = weights.write_model(folder, "vae", {"model": model.describe()})
+    parents = {f"vae/{run}": weights.model_id(old)}
+    about = Manifest(kind="vae", name=name, id=identity, complete=True, parents=parents)
+    manifest.write(folder, about)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -225,8 +225,8 @@ FLAGS = {
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out processes progressive seed show "
-    "temperature top-k top-p",
-    "evaluate": "help model pictures processes seed speed",
+    "temperature top-k top-p vae",
+    "evaluate": "help model pictures processes seed speed vae",
     "demo": "help minutes",
     "doctor": "help preset",
     "config": "help preset",

@@ -23,6 +23,7 @@ def evaluate(
     ] = None,
     seed: options.Seed = None,
     model: options.Model = None,
+    vae: options.Painter = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Tell how fast it draws here, and nothing else.")
     ] = False,
@@ -36,13 +37,14 @@ def evaluate(
     if not speed:
         settings.in_processes(processes)
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
+    which = {"model": model, "vae": vae, "device": settings.device}
     if speed:
         with settings.reporter() as report:
-            told = speeds(settings.home, config, model=model, device=settings.device, report=report)
+            told = speeds(settings.home, config, **which, report=report)
         settings.result(asdict(told), *_speeds(told))
         return
     with settings.reporter() as report:
-        done = stage(settings.home, config, model=model, device=settings.device, report=report)
+        done = stage(settings.home, config, **which, report=report)
     tables = [
         _figures(title, figures)
         for title, figures in (
@@ -56,7 +58,8 @@ def evaluate(
     if done.agreement:
         tables.append(_agreement(done.agreement))
     pages = [f"pictures: {path}" for path in done.samples]
-    settings.result(asdict(done), str(done.model), *tables, *done.missing, *pages)
+    painted = f" with the decoder of {done.vae}" if done.vae else ""
+    settings.result(asdict(done), f"{done.model}{painted}", *tables, *done.missing, *pages)
 
 
 def _figures(title: str, figures: Mapping[str, float]) -> Table:

@@ -43,6 +43,7 @@ def generate(
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
     model: options.Model = None,
+    vae: options.Painter = None,
     processes: options.Processes = None,
 ) -> None:
     """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby.
@@ -59,7 +60,7 @@ def generate(
     from dallebaby_cli.stages import generate as stage
 
     with settings.reporter() as report:
-        loaded = stage.find(settings.home, model, settings.device, report)
+        loaded = stage.find(settings.home, model, vae, settings.device, report)
     draw = partial(stage.generate, settings.home, config, n=n, best=best, seed=seed)
     draw = partial(draw, out=out, progressive=progressive, image=image, keep=keep)
     if given is None:
@@ -74,7 +75,9 @@ def generate(
 
 def _tell(settings: Settings, drawn: "Drawn") -> None:
     facts = {"grid": drawn.grid, "pictures": drawn.singles, "seed": drawn.seed}
+    painted = f" with the decoder of {drawn.vae}" if drawn.vae else ""
+    told = f"{len(drawn.singles)} pictures, seed {drawn.seed}, drawn by {drawn.model}{painted}"
     settings.result(
-        {**facts, "progressive": drawn.progressive, "model": drawn.model},
-        f"{drawn.grid}: {len(drawn.singles)} pictures, seed {drawn.seed}, drawn by {drawn.model}",
+        {**facts, "progressive": drawn.progressive, "model": drawn.model, "vae": drawn.vae},
+        f"{drawn.grid}: {told}",
     )

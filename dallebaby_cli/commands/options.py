@@ -66,6 +66,10 @@ Model = Annotated[
     Path | None,
     typer.Option(parser=path, metavar="PATH", help="A run's folder; the newest if absent."),
 ]
+Painter = Annotated[
+    str | None,
+    typer.Option("--vae", metavar="RUN", help="Paint with this dVAE's decoder: of the same codes."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(parser=path, metavar="FILE.png", help="The grid; single pictures go beside it."),

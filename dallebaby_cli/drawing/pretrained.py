@@ -13,13 +13,14 @@ import torch
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import MissingInput
+from dallebaby_cli.errors import Mismatch, MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 
 BABY = Path(__file__).parents[1] / "baby"  # the model that comes with the package: `make baby`
@@ -42,8 +43,17 @@ def model_folder(home: Path, chosen: Path | None, report: Report) -> Path:
     return BABY
 
 
-def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:
-    """Load everything that drawing needs from one folder that `train` made.
+def vae_folder(home: Path, run: str | None) -> Path | None:
+    """That of the finished dVAE whose decoder is to paint, if one is named. Raises MissingInput."""
+    return manifest.find(home, "vae", run)[0] if run else None
+
+
+def from_pretrained(
+    path: str | Path, device: str = "auto", vae: str | Path | None = None
+) -> Sampler:
+    """Load everything that drawing needs from one folder that `train` made; what is drawn is
+    painted by the decoder of the dVAE in the folder `vae`, if one is given, which must make the
+    same codes as the one inside.
 
     Raises MissingInput, BadInput or Mismatch that name the file at fault.
     """
@@ -53,11 +63,18 @@ def from_pretrained(path: str | Path, device: str = "auto") -> Sampler:
     shape = weights.shape_of(TransformerConfig, described["model"], folder / "config.json")
     model = weights.load(folder / "model.safetensors", lambda: Transformer(shape))
     halve(model.to(target).eval().requires_grad_(False), target)
+    painter = None if vae is None else Path(vae).expanduser()
+    if painter is None:
+        image_tokenizer = _image_tokenizer(described["vae"], folder / "vae.safetensors", target)
+    else:
+        image_tokenizer = load_image_tokenizer(painter, target)
+        _require_codes(painter, folder)
     return Sampler(
         model,
-        _image_tokenizer(described["vae"], folder / "vae.safetensors", target),
+        image_tokenizer,
         TextTokenizer.load(folder / "tokenizer.json", shape.vocabulary),
         weights.model_id(folder),
+        weights.model_id(painter) if painter else "",
     )
 
 
@@ -66,6 +83,16 @@ def load_image_tokenizer(folder: Path, device: torch.device) -> ImageTokenizer:
     BadInput or Mismatch that name the file at fault."""
     described = weights.read_model(folder, "vae")["model"]
     return _image_tokenizer(described, folder / "model.safetensors", device)
+
+
+def _require_codes(vae: Path, model: Path) -> None:
+    """Raise Mismatch if the codes of a dVAE mean something else than a transformer's."""
+    if codes_id(vae) != codes_id(model):
+        raise Mismatch(
+            f"{vae} makes other codes than the dVAE inside {model}, so its decoder would paint "
+            "something else than is drawn; take the dVAE that made the codes which that model "
+            "learned, or one that has its encoder"
+        )
 
 
 def _image_tokenizer(

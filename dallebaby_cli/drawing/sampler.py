@@ -69,6 +69,8 @@ class Sampler:
     image_tokenizer: ImageTokenizer
     text_tokenizer: TextTokenizer
     id: str = ""
+    vae_id: str = ""
+    """of the dVAE that paints, where it is not the model's own"""
     compiled: bool = False
     """whether to compile the steps, which pays for thousands of pictures"""
     _ready: dict[tuple[int, SampleConfig], Steps] = field(init=False, default_factory=dict)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
 from dallebaby_cli.drawing import fitting
-from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
+from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
 from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
@@ -62,6 +62,8 @@ class Evaluated:
     """All figures of one model; what could not be measured is missing, with a sentence."""
 
     model: Path
+    vae: Path | None = None
+    """whose decoder paints, if not the model's own"""
     holdout: dict[str, float] = field(default_factory=dict)
     reconstruction: dict[str, float] = field(default_factory=dict)
     distance: dict[str, float] = field(default_factory=dict)
@@ -86,30 +88,38 @@ def evaluate(
     config: EvaluateConfig,
     *,
     model: Path | None = None,
+    vae: str | None = None,
     device: str = "auto",
     report: Report,
 ) -> Evaluated:
     """Judge a trained transformer (if none is named: the newest, or the baby) with all that is at
-    hand. Several ranks share what is drawn, and the first one judges: it alone has all figures."""
+    hand; what it draws is painted by the decoder of the dVAE run `vae`, if one is named. Several
+    ranks share what is drawn, and the first one judges: it alone has all figures."""
     with Interrupt(at_once="stopped before all was judged; run it again to begin anew"):
-        done = _evaluate(home, config, model, device, report)
+        done = _evaluate(home, config, model, vae_folder(home, vae), device, report)
         engine.wait()
     return done
 
 
 def _evaluate(
-    home: Path, config: EvaluateConfig, model: Path | None, device: str, report: Report
+    home: Path,
+    config: EvaluateConfig,
+    model: Path | None,
+    vae: Path | None,
+    device: str,
+    report: Report,
 ) -> Evaluated:
     folder = model_folder(home, model, report)
-    sampler = from_pretrained(folder, str(engine.device(device)))
+    sampler = from_pretrained(folder, str(engine.device(device)), vae)
     drawn = len(KINDS) * config.pictures // engine.world()
     if fitting.pays_to_compile(drawn, sampler.device):
         sampler = replace(sampler, compiled=True)
     about = manifest.read(folder)
     if about is None:
         raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
-    report(Note(f"evaluate: {folder}, {config.pictures} pictures of each kind"))
-    done = Evaluated(folder)
+    painted = f" with the decoder of {vae}" if vae else ""
+    report(Note(f"evaluate: {folder}{painted}, {config.pictures} pictures of each kind"))
+    done = Evaluated(folder, vae)
     try:
         data = _data(home, about, done.missing)
         for source in data.tokens:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing import fitting
-from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
+from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
 from dallebaby_cli.drawing.sampler import Drawing, Sampler, Sketch
 from dallebaby_cli.errors import BadInput, OutOfMemory, UsageError
 from dallebaby_cli.interrupt import Interrupt
@@ -40,11 +40,13 @@ class Model:
 
     folder: Path
     device: str = "auto"
+    vae: Path | None = None
+    """the dVAE that paints with its decoder, if not the one inside"""
 
     @cached_property
     def sampler(self) -> Sampler:
         """Raises MissingInput, BadInput or Mismatch that name the file at fault."""
-        return from_pretrained(self.folder, str(engine.device(self.device)))
+        return from_pretrained(self.folder, str(engine.device(self.device)), self.vae)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Drawn:
     pictures: np.ndarray
     """uint8 (prompts * n, P, P, 3), in the first process; it alone has written them"""
     progressive: Path | None = None
+    vae: Path | None = None
+    """whose decoder painted, if not the model's own"""
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,10 @@ class Frames:
         return sheets
 
 
-def find(home: Path, folder: Path | None, device: str, report: Report) -> Model:
-    """The model in a folder, or the one that was trained last, or the baby. Raises MissingInput."""
-    return Model(model_folder(home, folder, report), device)
+def find(home: Path, folder: Path | None, vae: str | None, device: str, report: Report) -> Model:
+    """The model in a folder, or the one that was trained last, or the baby; with another dVAE to
+    paint, if a run is named. Raises MissingInput."""
+    return Model(model_folder(home, folder, report), device, vae_folder(home, vae))
 
 
 def generate(
@@ -178,11 +183,14 @@ def generate(
     with Interrupt(at_once=again):
         sampler = model.sampler
         kept = _kept(sampler, image, keep)
-        report(Note(f"generate: with {model.folder}, seed {seed}"))
+        painted = f" and the decoder of {model.vae}" if model.vae else ""
+        report(Note(f"generate: with {model.folder}{painted}, seed {seed}"))
         _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
         each = best or n
         made = {"model": sampler.id, "sampling": _settings(config)}
+        if sampler.vae_id:
+            made["vae"] = sampler.vae_id
         if kept is not None:
             made["kept"] = " ".join(map(str, kept.flatten().tolist()))
         asked = Asked(prompts, n, each, seed, made)
@@ -192,7 +200,7 @@ def generate(
         sketch, frames = _draw(sampler, asked, config, best, kept, progressive is not None, report)
         pictures = sampler.paint(sketch.codes) if engine.first() else np.empty(0, np.uint8)
         singles = [out.with_name(f"{out.stem}-{i:02d}.png") for i in range(len(sketch.seeds))]
-        done = Drawn(out, singles, seed, model.folder, pictures, progressive)
+        done = Drawn(out, singles, seed, model.folder, pictures, progressive, model.vae)
         if engine.first():
             _write(done, sampler, asked, sketch, frames)
         engine.wait()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dallebaby_cli.config import EvaluateConfig
 from dallebaby_cli.drawing import fitting, speed
-from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder
+from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Progress, Report
@@ -34,14 +34,16 @@ def speeds(
     config: EvaluateConfig,
     *,
     model: Path | None = None,
+    vae: str | None = None,
     device: str = "auto",
     report: Report,
 ) -> Speeds:
     """How fast a trained transformer (if none is named: the newest, or the baby) draws batches of
-    several sizes, with guidance and without, beside what this device can do at most."""
+    several sizes, with guidance and without, beside what this device can do at most; painted by
+    the decoder of the dVAE run `vae`, if one is named."""
     with Interrupt(at_once="stopped before all was timed; run it again to begin anew"):
         folder = model_folder(home, model, report)
-        sampler = from_pretrained(folder, device)
+        sampler = from_pretrained(folder, device, vae_folder(home, vae))
         about = manifest.read(folder)
         found = next(sampler.model.parameters()).device
         most = bandwidth(found)

@@ -133,7 +133,8 @@ def prepare(
     report: Report,
 ) -> tuple[DalleTask, dict[str, str], list[Path]]:
     """What `train` trains, the ids of its inputs by name, and the folders of the dVAEs that made
-    them, the newest first. Writes nothing. Raises OutOfMemory for what is too large for the device."""
+    them, the newest first. Writes nothing. Raises OutOfMemory for what is too large for the
+    device."""
     found = manifest.find_all(home, "tokens", [_whole_name(home, name) for name in names])
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = []
@@ -226,9 +227,9 @@ def _makers(home: Path, found: list[Manifest]) -> list[Path]:
     same codes. Raises Mismatch where codes are of several kinds, or have changed since."""
     makers: dict[Path, Manifest] = {}
     for tokens in found:
-        for parent, identity in tokens.parents.items():
-            if parent.startswith("vae/"):
-                name = parent.removeprefix("vae/")
+        for path, identity in tokens.parents.items():
+            if path.startswith("vae/"):
+                name = path.removeprefix("vae/")
                 folder, makers[folder] = manifest.find(home, "vae", name)
                 weights.read_model(folder, "vae")  # else damage looks like other codes
                 if not is_maker(folder, makers[folder], identity):

@@ -34,7 +34,7 @@ def codes_id(folder: Path) -> str:
         return files.hash_of([said, *_tensors(folder / name)])
     except FileNotFoundError as error:
         raise MissingInput(f"{error.filename} is missing; {redo}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         path = folder / "config.json"
         raise BadInput(f"{path} describes no image tokenizer ({error!r}); {redo}") from error
 
