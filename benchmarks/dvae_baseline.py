@@ -91,7 +91,7 @@ def run_baseline(home: Path, images: Path, minutes: float) -> list[dict]:
 
 def run_ours(home: Path, name: str, minutes: float) -> list[dict]:
     """Train ours; its points in time, starting where the run's first line was written."""
-    config = load("train-vae", preset="scenes", settings=["model.image_px=64"])
+    config = load("train-vae", preset="scenes", settings=["model.image_px=64", "model.grid=8"])
     settings = ("eval_every=1500", "eval_images=4000")
     run = dvae_runs.Run("ours-beside-baseline", name, minutes, settings)
     outcome = dvae_runs.train(home, run, threads=os.cpu_count() or 1)
@@ -111,7 +111,7 @@ def run_ours(home: Path, name: str, minutes: float) -> list[dict]:
 
 def our_speed(images: Path, parameters: int, batch: int) -> tuple[int, float]:
     """Parameters nearest to the baseline's, and images a second of whole steps."""
-    config = load("train-vae", preset="scenes", settings=["model.image_px=64"])
+    config = load("train-vae", preset="scenes", settings=["model.image_px=64", "model.grid=8"])
     widths = range(16, 512, 8)
     sizes = {width: size_of(replace(config.model, width=width)) for width in widths}
     width = min(sizes, key=lambda width: abs(sizes[width] - parameters))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from dallebaby_cli.config import usual_grid
 from dallebaby_cli.config.settings import load
 from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.dvae import DVAE
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     config = load("train-vae", preset=options.preset)
-    config = replace(config, model=replace(config.model, image_px=options.px))
+    grid = config.model.grid or usual_grid(options.px, drawn=True)
+    config = replace(config, model=replace(config.model, image_px=options.px, grid=grid))
     objectives = {"model": Objective(DVAE(config.model), Pixels.loss)}
     state = State.fresh(objectives, config, CPU)
     state.model.train()

@@ -29,7 +29,13 @@ from gpu_bench import ALL_S, TAIL, Bench, OutOfTimeError, failure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dallebaby_cli.config import DVAEConfig, SampleConfig, TransformerConfig, settings
+from dallebaby_cli.config import (
+    DVAEConfig,
+    SampleConfig,
+    TransformerConfig,
+    settings,
+    usual_grid,
+)
 from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.sampler import Sampler
@@ -205,7 +211,8 @@ def _dvae(bench: Bench, preset: str) -> Any:
     chosen = ["model.image_px=64", *bench.smaller]
     config = settings.load("train-vae", preset=preset, settings=chosen)
     px = 128 if preset.endswith("128") else config.model.image_px
-    return replace(config, model=replace(config.model, image_px=px))
+    grid = config.model.grid or usual_grid(px)
+    return replace(config, model=replace(config.model, image_px=px, grid=grid))
 
 
 def loader(bench: Bench) -> Iterator[Result]:

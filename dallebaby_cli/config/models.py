@@ -11,6 +11,8 @@ from typing import Any, Literal
 from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
 
 LARGEST_PX = 4096  # side of a picture that a model may have
+PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
+DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
 
@@ -23,8 +25,9 @@ class DVAEConfig(Bounded):
 
     image_px: int = bounded(0, ge=0, le=LARGEST_PX)
     """side of the pictures in pixels; always taken from the shards, and 0 until then"""
-    grid: int = bounded(16, ge=1, le=LARGEST_PX)
-    """codes along one side; must divide image_px"""
+    grid: int = bounded(0, ge=0, le=LARGEST_PX)
+    """codes along one side; must divide image_px. 0 leaves it to the pictures: one for about 4 px,
+    at most 16 (8 of 32 px, 16 of 64 px and more); of drawn scenes of up to 64 px 8"""
     width: int = bounded(96, ge=8, le=16384)
     """channels at the stem's resolution; doubled at the grid's"""
     depth: int = bounded(2, ge=0, le=COUNT)
@@ -52,20 +55,16 @@ class DVAEConfig(Bounded):
         super().__post_init__()
         px = self.image_px
         check(
-            px % self.grid == 0,
+            px % (self.grid or 1) == 0,
             "model.grid",
             self.grid,
-            f"must divide the pictures' {px} px; {' '.join(map(str, self._grids()))} do "
-            "(--set model.grid=N)",
+            f"must divide the pictures' {px} px; {_divisors(px)} do (--set model.grid=N)",
         )
         check(self.width % 8 == 0, "model.width", self.width, "must be a multiple of 8")
         check(len(self.levels) > 0, "model.levels", self.levels, "needs one or more numbers")
         check(self.codes <= 65536, "model.levels", self.levels, "gives over 65,536 codes")
         two = len(self.temperatures) == 2
         check(two, "model.temperatures", self.temperatures, "needs two numbers")
-
-    def _grids(self) -> list[int]:
-        return [g for g in range(2, self.image_px + 1) if self.image_px % g == 0]
 
     @property
     def codes(self) -> int:
@@ -83,6 +82,7 @@ class DVAEConfig(Bounded):
         the rest is a power of two, and less than the whole way down where it is even."""
         px = self.image_px
         check(px > 0, "model.image_px", px, "must be that of the pictures to build a model")
+        check(self.grid > 0, "model.grid", self.grid, "must be chosen to build a model")
         factor = patch = px // self.grid
         while patch % 2 == 0 and (patch > 4 or patch == factor):
             patch //= 2
@@ -92,6 +92,30 @@ class DVAEConfig(Bounded):
     def halvings(self) -> int:
         """Strided convolutions between the stem and the grid."""
         return (self.image_px // self.grid // self.patch_px).bit_length() - 1
+
+
+def usual_grid(px: int, drawn: bool = False) -> int:
+    """Codes along one side of pictures of so many px, where nobody chose: the divisor that is the
+    nearest to one code for 4 px, but at most 16; `drawn` ones, of scenes, do with 8. Raises
+    UsageError where no divisor is near, that is within a half."""
+    if drawn and px <= DRAWN_PX and px % DRAWN_GRID == 0:
+        return DRAWN_GRID
+    wanted = min(px / PX_A_CODE, MOST_CODES)
+    divisors = (grid for grid in range(1, MOST_CODES + 1) if px % grid == 0)
+    nearest = min(divisors, key=lambda grid: max(grid / wanted, wanted / grid))
+    check(
+        2 * nearest >= wanted,
+        "model.grid",
+        0,
+        f"pictures of {px} px cannot be divided into about {wanted:.0f} x {wanted:.0f} codes; "
+        f"prepare them with another --px, such as {max(px // 8, 1) * 8}, or take one of "
+        f"{_divisors(px)} (--set model.grid=N)",
+    )
+    return nearest
+
+
+def _divisors(px: int) -> str:
+    return " ".join(str(grid) for grid in range(2, px + 1) if px % grid == 0)
 
 
 def meaning(described: Mapping[str, Any]) -> dict[str, Any]:

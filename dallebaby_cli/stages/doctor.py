@@ -241,8 +241,8 @@ def _examine_pictures(
         found.checks.append(Check(name, "fail", "cannot be used", str(error)))
         return None
     train, holdout = len(task.train), len(Shards(home / name).rows("holdout"))
-    px = task.config.model.image_px
-    counted = f"{train:,} to train on, {holdout:,} held out, {px} px"
+    px, side = task.config.model.image_px, task.config.model.grid
+    counted = f"{train:,} to train on, {holdout:,} held out, {px} px, {side} x {side} codes each"
     few = "with so few, models memorise them; prepare more"
     none = "nothing tells whether it learns more than these pictures; prepare with a hold-out split"
     advice = none if not holdout else few if train < FEW_PICTURES else ""

@@ -250,13 +250,12 @@ def _judge_distance(
 def _is_scenes(home: Path, about: Manifest) -> bool:
     """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
     there, else by their names."""
-    layouts = []
+    drawn = []
     for tokens in (name for name in about.parents if name.startswith("tokens/")):
         name = tokens.removeprefix("tokens/").partition("@")[0]
         found = manifest.read_if_whole(manifest.artefact(home, "images", name))
-        source = found.config.get("source") if found else None
-        layouts.append(source.get("layout") if isinstance(source, dict) else name)
-    return set(layouts) == {"scenes"}
+        drawn.append(manifest.is_drawn(found) if found else name == "scenes")
+    return all(drawn) and bool(drawn)
 
 
 def _judge_agreement(

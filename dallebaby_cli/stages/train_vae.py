@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli.config import TrainVaeConfig
+from dallebaby_cli.config import TrainVaeConfig, usual_grid
 from dallebaby_cli.errors import Mismatch, MissingInput
 from dallebaby_cli.models.pictures import stack_rows, to_numpy
 from dallebaby_cli.models.tokenizers import losses
@@ -156,7 +156,10 @@ def prepare(
             f"the datasets have pictures of {' and '.join(map(str, sorted(sides)))} px; "
             "prepare them again with one --px"
         )
-    config = replace(config, model=replace(config.model, image_px=sides.pop()))
+    before = parent.find(home, "vae", start_from) if start_from else None
+    px, drawn = sides.pop(), all(manifest.is_drawn(m) for _, m in found)
+    grid = config.model.grid or (before.grid_of(px) if before else usual_grid(px, drawn))
+    config = replace(config, model=replace(config.model, image_px=px, grid=grid))
     train, holdout = Pictures(sources, "train"), Pictures(sources, "holdout")
     if train.left_out:
         report(Note(train.left_out))
@@ -165,7 +168,6 @@ def prepare(
     if not len(holdout):
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = train
-    before = parent.find(home, "vae", start_from) if start_from else None
     if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
@@ -191,6 +193,7 @@ def train_vae(
 ) -> run.Finished:
     """Train a dVAE on the named image datasets (the newest one if none is named)."""
     target = engine.device(device)
+    config = _with_kept_grid(home, config, run_name)
     task, parents = prepare(
         home, config, names, start_from=start_from, device=target, report=report
     )
@@ -211,6 +214,17 @@ def train_vae(
     if not share:
         return done
     return sharpen.finish(done, task.train, task.holdout, second, target, report)
+
+
+def _with_kept_grid(home: Path, config: TrainVaeConfig, run_name: str | None) -> TrainVaeConfig:
+    """With the grid that a run of that name was begun with, if none is chosen now: what is chosen
+    by the pictures may be another one in another version."""
+    found = manifest.read(manifest.artefact(home, "vae", run_name)) if run_name else None
+    model = found.config.get("model") if found else None
+    grid = model.get("grid") if isinstance(model, dict) else None
+    if config.model.grid or type(grid) is not int:
+        return config
+    return replace(config, model=replace(config.model, grid=grid))
 
 
 def oddity(pictures: Tensor) -> str | None:

@@ -190,6 +190,12 @@ def find_all(home: Path, kind: str, names: list[str]) -> list[tuple[Path, Manife
     return found
 
 
+def is_drawn(found: Manifest) -> bool:
+    """Whether the pictures are scenes that the package drew itself."""
+    source = found.config.get("source")
+    return isinstance(source, dict) and source.get("layout") == "scenes"
+
+
 def again(found: Manifest) -> str:
     """What to do to make an artefact anew or to go on with it: "run `COMMAND` again", as far as its
     manifest knows the command."""

@@ -44,19 +44,28 @@ class Parent:
     def require_dvae(self, ours: DVAEConfig) -> None:
         """Raise Mismatch where its weights cannot become those of such a model, which may be of
         larger or smaller pictures, with as many pixels a code."""
-        theirs = tokenizers.config_of(self.config["model"], self.folder / "config.json")
-        patch = theirs.image_px // theirs.grid
-        if ours.image_px % patch:
-            raise Mismatch(
-                f"{self.name} has a code for every {patch} x {patch} pixels, which does not divide "
-                f"these pictures of {ours.image_px} px; prepare them with another --px, or leave "
-                "--from out"
-            )
+        theirs, grid = self._shape(), self.grid_of(ours.image_px)
         same = ["width", "depth", "quantizer"]
         same += ["levels"] if theirs.quantizer == "fsq" else ["codebook", "code_dim"]
         same += ["loss"] if theirs.output_channels != ours.output_channels else []
         wanted = {name: getattr(theirs, name) for name in same}
-        self._require({"grid": ours.image_px // patch, **wanted}, ours)
+        self._require({"grid": grid, **wanted}, ours)
+
+    def grid_of(self, image_px: int) -> int:
+        """Codes along one side that a dVAE makes of pictures of another size. Raises Mismatch where
+        it cannot divide them."""
+        theirs = self._shape()
+        patch = theirs.image_px // theirs.grid
+        if image_px % patch:
+            raise Mismatch(
+                f"{self.name} has a code for every {patch} x {patch} pixels, which does not divide "
+                f"these pictures of {image_px} px; prepare them with another --px, or leave "
+                "--from out"
+            )
+        return image_px // patch
+
+    def _shape(self) -> DVAEConfig:
+        return tokenizers.config_of(self.config["model"], self.folder / "config.json")
 
     def _require(self, wanted: Mapping[str, Any], ours: object) -> None:
         other = {name: v for name, v in wanted.items() if getattr(ours, name) != v}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dallebaby_cli.config import DVAEConfig, TrainVaeConfig, models, settings, stages
+from dallebaby_cli.config import DVAEConfig, TrainVaeConfig, models, settings, stages, usual_grid
 from dallebaby_cli.errors import UsageError
 
 
@@ -221,6 +221,23 @@ def test_what_a_model_is_made_for_is_checked_when_it_is_known() -> None:
         dataclasses.replace(made.model, image_px=64, grid=20)
     with pytest.raises(UsageError, match=r"model.image_px=0: must be that of the pictures"):
         _ = made.model.patch_px
+    with pytest.raises(UsageError, match=r"model.grid=0: must be chosen to build a model"):
+        _ = DVAEConfig(image_px=64).patch_px
+
+
+def test_a_grid_that_nobody_chose_is_near_four_pixels_a_code_and_at_most_16() -> None:
+    usual = {8: 2, 16: 4, 32: 8, 33: 11, 48: 12, 50: 10, 64: 16, 100: 10, 128: 16, 224: 16}
+    assert {px: usual_grid(px) for px in usual} == usual
+    assert usual_grid(256) == usual_grid(512) == usual_grid(1024) == 16
+    for px in (8, 16, 32, 40, 64):
+        assert usual_grid(px, drawn=True) == 8, "as measured best for scenes"
+    assert (usual_grid(36, drawn=True), usual_grid(128, drawn=True)) == (9, 16)
+    for px in (23, 34, 61, 74, 127):
+        with pytest.raises(UsageError, match=rf"pictures of {px} px cannot be divided into about"):
+            usual_grid(px)
+    names = settings.preset_names()
+    kept = {name: settings.load("train-vae", preset=name).model.grid for name in names}
+    assert kept.pop("tiny") == kept.pop("baby") == 8 and not any(kept.values())
 
 
 def test_a_grid_that_does_not_divide_the_picture_names_those_that_do() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dallebaby_cli.config import settings
+from dallebaby_cli.config import settings, usual_grid
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 
@@ -26,7 +26,8 @@ OTHERWISE = {  # the places in a weight's shape that may be otherwise, by its na
 
 def weights(preset: str, px: int) -> dict[str, tuple[int, ...]]:
     """The shapes of all matrices and kernels, the pixels of a kernel left out."""
-    vae = replace(settings.load("train-vae", preset=preset).model, image_px=px)
+    vae = settings.load("train-vae", preset=preset).model
+    vae = replace(vae, image_px=px, grid=vae.grid or usual_grid(px))
     sizes = {"codes": vae.codes, "grid": vae.grid}
     dalle = replace(settings.load("train", preset=preset).model, **sizes)
     with torch.device("meta"):
