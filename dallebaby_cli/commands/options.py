@@ -49,6 +49,10 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Length of the run in ste
 Minutes = Annotated[float | None, typer.Option(help="Plan the run to take so long.")]
 Run = Annotated[str | None, typer.Option(help="Name of the run; made from its inputs if absent.")]
 From = Annotated[str | None, typer.Option("--from", help="Start from the weights of this run.")]
+Sharpen = Annotated[
+    str | None,
+    typer.Option(metavar="RUN", help="Give this finished run a sharp decoder; its codes stay."),
+]
 Processes = Annotated[
     str | None,
     typer.Option(metavar="N|auto", help="Processes on this machine; auto is one for each GPU."),

@@ -4,6 +4,7 @@ import typer
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.errors import UsageError
 
 
 def train_vae(
@@ -14,6 +15,7 @@ def train_vae(
     minutes: options.Minutes = None,
     run: options.Run = None,
     start_from: options.From = None,
+    sharpen: options.Sharpen = None,
     seed: options.Seed = None,
     processes: options.Processes = None,
 ) -> None:
@@ -21,7 +23,12 @@ def train_vae(
     from dallebaby_cli.stages.train_vae import train_vae as stage
 
     settings: Settings = ctx.obj
+    if sharpen and start_from:
+        raise UsageError(
+            "--sharpen makes a decoder for codes that stay, and --from begins new codes; take one"
+        )
     settings.in_processes(processes)
     flags = {"steps": steps, "minutes": minutes, "seed": seed}
-    settings.train("train-vae", stage, names, preset, flags, run_name=run, start_from=start_from)
+    chosen = {"run_name": run, "start_from": start_from, "sharpen": sharpen}
+    settings.train("train-vae", stage, names, preset, flags, **chosen)
     settings.hint("dallebaby encode")

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dallebaby_cli.fetch import catalog
 from dallebaby_cli.fetch.catalog import Dataset
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Progress, Report, ignore
-from dallebaby_cli.stages import run_checks, train, train_vae
+from dallebaby_cli.stages import run_checks, sharpen, train, train_vae
 from dallebaby_cli.stages.run_checks import LESS_MEMORY, TIGHT, Check, State
 from dallebaby_cli.store import extra_captions, manifest, tokens, weights
 from dallebaby_cli.store.codes_id import codes_id
@@ -96,7 +96,8 @@ def doctor(
         tell(2)
         if vae is not None:
             pictures = len(vae.train)
-            _examine_run(found, vae, pictures, target, folder)
+            for part in _parts(vae):
+                _examine_run(found, part, pictures, target, folder)
             tell(3)
             dalle = _codes(found, home, images, vae, configs["train"], target, folder)
             if dalle is not None:
@@ -257,6 +258,16 @@ def _examine_pictures(
 
 
 # ---------------------------------------------------------------- runs
+
+
+def _parts(vae: train_vae.VaeTask) -> list[Any]:
+    """The runs that `train-vae` takes, one after the other."""
+    share = sharpen.share(vae.config, vae.train)
+    pixels = replace(vae, config=sharpen.before_it(vae.config, share))
+    if not share:
+        return [pixels]
+    after = sharpen.after_it(vae.config, share)
+    return [pixels, sharpen.SharpenTask.of(vae.model, vae.train, vae.holdout, after)]
 
 
 def _codes(

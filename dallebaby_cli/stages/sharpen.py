@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from dallebaby_cli import files
 from dallebaby_cli.config import OptimConfig, TrainVaeConfig
-from dallebaby_cli.errors import Diverged
+from dallebaby_cli.errors import Diverged, UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.pictures import stack_rows
@@ -30,6 +31,7 @@ from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Report
 from dallebaby_cli.quality import scores
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.training import augment, engine, run
 from dallebaby_cli.training.batches import Order, Pictures
@@ -43,7 +45,7 @@ ALIKE = 1  # of 255, by which neighbouring pixels of a flat area differ at most
 DRAWN = 0.5  # of the neighbours are that much alike in drawings: 0.95 in `scenes`, 0.1 in photos
 SHARE = 0.4  # of the minutes of a run, where there are photographs
 HOPELESS = 2  # times the PSNR that sharpness may cost, at which the finish ends early
-TOLD = ("psnr", "ssim", "detail", "psnr_before", "detail_before")  # figures of the new decoder
+FIGURES = ("psnr", "ssim", "detail", "psnr_before", "detail_before")  # figures of the new decoder
 NEARER = 0.02  # that the fine detail must come to that of real pictures, in nats of their ratio
 
 
@@ -226,13 +228,24 @@ def drawn(pictures: Pictures) -> bool:
     return bool((apart <= ALIKE).float().mean() > DRAWN)
 
 
-def lengths(config: TrainVaeConfig, share: float) -> tuple[TrainVaeConfig, TrainVaeConfig]:
-    """The settings of a run's two parts: minutes are shared; `steps` are those of the first part,
-    and the second takes as many more as its share asks for."""
-    minutes = (config.minutes * (1 - share), config.minutes * share)
+def before_it(config: TrainVaeConfig, share: float) -> TrainVaeConfig:
+    """The settings of a run's first part, which learns the codes. Raises UsageError if it has no
+    time."""
+    if share == 1:
+        raise UsageError(
+            "finish.share=1 leaves no time to learn codes; take less, or --sharpen RUN for a "
+            "decoder of codes that there are"
+        )
+    return replace(config, minutes=config.minutes * (1 - share))
+
+
+def after_it(config: TrainVaeConfig, share: float) -> TrainVaeConfig:
+    """The settings of the second part, the finish: its share of the minutes, or as many steps
+    beside those of the first part."""
     steps = config.steps
-    after = steps and (max(round(steps * share / (1 - share)), 1) if share < 1 else steps)
-    return replace(config, minutes=minutes[0]), replace(config, minutes=minutes[1], steps=after)
+    if steps and share < 1:
+        steps = max(round(steps * share / (1 - share)), 1)
+    return replace(config, minutes=config.minutes * share, steps=steps)
 
 
 def finish(
@@ -245,39 +258,53 @@ def finish(
 ) -> run.Finished:
     """Give a finished dVAE a sharp decoder, in a run of its own inside its folder. Where that does
     harm, its decoder stays as it was, with a warning."""
-    folder, found = done.folder, done.manifest
-    if "sharpened" in found.counts:
-        return done
-    shape = weights.read_model(folder, "vae")["model"]
-    dvae = tokenizers.build(shape, folder / "config.json")
-    weights.load_weights(folder / "model.safetensors", dvae)
-    task = SharpenTask.of(dvae, train, holdout, config)
-    parents = {f"vae/{found.name}": found.id}
-    inner = folder / "finish"
+    folder, found, inner = done.folder, done.manifest, done.folder / "finish"
+    parents = {f"vae/{found.name}": codes_id(folder)}
     if engine.first():
         _forget_other(inner, parents)
     engine.wait()
-    counts, wrong, sharp = {"sharpened": False}, "", dvae
+    if "sharpened" in found.counts and not inner.exists():
+        return done
+    before = inner / "before.safetensors"
+    described = weights.read_model(folder, "vae")["model"]
+    dvae = tokenizers.build(described, folder / "config.json")
+    weights.load_weights(before if before.exists() else folder / "model.safetensors", dvae)
+
+    def describe() -> dict[str, Any]:
+        return {"model": described}
+
+    def begin() -> None:
+        weights.save_weights(before, dvae.state_dict())
+
+    task = SharpenTask.of(dvae, train, holdout, config)
+    counts: dict[str, Any] = {"sharpened": False}
     try:
         ended = run.finish(
-            *(inner, "vae", task, task.config, parents),
-            *(lambda: {"model": shape}, device, report),
+            *(inner, "vae", task, task.config, parents, describe, device, report, begin)
         )
-        wrong = harm(ended.manifest.counts, config.finish.most_db) or ""
+        wrong = harm(ended.manifest.counts, config.finish.most_db)
+        if not ended.fresh and "sharpened" in found.counts:
+            return done
     except Diverged as error:
         wrong = f"sharpening came to nothing: {error}"
-    if not wrong:
-        weights.load_weights(inner / "model.safetensors", sharp)
-        shutil.copyfile(inner / "reconstructions.png", folder / "reconstructions.png")
-        counts = {name: ended.manifest.counts[name] for name in TOLD} | {"sharpened": True}
-    with files.lock(folder, f"the run {found.name}") if engine.first() else nullcontext():
-        draft = replace(found, counts={**found.counts, **counts})
-        sealed = run.seal(folder, draft, sharp.state_dict(), lambda: {"model": shape})
     if wrong:
-        wrong = f"{wrong}; the decoder stays as pixels have taught it"
-    return run.Finished(
-        folder, sealed, True, "; ".join(filter(None, (done.warning, wrong))) or None
-    )
+        wrong += "; the decoder stays as pixels have taught it"
+    else:
+        weights.load_weights(inner / "model.safetensors", dvae)
+        counts = {name: ended.manifest.counts[name] for name in FIGURES} | {"sharpened": True}
+    with files.lock(folder, f"the run {found.name}") if engine.first() else nullcontext():
+        if engine.first() and not wrong:
+            shutil.copyfile(inner / "reconstructions.png", folder / "reconstructions.png")
+        draft = replace(found, counts=without(found.counts) | counts)
+        sealed = run.seal(folder, draft, dvae.state_dict(), describe)
+    told = "; ".join(filter(None, (done.warning, wrong)))
+    return run.Finished(folder, sealed, True, told or None)
+
+
+def without(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's figures, but for those that say what its decoder was before."""
+    own = {"sharpened", *(name for name in FIGURES if name.endswith("_before"))}
+    return {name: value for name, value in counts.items() if name not in own}
 
 
 def _forget_other(inner: Path, parents: Mapping[str, str]) -> None:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from dallebaby_cli.config import TrainVaeConfig, usual_grid
 from dallebaby_cli.errors import Mismatch, MissingInput
+from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.pictures import stack_rows, to_numpy
 from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import scores
-from dallebaby_cli.stages import sharpen
+from dallebaby_cli.stages import sharpen as finishing
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import augment, engine, memory, parent, run
@@ -147,27 +149,12 @@ def prepare(
 ) -> tuple[VaeTask, dict[str, str]]:
     """What `train_vae` trains, and the ids of its inputs by name. Writes nothing. Raises
     OutOfMemory for what is too large for the device."""
-    found = manifest.find_all(home, "images", names)
-    parents = {f"images/{m.name}": m.id for _, m in found}
-    sources = [Shards(folder) for folder, _ in found]
-    sides = {source.image_px for source in sources}
-    if len(sides) > 1:
-        raise Mismatch(
-            f"the datasets have pictures of {' and '.join(map(str, sorted(sides)))} px; "
-            "prepare them again with one --px"
-        )
+    train, holdout, found = _pictures(home, names, report)
+    parents = {f"images/{m.name}": m.id for m in found}
     before = parent.find(home, "vae", start_from) if start_from else None
-    px, drawn = sides.pop(), all(manifest.is_drawn(m) for _, m in found)
+    px, drawn = train.image_px, all(map(manifest.is_drawn, found))
     grid = config.model.grid or (before.grid_of(px) if before else usual_grid(px, drawn))
     config = replace(config, model=replace(config.model, image_px=px, grid=grid))
-    train, holdout = Pictures(sources, "train"), Pictures(sources, "holdout")
-    if train.left_out:
-        report(Note(train.left_out))
-    if not len(train):
-        raise MissingInput(f"{', '.join(parents)}: no pictures to train on; prepare more of them")
-    if not len(holdout):
-        report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
-        holdout = train
     if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
@@ -180,6 +167,31 @@ def prepare(
     return VaeTask(model, train, holdout, config), parents
 
 
+def _pictures(
+    home: Path, names: list[str], report: Report
+) -> tuple[Pictures, Pictures, list[Manifest]]:
+    """The named datasets (the newest one if none is named): what is to train on, and what is held
+    out."""
+    found = manifest.find_all(home, "images", names)
+    sources = [Shards(folder) for folder, _ in found]
+    sides = {source.image_px for source in sources}
+    if len(sides) > 1:
+        raise Mismatch(
+            f"the datasets have pictures of {' and '.join(map(str, sorted(sides)))} px; "
+            "prepare them again with one --px"
+        )
+    train, holdout = Pictures(sources, "train"), Pictures(sources, "holdout")
+    if train.left_out:
+        report(Note(train.left_out))
+    if not len(train):
+        images = ", ".join(f"images/{m.name}" for _, m in found)
+        raise MissingInput(f"{images}: no pictures to train on; prepare more of them")
+    if not len(holdout):
+        report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
+        holdout = train
+    return train, holdout, [m for _, m in found]
+
+
 def train_vae(
     home: Path,
     config: TrainVaeConfig,
@@ -188,11 +200,15 @@ def train_vae(
     preset: str,
     run_name: str | None = None,
     start_from: str | None = None,
+    sharpen: str | None = None,
     device: str = "auto",
     report: Report,
 ) -> run.Finished:
-    """Train a dVAE on the named image datasets (the newest one if none is named)."""
+    """Train a dVAE on the named image datasets (the newest one if none is named), or `sharpen` the
+    finished one of that name: a new run with the same codes and a new decoder."""
     target = engine.device(device)
+    if sharpen:
+        return _sharpen(home, config, names, sharpen, preset, run_name, target, report)
     config = _with_kept_grid(home, config, run_name)
     task, parents = prepare(
         home, config, names, start_from=start_from, device=target, report=report
@@ -204,8 +220,8 @@ def train_vae(
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
 
-    share = sharpen.share(task.config, task.train)
-    first, second = sharpen.lengths(task.config, share)
+    share = finishing.share(task.config, task.train)
+    first = finishing.before_it(task.config, share)
 
     def describe() -> dict[str, Any]:
         return {"model": task.model.describe()}
@@ -213,7 +229,43 @@ def train_vae(
     done = run.finish(folder, "vae", task, first, parents, describe, target, report)
     if not share:
         return done
-    return sharpen.finish(done, task.train, task.holdout, second, target, report)
+    second = finishing.after_it(task.config, share)
+    return finishing.finish(done, task.train, task.holdout, second, target, report)
+
+
+def _sharpen(
+    home: Path,
+    config: TrainVaeConfig,
+    names: list[str],
+    old: str,
+    preset: str,
+    run_name: str | None,
+    device: torch.device,
+    report: Report,
+) -> run.Finished:
+    before, (_, source) = parent.find(home, "vae", old), manifest.find(home, "vae", old)
+    images = [path.removeprefix("images/") for path in source.parents if "images/" in path]
+    train, holdout, found = _pictures(home, names or images, report)
+    parents = {f"images/{m.name}": m.id for m in found} | {before.name: before.id}
+    shape = tokenizers.config_of(before.config["model"], before.folder / "config.json")
+    if shape.image_px != train.image_px:
+        raise Mismatch(
+            f"{before.name} is of pictures of {shape.image_px} px and these have "
+            f"{train.image_px} px; prepare them with --px {shape.image_px}"
+        )
+    config = replace(config, model=shape, finish=replace(config.finish, share=1.0))
+    run_name = run_name or run.name([m.name for m in found], preset, config, parents)
+    folder = manifest.artefact(home, "vae", run_name)
+    report(Note(f"train-vae: {before.name} gets a sharp decoder, from {', '.join(parents)}"))
+    dvae = DVAE(shape)
+    weights.load_weights(before.folder / "model.safetensors", dvae)
+
+    def describe() -> dict[str, Any]:
+        return {"model": dvae.describe()}
+
+    source = replace(source, counts=finishing.without(source.counts))
+    done = run.copied(folder, source, dvae.state_dict(), describe, config, parents)
+    return finishing.finish(done, train, holdout, config, device, report)
 
 
 def _with_kept_grid(home: Path, config: TrainVaeConfig, run_name: str | None) -> TrainVaeConfig:

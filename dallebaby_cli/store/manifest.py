@@ -214,6 +214,9 @@ def again(found: Manifest) -> str:
         words += inputs["images"] + [word for name in inputs["vae"] for word in ("--vae", name)]
     elif found.kind in ("vae", "dalle"):
         words += inputs["images" if found.kind == "vae" else "tokens"] + ["--run", found.name]
-        words += [word for name in inputs[found.kind] for word in ("--from", name)]
+        finish = found.config.get("finish")
+        only = isinstance(finish, dict) and finish.get("share") == 1
+        flag = "--sharpen" if only else "--from"
+        words += [word for name in inputs[found.kind] for word in (flag, name)]
     settings = " with its settings" if found.config and found.kind != "raw" else ""
     return f"run `{shlex.join(words)}` again{settings}"

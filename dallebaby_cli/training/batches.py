@@ -111,10 +111,14 @@ class Pictures(Rows[Shards]):
         lossless = all(source.encoding == "png" for source in sources)
         self.turn = threading.Lock() if lossless else contextlib.nullcontext()
 
+    @property
+    def image_px(self) -> int:
+        """P, the side of the pictures in pixels."""
+        return self.sources[0].image_px
+
     def read(self, indices: np.ndarray) -> Tensor:
         """uint8 (B, 3, P, P) of the pictures at `indices`."""
-        px = self.sources[0].image_px
-        batch = np.empty((len(indices), px, px, 3), np.uint8)
+        batch = np.empty((len(indices), self.image_px, self.image_px, 3), np.uint8)
         with self.turn:
             for place, (source, row) in enumerate(self.places[indices].tolist()):
                 batch[place] = self.sources[source].image(row)

@@ -111,6 +111,36 @@ def finish(
         return Finished(folder, seal(folder, draft, averaged, describe), True, task.warning(counts))
 
 
+def copied(
+    folder: Path,
+    source: Manifest,
+    tensors: Mapping[str, Tensor],
+    describe: Callable[[], dict[str, Any]],
+    config: RunConfig,
+    parents: Mapping[str, str],
+) -> Finished:
+    """A complete run with the weights and figures of a finished one; what is there already, if it
+    is of the same settings and inputs. Raises Mismatch if it is not."""
+    resolved = as_dict(config)
+    engine.require_same(
+        "settings or inputs", json.dumps([folder.name, resolved, parents], sort_keys=True)
+    )
+    with files.lock(folder, f"the run {folder.name}") if engine.first() else nullcontext():
+        found = _read(folder)
+        if found is not None:
+            _check_same(folder, found, resolved, parents)
+            if found.complete:
+                return Finished(folder, found, False, None)
+        draft = Manifest(
+            kind=source.kind,
+            name=folder.name,
+            config=resolved,
+            parents=dict(parents),
+            counts=source.counts,
+        )
+        return Finished(folder, seal(folder, draft, tensors, describe), True, None)
+
+
 def seal(
     folder: Path,
     draft: Manifest,
