@@ -37,14 +37,14 @@ def evaluate(
     if not speed:
         settings.in_processes(processes)
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
-    which = {"model": model, "vae": vae, "device": settings.device}
+    where = settings.device
     if speed:
         with settings.reporter() as report:
-            told = speeds(settings.home, config, **which, report=report)
+            told = speeds(settings.home, config, model=model, vae=vae, device=where, report=report)
         settings.result(asdict(told), *_speeds(told))
         return
     with settings.reporter() as report:
-        done = stage(settings.home, config, **which, report=report)
+        done = stage(settings.home, config, model=model, vae=vae, device=where, report=report)
     tables = [
         _figures(title, figures)
         for title, figures in (

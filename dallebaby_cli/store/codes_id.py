@@ -49,7 +49,7 @@ def _tensors(path: Path) -> Iterator[str]:
     """Name, kind, shape and hash of each tensor that is no part of the decoder, by name."""
     try:
         with files.open_regular(path) as handle:
-            tensors = deserialize(handle.read())
+            tensors = deserialize(handle.read())  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         why = one_line(str(error))
         raise BadInput(f"{path} is damaged ({why}); restore it or train it again") from error
