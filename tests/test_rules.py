@@ -226,7 +226,7 @@ FLAGS = {
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out processes progressive seed show "
     "temperature top-k top-p vae",
-    "evaluate": "help model pictures processes seed speed vae",
+    "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",
     "doctor": "help preset",
     "config": "help preset",

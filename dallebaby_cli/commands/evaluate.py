@@ -10,8 +10,10 @@ from rich.table import Table
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from dallebaby_cli.quality.pretrained import Compared
     from dallebaby_cli.stages.evaluate import Row
     from dallebaby_cli.stages.speed import Speeds
 
@@ -24,6 +26,10 @@ def evaluate(
     seed: options.Seed = None,
     model: options.Model = None,
     vae: options.Painter = None,
+    only_vae: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Judge this dVAE alone: how pictures come back."),
+    ] = None,
     speed: Annotated[
         bool, typer.Option("--speed", help="Tell how fast it draws here, and nothing else.")
     ] = False,
@@ -34,6 +40,8 @@ def evaluate(
     from dallebaby_cli.stages.speed import speeds
 
     settings: Settings = ctx.obj
+    if only_vae is not None and (model or vae or speed):
+        raise UsageError("--only-vae judges a dVAE alone: leave out --model, --vae and --speed")
     if not speed:
         settings.in_processes(processes)
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
@@ -44,7 +52,15 @@ def evaluate(
         settings.result(asdict(told), *_speeds(told))
         return
     with settings.reporter() as report:
-        done = stage(settings.home, config, model=model, vae=vae, device=where, report=report)
+        done = stage(
+            settings.home,
+            config,
+            model=model,
+            vae=vae,
+            only_vae=only_vae,
+            device=where,
+            report=report,
+        )
     tables = [
         _figures(title, figures)
         for title, figures in (
@@ -55,6 +71,8 @@ def evaluate(
         )
         if figures
     ]
+    if done.compared:
+        tables.append(_compared(done.compared))
     if done.agreement:
         tables.append(_agreement(done.agreement))
     pages = [f"pictures: {path}" for path in done.samples]
@@ -66,6 +84,18 @@ def _figures(title: str, figures: Mapping[str, float]) -> Table:
     table = Table("", "", title=title, title_justify="left", show_header=False, box=None)
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:,.4g}")
+    return table
+
+
+def _compared(rows: list["Compared"]) -> Table:
+    """A line for each figure and network."""
+    title = "distance of sets of pictures to as many hold-out ones"
+    columns = ("", "network", "N", "rebuilt", "drawn", "real against real")
+    table = Table(*columns, title=title, box=None)
+    table.title_justify = "left"
+    for row in rows:
+        figures = (f"{x:,.1f}" if x is not None else "" for x in (row.rebuilt, row.drawn, row.real))
+        table.add_row(row.figure, row.network, f"{row.n:,}", *figures)
     return table
 
 

@@ -335,6 +335,9 @@ class EvaluateConfig(Bounded):
     """most hold-out pictures that are read"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of the pictures that are drawn, and of what is asked for"""
+    kid_network: str = "auto"
+    """network that KID sees with: inception, efficientnet-lite0, vgg16 or another of torchvision,
+    timm:NAME; auto is inception where its weights are, else efficientnet-lite0"""
     sampling: SampleConfig = field(default_factory=SampleConfig)
     """how they are drawn"""
     classifier: TrainClassifierConfig = field(default_factory=TrainClassifierConfig)

@@ -1,13 +1,10 @@
-"""Figures that need a pretrained network (extra `eval`): FID, rFID and the CLIP score.
+"""Figures that need a pretrained network (extra `eval`): FID, rFID, KID, CMMD and the CLIP score.
 
-They are computed where the weights are on this machine already; nothing is downloaded, and no file
-is unpickled that holds anything but tensors.
+They are computed where the weights are on this machine already; nothing is downloaded.
 """
 
-import pickle
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +12,29 @@ from torch import Tensor, nn
 
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.quality import features
+from dallebaby_cli.quality.features import BATCH, DAMAGED, INSTALL, Features
 
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # of github.com/toshas/torch-fidelity
+AUTO = ("inception", "efficientnet-lite0")  # the first that is here compares sets for KID
 CLIP = "openai/clip-vit-large-patch14"
-INSTALL = "pip install 'dallebaby[eval]'"
-BATCH = 32
+LEAST = 4  # pictures of which each half holds two, which can differ
+ROWS = 1024  # of a kernel's matrix at a time
+WIDTH = 10  # of CMMD's kernel
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How far sets of pictures are from the hold-out ones: about 0 where they are alike."""
+
+    figure: str
+    network: str
+    n: int
+    """pictures of each set; compare figures of about as many only"""
+    rebuilt: float
+    drawn: float | None
+    """None where nothing was drawn"""
+    real: float
+    """one half of the hold-out pictures from the other: what chance alone makes"""
 
 
 @dataclass(frozen=True)
@@ -27,49 +42,51 @@ class Scores:
     """What could be measured, and a sentence for each thing that could not."""
 
     figures: dict[str, float] = field(default_factory=dict)
+    compared: list[Compared] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
 def scores(
-    real: Tensor, rebuilt: Tensor, drawn: Tensor, prompts: list[str], device: torch.device
+    real: Tensor,
+    rebuilt: Tensor,
+    drawn: Tensor | None,
+    prompts: list[str],
+    device: torch.device,
+    network: str = "auto",
 ) -> Scores:
-    """FID of drawn pictures and rFID of rebuilt ones, each against the real ones, and the mean CLIP
-    score of drawn ones with their prompts; pictures uint8 (N, 3, P, P), sizes N among the figures.
-    """
+    """Distances of drawn (None: of rebuilt alone) and rebuilt pictures from the real ones, and the
+    mean CLIP score of drawn ones with their prompts; pictures uint8 (N, 3, P, P), sizes N among the
+    figures. KID sees with `network`. Raises UsageError where that is none."""
     found = Scores()
+    sets = {"rfid": rebuilt} | ({} if drawn is None else {"fid": drawn})
     try:
-        if min(len(real), len(drawn)) < 2:
+        if min(len(real), *map(len, sets.values())) < 2:
             raise MissingInput("they compare how pictures differ, so they need two and more")
-        network = load_inception(device)
-        found.figures["fid"], found.figures["fid_n"] = fid(network, real, drawn), len(drawn)
-        found.figures["rfid"], found.figures["rfid_n"] = fid(network, real, rebuilt), len(rebuilt)
+        inception = features.load_inception(device)
+        for name, pictures in sets.items():
+            found.figures[name] = fid(inception, real, pictures)
+            found.figures[f"{name}_n"] = len(pictures)
     except (MissingInput, BadInput) as error:
         found.missing.append(f"FID and rFID are left out: {error}")
     try:
-        found.figures["clip_score"] = clip_score(*load_clip(), drawn, prompts, device)
-        found.figures["clip_score_n"] = len(drawn)
-    except MissingInput as error:
-        found.missing.append(f"the CLIP score is left out: {error}")
-    return found
-
-
-def load_inception(device: torch.device) -> nn.Module:
-    """The Inception network that FID is defined by. Raises MissingInput or BadInput."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+        judge = load_judge(network, device)
+        compare(found, "KID x 1000", judge.name, cubic, judge.pooled, real, rebuilt, drawn)
+    except (MissingInput, BadInput) as error:
+        found.missing.append(f"KID is left out: {error}")
     try:
-        import torch_fidelity  # noqa: F401
-        from torchmetrics.image.fid import NoTrainInceptionV3
-    except ImportError:
-        raise MissingInput(f"they need torchmetrics; {INSTALL}") from None
-    if not path.exists():
-        raise MissingInput(f"put {INCEPTION} (from github.com/toshas/torch-fidelity) at {path}")
-    try:  # torch-fidelity reads it without this question
-        with warnings.catch_warnings(action="ignore"):
-            torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise BadInput(f"{path} is damaged, or holds more than tensors; fetch it again") from error
-    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
-    return network.to(device).eval()
+        model, processor = load_clip()
+
+        def look(pictures: Tensor) -> Tensor:
+            return embed_pictures(model, processor, pictures, device)
+
+        if drawn is not None:
+            found.figures["clip_score"] = clip_score(model, processor, look(drawn), prompts, device)
+            found.figures["clip_score_n"] = len(drawn)
+        name = CLIP.rpartition("/")[2]
+        compare(found, "CMMD x 1000", name, gaussian, look, real, rebuilt, drawn)
+    except (MissingInput, BadInput) as error:
+        found.missing.append(f"CMMD and the CLIP score are left out: {error}")
+    return found
 
 
 def fid(network: nn.Module, real: Tensor, others: Tensor) -> float:
@@ -85,38 +102,122 @@ def fid(network: nn.Module, real: Tensor, others: Tensor) -> float:
         return float(metric.compute())
 
 
+# ---------------------------------------------------------------- sets, by a kernel
+
+
+def load_judge(network: str, device: torch.device) -> Features:
+    """The network that KID sees with, by name; "auto" is Inception where that is here, else
+    efficientnet-lite0. Raises UsageError, MissingInput or BadInput."""
+    if network != "auto":
+        return features.load(network, device)
+    try:
+        return features.load(AUTO[0], device)
+    except (MissingInput, BadInput) as first:
+        try:
+            return features.load(AUTO[1], device)
+        except (MissingInput, BadInput) as second:
+            raise MissingInput(f"{first}; or for another network: {second}") from None
+
+
+def compare(
+    found: Scores,
+    figure: str,
+    network: str,
+    kernel: Callable[[Tensor, Tensor], Tensor],
+    look: Callable[[Tensor], Tensor],
+    real: Tensor,
+    rebuilt: Tensor,
+    drawn: Tensor | None,
+) -> None:
+    """Add 1000 times each set's `mmd` from the real pictures, all cut to the size of the smallest.
+    Raises MissingInput for sets that are too small."""
+    n = min(len(pictures) for pictures in (real, rebuilt, drawn) if pictures is not None)
+    if n < LEAST:
+        raise MissingInput(f"it compares sets of {LEAST} pictures and more")
+    seen = look(real[:n])
+    others = [None if p is None else mmd(kernel, seen, look(p[:n])) for p in (rebuilt, drawn)]
+    halves = mmd(kernel, seen[: n // 2], seen[n // 2 :])
+    of_rebuilt, of_drawn, of_real = (None if d is None else 1000 * d for d in (*others, halves))
+    assert of_rebuilt is not None and of_real is not None
+    found.compared.append(Compared(figure, network, n, of_rebuilt, of_drawn, of_real))
+
+
+def mmd(kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> float:
+    """Squared maximum mean discrepancy of two sets of vectors (N, C) and (M, C), without bias
+    (Gretton et al. 2012, lemma 6): in the mean 0 for sets alike, so a little below it at times."""
+    a, b = a.double(), b.double()
+
+    def total(x: Tensor, y: Tensor) -> float:
+        return float(sum(kernel(part, y).sum() for part in torch.split(x, ROWS)))
+
+    def within(x: Tensor) -> float:
+        selves = float(sum(kernel(part, part).trace() for part in torch.split(x, ROWS)))
+        return (total(x, x) - selves) / (len(x) * (len(x) - 1))
+
+    return within(a) + within(b) - 2 * total(a, b) / (len(a) * len(b))
+
+
+def cubic(a: Tensor, b: Tensor) -> Tensor:
+    """KID's kernel (Bińkowski et al. 2018, arXiv 1801.01401): (N, C), (M, C) → (N, M)."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def gaussian(a: Tensor, b: Tensor) -> Tensor:
+    """CMMD's kernel (Jayasumana et al. 2023, arXiv 2401.09603): (N, C), (M, C) → (N, M)."""
+    return torch.exp(-torch.cdist(a, b).square() / (2 * WIDTH**2))
+
+
+# ---------------------------------------------------------------- CLIP
+
+
 def load_clip() -> tuple[Any, Any]:
-    """CLIP and its processor, from Hugging Face's folder of models. Raises MissingInput."""
+    """CLIP and its processor, from Hugging Face's folder of models. Raises MissingInput or
+    BadInput."""
+    again = f"`hf download {CLIP} --force-download`"
     try:
         from transformers import CLIPModel, CLIPProcessor
     except ImportError:
-        raise MissingInput(f"it needs transformers; {INSTALL}") from None
+        raise MissingInput(f"they need transformers; {INSTALL}") from None
     try:
         local = {"local_files_only": True}
-        model = CLIPModel.from_pretrained(CLIP, use_safetensors=True, **local)
-        return model, CLIPProcessor.from_pretrained(CLIP, **local)
+        model, info = CLIPModel.from_pretrained(
+            CLIP, use_safetensors=True, output_loading_info=True, **local
+        )
+        processor = CLIPProcessor.from_pretrained(CLIP, **local)
     except OSError:
-        raise MissingInput(f"its weights are not here; `hf download {CLIP}`") from None
+        raise MissingInput(f"CLIP's weights are not here; `hf download {CLIP}`") from None
+    except DAMAGED as error:
+        raise BadInput(f"CLIP's files are damaged; {again}") from error
+    if info["missing_keys"]:  # transformers would draw them at random
+        raise BadInput(f"CLIP's files lack {sorted(info['missing_keys'])[0]}; {again}")
+    return model, processor
+
+
+@torch.no_grad()
+def embed_pictures(model: Any, processor: Any, pictures: Tensor, device: torch.device) -> Tensor:
+    """What CLIP sees in pictures, uint8 (N, 3, P, P): vectors (N, C) of length 1."""
+    model, seen = model.to(device).eval(), []
+    for part in torch.split(pictures, BATCH):
+        inputs = processor(images=list(part), return_tensors="pt").to(device)
+        with devices.autocast(device, "fp32"):
+            read = model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output
+            seen.append(nn.functional.normalize(model.visual_projection(read)).cpu())
+    return torch.cat(seen)
 
 
 @torch.no_grad()
 def clip_score(
-    model: Any, processor: Any, pictures: Tensor, prompts: list[str], device: torch.device
+    model: Any, processor: Any, seen: Tensor, prompts: list[str], device: torch.device
 ) -> float:
-    """100 times the mean cosine, at least 0 each, of pictures with their prompts (Hessel et al.
-    2021, arXiv 2104.08718)."""
+    """100 times the mean cosine, at least 0 each, of pictures, as `embed_pictures` saw them, with
+    their prompts (Hessel et al. 2021, arXiv 2104.08718)."""
     # torchmetrics' own (1.9) cannot read what transformers 5 returns
-    model, cosines = model.to(device).eval(), []
+    cosines = []
     for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
-        inputs = processor(
-            text=prompts[part],
-            images=list(pictures[part]),
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-        )
+        inputs = processor(text=prompts[part], return_tensors="pt", padding=True, truncation=True)
         with devices.autocast(device, "fp32"):
-            read = model(**inputs.to(device))
-        cosines.append((read.image_embeds * read.text_embeds).sum(-1))  # both of length 1
+            read = model.text_model(**inputs.to(device)).pooler_output
+            meant = nn.functional.normalize(model.text_projection(read)).cpu()
+        cosines.append((seen[part] * meant).sum(-1))
     return 100 * float(torch.cat(cosines).clamp(min=0).mean())

@@ -1,6 +1,7 @@
-"""dalle/RUN → figures: how good a finished model is, and whether it draws what it is asked for."""
+"""dalle/RUN or vae/RUN → figures: how good a finished model is, whether it draws what is asked."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
 from dallebaby_cli.drawing import fitting
-from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
+from dallebaby_cli.drawing.pretrained import (
+    from_pretrained,
+    load_image_tokenizer,
+    model_folder,
+    vae_folder,
+)
 from dallebaby_cli.drawing.sampler import Drawing, Sampler
 from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
@@ -21,7 +27,8 @@ from dallebaby_cli.models.pictures import to_numpy, to_tensor
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.prep import contact
 from dallebaby_cli.progress import Note, Progress, Report
-from dallebaby_cli.quality import classifier, metrics, pretrained, scores
+from dallebaby_cli.quality import classifier, features, metrics, pretrained, scores
+from dallebaby_cli.quality.pretrained import Compared
 from dallebaby_cli.scenes import agreement
 from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Pairs
@@ -70,6 +77,8 @@ class Evaluated:
     """shares of codes that differ from the nearest training picture's"""
     agreement: list[Row] = field(default_factory=list)
     pretrained: dict[str, float] = field(default_factory=dict)
+    compared: list[Compared] = field(default_factory=list)
+    """how far sets of pictures are from the hold-out ones, to pretrained networks"""
     missing: list[str] = field(default_factory=list)
     samples: list[Path] = field(default_factory=list)
     """drawn pictures with what was asked and what was read"""
@@ -89,14 +98,21 @@ def evaluate(
     *,
     model: Path | None = None,
     vae: str | None = None,
+    only_vae: str | None = None,
     device: str = "auto",
     report: Report,
 ) -> Evaluated:
     """Judge a trained transformer (if none is named: the newest, or the baby) with all that is at
-    hand; what it draws is painted by the decoder of the dVAE run `vae`, if one is named. Several
-    ranks share what is drawn, and the first one judges: it alone has all figures."""
+    hand; what it draws is painted by the decoder of the dVAE run `vae`, if one is named. Or judge
+    the dVAE run `only_vae` instead. Several ranks share what is drawn, and the first one judges: it
+    alone has all figures."""
     with Interrupt(at_once="stopped before all was judged; run it again to begin anew"):
-        done = _evaluate(home, config, model, vae_folder(home, vae), device, report)
+        if config.kid_network != "auto":  # one that was asked for is there, or nothing is begun
+            features.load(config.kid_network, engine.device(device))
+        if only_vae is None:
+            done = _evaluate(home, config, model, vae_folder(home, vae), device, report)
+        else:
+            done = _evaluate_vae(home, config, only_vae, device, report)
         engine.wait()
     return done
 
@@ -130,9 +146,30 @@ def _evaluate(
     else:
         _judge_holdout(done, sampler, data, config, report)
     if _is_scenes(home, about):
-        _judge_agreement(done, home, sampler, config, report)
+        _judge_agreement(done, home, sampler.image_tokenizer, sampler, config, report)
     else:
         done.missing.append("prompt agreement is read off drawn scenes only, so not here")
+    return done
+
+
+def _evaluate_vae(
+    home: Path, config: EvaluateConfig, vae: str, device: str, report: Report
+) -> Evaluated:
+    """What holds of an image tokenizer without a transformer: how pictures come back."""
+    folder, about = manifest.find(home, "vae", vae)
+    tokenizer = load_image_tokenizer(folder, engine.device(device))
+    done = Evaluated(folder)
+    if not engine.first():
+        return done
+    report(Note(f"evaluate: {folder}, {config.pictures} pictures of each kind"))
+    images = [p for p in about.parents.items() if p[0].startswith("images/")]
+    pictures = Pictures([Shards(_same(home, *parent)[0]) for parent in images], "holdout")
+    if not len(pictures):
+        raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
+    done.reconstruction.update(_score_rebuilt(tokenizer, pictures, config, report))
+    _judge_pictures(done, tokenizer, pictures, config)
+    if _is_scenes(home, about):
+        _judge_agreement(done, home, tokenizer, None, config, report)
     return done
 
 
@@ -187,11 +224,7 @@ def _judge_holdout(
         return
     _judge_distance(done, codes, training, captioned, report)
     if pictures:
-        real = pictures.read(pictures.sample(config.pictures))
-        rebuilt = _rebuild(sampler.image_tokenizer, real)
-        judged = pretrained.scores(real, rebuilt, to_tensor(drawn), captions, sampler.device)
-        done.pretrained.update(judged.figures)
-        done.missing.extend(judged.missing)
+        _judge_pictures(done, sampler.image_tokenizer, pictures, config, to_tensor(drawn), captions)
 
 
 def _score_holdout(
@@ -210,20 +243,49 @@ def _score_holdout(
     def score(size: int) -> dict[str, float]:
         return scores.transformer(sampler.model, captioned, count, size)
 
-    def rebuild(size: int) -> dict[str, float]:
-        assert pictures
-        return scores.reconstruction(sampler.image_tokenizer, pictures, count, size)
-
     with devices.autocast(sampler.device, "auto"):
         found = fitting.halving(score, BATCH, "scoring", "holdout_pictures", report)
         unigram = scores.unigram(training, captioned, codes)
         baselines = {"unigram_bits": unigram, "uniform_bits": float(np.log2(codes))}
         done.holdout.update(found | baselines | {"pictures": count})
-        if pictures:
-            done.reconstruction.update(
-                fitting.halving(rebuild, BATCH, "rebuilding", "holdout_pictures", report)
-            )
+    if pictures:
+        done.reconstruction.update(
+            _score_rebuilt(sampler.image_tokenizer, pictures, config, report)
+        )
     report(Progress("hold-out", count, count, "images"))
+
+
+def _score_rebuilt(
+    tokenizer: ImageTokenizer, pictures: Pictures, config: EvaluateConfig, report: Report
+) -> dict[str, float]:
+    def rebuild(size: int) -> dict[str, float]:
+        return scores.reconstruction(tokenizer, pictures, config.holdout_pictures, size)
+
+    with torch.no_grad(), devices.autocast(tokenizer.device, "auto"):
+        return fitting.halving(rebuild, BATCH, "rebuilding", "holdout_pictures", report)
+
+
+def _judge_pictures(
+    done: Evaluated,
+    tokenizer: ImageTokenizer,
+    pictures: Pictures,
+    config: EvaluateConfig,
+    drawn: Tensor | None = None,
+    captions: Sequence[str] = (),
+) -> None:
+    """Fill in what pretrained networks make of real, rebuilt and drawn pictures."""
+    real = pictures.read(pictures.sample(config.pictures))
+    judged = pretrained.scores(
+        real,
+        _rebuild(tokenizer, real),
+        drawn,
+        [*captions],
+        tokenizer.device,
+        config.kid_network,
+    )
+    done.pretrained.update(judged.figures)
+    done.compared.extend(judged.compared)
+    done.missing.extend(judged.missing)
 
 
 def _judge_distance(
@@ -251,36 +313,44 @@ def _is_scenes(home: Path, about: Manifest) -> bool:
     """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
     there, else by their names."""
     drawn = []
-    for tokens in (name for name in about.parents if name.startswith("tokens/")):
-        name = tokens.removeprefix("tokens/").partition("@")[0]
+    for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
+        name = parent.partition("/")[2].partition("@")[0]
         found = manifest.read_if_whole(manifest.artefact(home, "images", name))
         drawn.append(manifest.is_drawn(found) if found else name == "scenes")
     return all(drawn) and bool(drawn)
 
 
 def _judge_agreement(
-    done: Evaluated, home: Path, sampler: Sampler, config: EvaluateConfig, report: Report
+    done: Evaluated,
+    home: Path,
+    tokenizer: ImageTokenizer,
+    sampler: Sampler | None,
+    config: EvaluateConfig,
+    report: Report,
 ) -> None:
-    """Draw what is asked and read it; read real renders of the same scenes, too."""
-    side = sampler.image_tokenizer.image_px
+    """Draw what is asked and read it, where there is a sampler; read real renders of the same
+    scenes and rebuilt ones, too."""
+    side = tokenizer.image_px
     judge = None
     if engine.first():  # by itself, so that it is the same with any number of ranks
         with collectives.alone():
-            judge = classifier.train(home, config.classifier, side, sampler.device, report)
+            judge = classifier.train(home, config.classifier, side, tokenizer.device, report)
     for kind, (pairs, things) in KINDS.items():
         asked = agreement.ask(config.seed, config.pictures, pairs, things)
-        _, drawn = _draw(sampler, [a.prompt for a in asked], kind, config, report)
+        sets = {}
+        if sampler:
+            sets["drawn"] = _draw(sampler, [a.prompt for a in asked], kind, config, report)[1]
         if judge is None:
             continue
-        real = classifier.render([a.scene for a in asked], side)
-        rebuilt = to_numpy(_rebuild(sampler.image_tokenizer, to_tensor(real)))
-        for name, pictures in (("drawn", drawn), ("real", real), ("rebuilt", rebuilt)):
+        sets["real"] = classifier.render([a.scene for a in asked], side)
+        sets["rebuilt"] = to_numpy(_rebuild(tokenizer, to_tensor(sets["real"])))
+        for name, pictures in sets.items():
             read = classifier.read(judge, pictures)
             answers = map(agreement.agreement, asked, read)
             done.agreement.append(Row(kind, name, len(read), agreement.shares(answers)))
             if name == "drawn":
                 path = home / f"{SAMPLES}-{kind.replace(' ', '-')}.png"
-                _keep(path, drawn, asked, read)
+                _keep(path, pictures, asked, read)
                 done.samples.append(path)
 
 

