@@ -13,8 +13,7 @@ from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dallebaby_cli.quality.pretrained import Compared
-    from dallebaby_cli.stages.evaluate import Row
+    from dallebaby_cli.stages.evaluate import Evaluated, Row
     from dallebaby_cli.stages.speed import Speeds
 
 
@@ -45,21 +44,15 @@ def evaluate(
     if not speed:
         settings.in_processes(processes)
     config = settings.load("evaluate", {"pictures": pictures, "seed": seed})
-    where = settings.device
+    home, device = settings.home, settings.device
     if speed:
         with settings.reporter() as report:
-            told = speeds(settings.home, config, model=model, vae=vae, device=where, report=report)
+            told = speeds(home, config, model=model, vae=vae, device=device, report=report)
         settings.result(asdict(told), *_speeds(told))
         return
     with settings.reporter() as report:
         done = stage(
-            settings.home,
-            config,
-            model=model,
-            vae=vae,
-            only_vae=only_vae,
-            device=where,
-            report=report,
+            home, config, model=model, vae=vae, only_vae=only_vae, device=device, report=report
         )
     tables = [
         _figures(title, figures)
@@ -72,7 +65,7 @@ def evaluate(
         if figures
     ]
     if done.compared:
-        tables.append(_compared(done.compared))
+        tables.append(_compared(done))
     if done.agreement:
         tables.append(_agreement(done.agreement))
     pages = [f"pictures: {path}" for path in done.samples]
@@ -87,13 +80,13 @@ def _figures(title: str, figures: Mapping[str, float]) -> Table:
     return table
 
 
-def _compared(rows: list["Compared"]) -> Table:
+def _compared(done: "Evaluated") -> Table:
     """A line for each figure and network."""
     title = "distance of sets of pictures to as many hold-out ones"
     columns = ("", "network", "N", "rebuilt", "drawn", "real against real")
     table = Table(*columns, title=title, box=None)
     table.title_justify = "left"
-    for row in rows:
+    for row in done.compared:
         figures = (f"{x:,.1f}" if x is not None else "" for x in (row.rebuilt, row.drawn, row.real))
         table.add_row(row.figure, row.network, f"{row.n:,}", *figures)
     return table
