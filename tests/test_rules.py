@@ -42,8 +42,13 @@ MAY_IMPORT = {
     "config": {"config"},
     **{low: set() for low in ("errors", "progress", "files", "interrupt", "names", "text")},
 }
-CALL_SIBLINGS = {"stages/demo.py", "stages/doctor.py"}  # they are about the others
-TRAIN_THE_DVAE = ("stages/train_vae.py", "training/parent.py")  # all others know an ImageTokenizer
+# demo and doctor are about the others; train-vae ends with a finish
+CALL_SIBLINGS = {"stages/demo.py", "stages/doctor.py", "stages/train_vae.py"}
+TRAIN_THE_DVAE = (
+    "stages/train_vae.py",
+    "stages/sharpen.py",
+    "training/parent.py",
+)  # all others know an ImageTokenizer
 NO_TORCH = ("fetch", "prep", "scenes", "store", "config")
 KNOW_THE_ENVIRONMENT = ("app.py", "training/engine.py", "models/device.py")
 
@@ -221,7 +226,7 @@ FLAGS = {
     "fetch": "files help list name peer timeout verify",
     "prep": "help limit name px where workers",
     "caption": "each help where with",
-    "train-vae": "from help minutes preset processes run seed steps",
+    "train-vae": "from help minutes preset processes run seed sharpen steps",
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out processes progressive seed show "

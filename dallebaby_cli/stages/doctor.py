@@ -96,7 +96,7 @@ def doctor(
         tell(2)
         if vae is not None:
             pictures = len(vae.train)
-            for part in _parts(vae):
+            for part in _parts(vae, target):
                 _examine_run(found, part, pictures, target, folder)
             tell(3)
             dalle = _codes(found, home, images, vae, configs["train"], target, folder)
@@ -260,14 +260,14 @@ def _examine_pictures(
 # ---------------------------------------------------------------- runs
 
 
-def _parts(vae: train_vae.VaeTask) -> list[Any]:
+def _parts(vae: train_vae.VaeTask, device: torch.device) -> list[Any]:
     """The runs that `train-vae` takes, one after the other."""
     share = sharpen.share(vae.config, vae.train)
     pixels = replace(vae, config=sharpen.before_it(vae.config, share))
     if not share:
         return [pixels]
     after = sharpen.after_it(vae.config, share)
-    return [pixels, sharpen.SharpenTask.of(vae.model, vae.train, vae.holdout, after)]
+    return [pixels, sharpen.SharpenTask.of(vae.model, vae.train, vae.holdout, after, device)]
 
 
 def _codes(

@@ -7,7 +7,7 @@ is blurred. Here it is trained on against a discriminator, which is thrown away 
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from dallebaby_cli import files
 from dallebaby_cli.config import OptimConfig, TrainVaeConfig
-from dallebaby_cli.errors import Diverged, UsageError
+from dallebaby_cli.config.settings import as_dict
+from dallebaby_cli.errors import Diverged, Mismatch, UsageError
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.pictures import stack_rows
@@ -29,7 +30,8 @@ from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.discriminator import Discriminator, pulled
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Report
-from dallebaby_cli.quality import scores
+from dallebaby_cli.quality import features, scores
+from dallebaby_cli.quality.features import Features
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.pictures import grid
@@ -39,6 +41,7 @@ from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
 BETAS = (0.5, 0.99)  # of both networks: each has to follow the other
+SHARPENED = "sharpened"  # what a run's manifest says of its decoder
 SHOWN = 8  # pictures in reconstructions.png
 LOOKED_AT = 256  # pictures that tell photographs from drawings
 ALIKE = 1  # of 255, by which neighbouring pixels of a flat area differ at most
@@ -61,7 +64,8 @@ class SharpenTask:
     train: Pictures
     holdout: Pictures
     config: TrainVaeConfig
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+    network: Features | None = None
+    """whose features pull, too"""
     name: str = "sharpen"
     unit: str = "images"
     compile: bool = False
@@ -72,9 +76,15 @@ class SharpenTask:
 
     @classmethod
     def of(
-        cls, dvae: DVAE, train: Pictures, holdout: Pictures, config: TrainVaeConfig
+        cls,
+        dvae: DVAE,
+        train: Pictures,
+        holdout: Pictures,
+        config: TrainVaeConfig,
+        device: torch.device,
     ) -> "SharpenTask":
-        """The task for a dVAE, which stays as it is; a copy is trained."""
+        """The task for a dVAE, which stays as it is; a copy is trained. Raises MissingInput,
+        BadInput or UsageError for a network that cannot be used."""
         finish = config.finish
         torch.manual_seed(config.seed)
         before, model = deepcopy(dvae).eval().requires_grad_(False), deepcopy(dvae)
@@ -83,7 +93,10 @@ class SharpenTask:
         optim = OptimConfig(lr=finish.lr, muon=False, betas=BETAS)
         config = replace(config, optim=optim, shard=False)
         discriminator = Discriminator(finish.width, dvae.image_px)
-        return cls(model, before, discriminator, train, holdout, config)
+        network = (
+            features.load(finish.perceptual, device, as_loss=True) if finish.perceptual else None
+        )
+        return cls(model, before, discriminator, train, holdout, config, network)
 
     def parts(self) -> dict[str, Objective]:
         config = self.config
@@ -150,8 +163,12 @@ class SharpenTask:
         pulls = []
         if progress >= finish.warmup:
             pulls.append((caught, finish.weight))
-        if self.perceptual:
-            pulls.append((self._unlike(real), finish.perceptual_weight))
+        if (network := self.network) is not None:
+
+            def unlike(output: Tensor) -> Tensor:
+                return features.perceptual(network, self._in_range(output), real)
+
+            pulls.append((unlike, finish.perceptual_weight))
         return pulled(output, pixels, pulls)
 
     def tell_apart(self, critic: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -260,13 +277,11 @@ def finish(
     harm, its decoder stays as it was, with a warning."""
     folder, found, inner = done.folder, done.manifest, done.folder / "finish"
     parents = {f"vae/{found.name}": codes_id(folder)}
-    if engine.first():
-        _forget_other(inner, parents)
-    engine.wait()
-    if "sharpened" in found.counts and not inner.exists():
-        return done
-    before = inner / "before.safetensors"
+    _look_at(inner, parents, config)
+    if not inner.exists() and (SHARPENED in found.counts or "finish" not in found.config):
+        return done  # it was removed, or the run is of an older version
     described = weights.read_model(folder, "vae")["model"]
+    before = inner / "before.safetensors"
     dvae = tokenizers.build(described, folder / "config.json")
     weights.load_weights(before if before.exists() else folder / "model.safetensors", dvae)
 
@@ -276,39 +291,52 @@ def finish(
     def begin() -> None:
         weights.save_weights(before, dvae.state_dict())
 
-    task = SharpenTask.of(dvae, train, holdout, config)
-    counts: dict[str, Any] = {"sharpened": False}
+    task = SharpenTask.of(dvae, train, holdout, config, device)
+    how = (inner, "vae", task, task.config, parents, describe, device, report, begin)
+    counts: dict[str, Any] = {SHARPENED: False}
     try:
-        ended = run.finish(
-            *(inner, "vae", task, task.config, parents, describe, device, report, begin)
-        )
+        ended = run.finish(*how)
         wrong = harm(ended.manifest.counts, config.finish.most_db)
-        if not ended.fresh and "sharpened" in found.counts:
+        if not ended.fresh and SHARPENED in found.counts:
             return done
     except Diverged as error:
         wrong = f"sharpening came to nothing: {error}"
-    if wrong:
-        wrong += "; the decoder stays as pixels have taught it"
-    else:
+    if not wrong:
         weights.load_weights(inner / "model.safetensors", dvae)
-        counts = {name: ended.manifest.counts[name] for name in FIGURES} | {"sharpened": True}
+        counts = {name: ended.manifest.counts[name] for name in FIGURES} | {SHARPENED: True}
     with files.lock(folder, f"the run {found.name}") if engine.first() else nullcontext():
         if engine.first() and not wrong:
             shutil.copyfile(inner / "reconstructions.png", folder / "reconstructions.png")
         draft = replace(found, counts=without(found.counts) | counts)
         sealed = run.seal(folder, draft, dvae.state_dict(), describe)
-    told = "; ".join(filter(None, (done.warning, wrong)))
+    stays = wrong and f"{wrong}; the decoder stays as pixels have taught it"
+    told = "; ".join(filter(None, (done.warning, stays)))
     return run.Finished(folder, sealed, True, told or None)
+
+
+def _look_at(inner: Path, parents: Mapping[str, str], config: TrainVaeConfig) -> None:
+    """Remove the finish of a dVAE that has been trained further since. Raises Mismatch where it has
+    other settings."""
+
+    def look() -> str:
+        found = manifest.read(inner)
+        if found is None:
+            return ""
+        if found.parents != parents:
+            shutil.rmtree(inner)
+            return ""
+        before, now = found.config.get("finish", {}), as_dict(config.finish)
+        other = [name for name in now if name != "share" and before.get(name) != now[name]]
+        return ", ".join(f"finish.{n}: {before.get(n)} then, {now[n]} now" for n in other)
+
+    if other := engine.once(look):
+        raise Mismatch(
+            f"{inner} was made with other settings ({other}); remove it to make the decoder anew, "
+            f"or make another one with --sharpen {inner.parent.name}"
+        )
 
 
 def without(counts: Mapping[str, Any]) -> dict[str, Any]:
     """A run's figures, but for those that say what its decoder was before."""
-    own = {"sharpened", *(name for name in FIGURES if name.endswith("_before"))}
+    own = {SHARPENED, *(name for name in FIGURES if name.endswith("_before"))}
     return {name: value for name, value in counts.items() if name not in own}
-
-
-def _forget_other(inner: Path, parents: Mapping[str, str]) -> None:
-    """Remove the finish of a dVAE that has been trained further since."""
-    found = manifest.read(inner)
-    if found is not None and found.parents != parents:
-        shutil.rmtree(inner)

@@ -17,7 +17,7 @@ from dallebaby_cli.models.pictures import stack_rows, to_numpy
 from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.quality import scores
+from dallebaby_cli.quality import features, scores
 from dallebaby_cli.stages import sharpen as finishing
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
@@ -221,6 +221,8 @@ def train_vae(
         report(Note(odd, "warning"))
 
     share = finishing.share(task.config, task.train)
+    if share and task.config.finish.perceptual:  # said now, not after hours
+        features.load(task.config.finish.perceptual, target, as_loss=True)
     first = finishing.before_it(task.config, share)
 
     def describe() -> dict[str, Any]:

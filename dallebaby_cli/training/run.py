@@ -32,7 +32,10 @@ from dallebaby_cli.training.state import State
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
 COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0}
 """Figures that a run goes on with, and the least that each can be."""
-MAY_CHANGE = ("steps", "minutes", "save_every_s", "shard", "recompute")  # from start to start
+MAY_CHANGE = (  # from start to start
+    *("steps", "minutes", "save_every_s", "shard", "recompute"),
+    "finish",  # a run of its own, whose settings are looked at there
+)
 
 
 @dataclass(frozen=True)

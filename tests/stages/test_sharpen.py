@@ -154,7 +154,7 @@ def task_of(home: Path, stop: int = -1, **more: object) -> SharpenTask:
     train, holdout = Pictures([source], "train"), Pictures([source], "holdout")
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, **more)
-    task = SharpenTask.of(DVAE(config.model), train, holdout, config)
+    task = SharpenTask.of(DVAE(config.model), train, holdout, config, CPU)
     return Stopping(**{f.name: getattr(task, f.name) for f in dataclasses.fields(task)}, stop=stop)
 
 

@@ -20,6 +20,7 @@ from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train, train_vae
+from dallebaby_cli.stages.sharpen import SharpenTask
 from dallebaby_cli.training import engine, loop
 
 CPU = torch.device("cpu")
@@ -30,6 +31,7 @@ CASES = {
     "photographs": ("vae",),
     "vq": ("vae", "model.quantizer=vq"),
     "gumbel": ("vae", "model.quantizer=gumbel"),
+    "sharpen": ("vae", "finish.width=8"),
     "dalle": ("dalle", "model.dropout=0"),
     "dropout": ("dalle", "model.dropout=0.1"),
     "recompute": ("dalle", "model.dropout=0", "recompute=true"),
@@ -44,7 +46,10 @@ def task_of(home: Path, case: str) -> Any:
     if kind == "vae":
         config = settings.load("train-vae", preset="tiny", settings=chosen)
         images = "photographs" if name == "photographs" else "shapes"
-        return train_vae.prepare(home, config, [images], device=CPU, report=ignore)[0]
+        task = train_vae.prepare(home, config, [images], device=CPU, report=ignore)[0]
+        if name == "sharpen":
+            return SharpenTask.of(task.model, task.train, task.holdout, task.config, CPU)
+        return task
     config = settings.load("train", preset="tiny", settings=chosen)
     return train.prepare(home, config, [], device=CPU, report=ignore)[0]
 
