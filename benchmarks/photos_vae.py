@@ -49,7 +49,7 @@ class Row:
 
     title: str
     settings: tuple[str, ...] = ()
-    """of `train-vae`"""
+    """of `train-vae`, or the options of the program"""
     program: str = ""
     """in baselines/, if it is none of ours"""
 
@@ -60,6 +60,7 @@ ROWS = {
     "digits": Row("dallebaby, 64,000 codes", ("model.levels=[8,8,8,5,5,5]",)),
     "dalle-pytorch": Row("DALLE-pytorch's DiscreteVAE", program="dalle_pytorch_vae.py"),
     "vqgan": Row("VQGAN (perceptual: EfficientNet-Lite2)", program="vqgan.py"),
+    "vqgan-fast": Row("VQGAN, ten times its rate", ("--rate=4.5e-5",), "vqgan.py"),
 }
 USUAL = ("pixel", "default", "dalle-pytorch", "vqgan")
 
@@ -68,9 +69,6 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--row", action="append", default=[], metavar="NAME: SETTING ...")
     arguments(parser)
     return parser.parse_args()
 
@@ -79,6 +77,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Those that photos.py has, too."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("home", nargs="?", type=Path, default=Path("experiments"))
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--row", action="append", default=[], metavar="NAME: SETTING ...")
     parser.add_argument("--px", type=int, default=32)
     parser.add_argument("--grid", type=int, help="codes along a side; else a quarter of the pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -122,7 +123,8 @@ def result(name: str, row: Row, seed: int, options: argparse.Namespace, work: "W
     facts = photo_judges.kept(folder / "row.json")
     if facts is None or facts["settings"] != [*row.settings]:
         train = baseline if row.program else ours
-        facts = train(row, folder, seed, options, work.photos)
+        run = f"{work.photos.images.name}-{folder.name}"
+        facts = train(row, folder, run, seed, options, work.photos)
         facts |= {"settings": [*row.settings], "title": row.title, "seed": seed}
         photo_judges.keep(folder / "row.json", facts)
     print(f"{name}, seed {seed}: {facts['psnr']:.2f} dB", file=sys.stderr, flush=True)
@@ -151,24 +153,18 @@ class Work:
         return {judge: known[judge] for judge in self.judges.names}
 
 
-def ours(row: Row, folder: Path, seed: int, options: argparse.Namespace, photos: Photos) -> dict:
-    """Train one of ours with `train-vae`."""
-    run = f"{photos.images.name}-{folder.name}"
-    settings = [f"model.grid={options.grid}", f"seed={seed}", *row.settings]
-    train_vae(options.home, photos.images.name, run, settings, options)
+def ours(
+    row: Row, folder: Path, run: str, seed: int, options: argparse.Namespace, photos: Photos
+) -> dict:
+    """Train one of ours with `train-vae`, and rebuild the pictures."""
+    length = ("--steps", options.steps) if options.steps else ("--minutes", options.minutes)
+    settings = (f"model.grid={options.grid}", f"seed={seed}", *row.settings)
+    sets = [word for setting in settings for word in ("--set", setting)]
+    dallebaby(options.home, "train-vae", photos.images.name, "--run", run, *length, *sets)
     tokenizer = load_image_tokenizer(options.home / "vae" / run, torch.device("cpu"))
     encode, decode = tokenizer.encode, tokenizer.decode
     judged = rebuilding.answer(encode, decode, tokenizer.codes, photos.holdout, folder)
     return judged | trained(options.home / "vae" / run)
-
-
-def train_vae(
-    home: Path, data: str, run: str, settings: list[str], options: argparse.Namespace
-) -> None:
-    """`train-vae`, for `minutes` or `steps` of the options."""
-    length = ("--steps", options.steps) if options.steps else ("--minutes", options.minutes)
-    sets = [word for setting in settings for word in ("--set", setting)]
-    dallebaby(home, "train-vae", data, "--run", run, *length, *sets)
 
 
 def trained(folder: Path) -> dict:
@@ -186,14 +182,14 @@ def trained(folder: Path) -> dict:
 
 
 def baseline(
-    row: Row, folder: Path, seed: int, options: argparse.Namespace, photos: Photos
+    row: Row, folder: Path, run: str, seed: int, options: argparse.Namespace, photos: Photos
 ) -> dict:
     """Train another program in its environment; in miniature, in this one."""
     here = Path(sys.executable)
     python = here if options.steps else baseline_environment.python(options.home)
     command = [python, "-W", "ignore", BASELINES / row.program, photos.arrays, options.minutes]
     command += ["--out", folder, "--grid", options.grid, "--seed", seed]
-    command += ["--steps", options.steps or LONGEST]
+    command += ["--steps", options.steps or LONGEST, *row.settings]
     if options.steps and row.program == "vqgan.py":
         command += ["--no-perceptual", "--ch", 16, "--batch", 4]
     words = [str(word) for word in command]
@@ -291,7 +287,8 @@ def draw_pairs(path: Path, real: np.ndarray, two: dict[str, np.ndarray]) -> None
         left, right = (others, ones) if swap else (ones, others)
         key[number + 1] = {"left": other if swap else one, "right": one if swap else other}
         trio = large(np.stack([left[number], real[number], right[number]]))
-        sheet = Image.fromarray(np.pad(grid(trio, 3), ((16, 8), (4, 12), (0, 0)), "maximum"))
+        framed = np.pad(grid(trio, 3), ((16, 8), (4, 12), (0, 0)), constant_values=255)
+        sheet = Image.fromarray(framed)
         ImageDraw.Draw(sheet).text((4, 2), str(number + 1), fill="black")
         tiles.append(np.array(sheet))
     write_png(path, grid(np.stack(tiles), PAIRS_ACROSS))

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from vector_quantize_pytorch import VectorQuantize
 
 CODES, DIM = 1024, 8
-RATE, BETAS = 4.5e-6, (0.5, 0.9)  # the rate is for each picture of a batch
+RATE, BETAS = 4.5e-6, (0.5, 0.9)
 COMMITMENT, ADVERSARIAL, MOST_ADAPTIVE = 0.25, 0.8, 1e4
 
 
@@ -95,9 +95,7 @@ class Decoder(nn.Sequential):
         wide = widths(ch, halvings)
         layers = [nn.Conv2d(DIM, DIM, 1), nn.Conv2d(DIM, wide[-1], 3, padding=1)]
         layers += middle(wide[-1])
-        for level, (here, before) in enumerate(
-            zip(wide[::-1], [wide[-1], *wide[:0:-1]], strict=True)
-        ):
+        for level, (before, here) in enumerate(itertools.pairwise([wide[-1], *wide[::-1]])):
             layers += [Block(before, here), Block(here, here)]
             if level < halvings:
                 layers += [nn.Upsample(scale_factor=2), nn.Conv2d(here, here, 3, padding=1)]
@@ -187,7 +185,7 @@ def train(data: dict[str, np.ndarray], options: argparse.Namespace) -> tuple[VQG
     model = VQGAN(options.ch, halvings).to(memory_format=torch.channels_last)
     judge = patch_gan(2 if px <= 64 else 3).to(memory_format=torch.channels_last)
     perceptual = Perceptual() if options.perceptual else None
-    rate = RATE * options.batch
+    rate = options.rate * options.batch
     adams = [torch.optim.Adam(part.parameters(), rate, BETAS) for part in (model, judge)]
     random = np.random.default_rng(options.seed)
     spent, step, seconds = 0.0, 0, 60 * options.minutes
@@ -225,6 +223,7 @@ def main() -> None:
     )
     parser.add_argument("--ch", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=RATE, help="for each picture of a batch")
     parser.add_argument("--start", type=float, default=0.3, help="share without discriminator")
     parser.add_argument("--perceptual", action=argparse.BooleanOptionalAction, default=True)
     options = rebuilding.asked(parser)

@@ -1,0 +1,144 @@
+"""The whole chain on photographs, with tokenizers beside one another: train-vae, encode, train and
+generate, for the same minutes of training, and how far the drawn pictures are from photographs.
+
+    python benchmarks/photos.py FOLDER [HOME] --minutes 60 [--share 0.2] [--px 32] [--seeds 0 1 2]
+        [--only ROW ...] [--row "NAME: SETTING SETTING"] [--train SETTING ...]
+
+Rows, folder and judges are those of photos_vae.py; --share of the minutes are the tokenizer's.
+Prints a Markdown table: the distance (KID × 1000) in two networks of pictures drawn for captions of
+hold-out pictures and of the hold-out pictures rebuilt, and how often the judge that knows the
+classes sees the one that was asked for. HOME keeps what each row came to, so that nothing is made
+twice, and gets drawn.png: 16 hold-out pictures, and what each row drew for their captions.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import photo_judges
+import photos_vae
+from baby import dallebaby, minutes, table
+from photos_vae import Row, Work, spread
+from PIL import Image
+
+from dallebaby_cli.store import manifest
+
+USUAL = ["pixel", "default"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    photos_vae.arguments(parser)
+    parser.add_argument("--share", type=float, default=0.2, help="of the minutes, for train-vae")
+    parser.add_argument("--drawn", type=int, default=1000, help="pictures that are drawn")
+    parser.add_argument("--train", nargs="+", default=[], metavar="SETTING", help="of `train`")
+    options = parser.parse_args()
+    options.only = options.only or USUAL
+    return options
+
+
+def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Work) -> dict:
+    """The figures of a row: those that were kept, or of a chain now."""
+    length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
+    run = f"{work.photos.images.name}-{name}-{options.grid}-{length}-{options.share:g}-{seed}"
+    folder = work.folder / run
+    facts = photo_judges.kept(folder / "row.json")
+    settings = [*row.settings, *options.train]
+    if facts is None or facts["settings"] != settings:
+        facts = {"settings": settings, "title": row.title, "seed": seed}
+        facts |= make(run, row, seed, options, work)
+        photo_judges.keep(folder / "row.json", facts)
+    facts["drawn"] = drawn(folder / "drawn", options.drawn)
+    facts["rebuilt"] = np.load(folder / "rebuilt.npy")
+    for kind in ("drawn", "rebuilt"):
+        facts[f"{kind}_kid"] = work.kid(run, kind, facts[kind])
+    if "trained" in work.judges.names:
+        facts["right"] = work.judges.right(facts["drawn"])
+    return facts
+
+
+def make(run: str, row: Row, seed: int, options: argparse.Namespace, work: Work) -> dict:
+    """From photographs to drawn pictures; what is there already is not made again."""
+    home, data, whole = options.home, work.photos.images.name, options.minutes
+    folder = work.folder / run
+    parts = argparse.Namespace(**{**vars(options), "minutes": whole * options.share})
+    facts = photos_vae.ours(row, folder, run, seed, parts, work.photos)
+    dallebaby(home, "encode", data, "--vae", run)
+    length = ("--steps", options.steps) if options.steps else ()
+    length = length or ("--minutes", whole * (1 - options.share))
+    sets = [word for setting in options.train for word in ("--set", setting)]
+    asked = ("--run", run, "--seed", seed, *length, *sets)
+    dallebaby(home, "train", f"{data}@{run}", *asked)
+    prompts = folder / "prompts.txt"
+    captions = work.photos.captions()[: options.drawn]
+    prompts.write_text("\n".join(captions) + "\n", encoding="utf-8")
+    dalle = home / "dalle" / run
+    out = folder / "drawn" / "grid.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawing = ("--file", prompts, "-n", 1, "--seed", seed, "--out", out)
+    dallebaby(home, "generate", "--model", dalle, *drawing)
+    about = manifest.read(dalle)
+    assert about is not None, dalle
+    found = {"train_seconds": 60 * minutes(dalle), "train_steps": about.counts["steps"]}
+    return {**facts, **found}
+
+
+def drawn(folder: Path, count: int) -> np.ndarray:
+    """The single pictures that `generate` left, uint8 (B, 3, P, P), in their order."""
+    paths = [folder / f"grid-{number:02d}.png" for number in range(count)]
+    pictures = [np.array(Image.open(path).convert("RGB")) for path in paths if path.exists()]
+    return np.stack(pictures).transpose(0, 3, 1, 2)
+
+
+def line(found: list[dict], judges: list[str]) -> list[str]:
+    """A row of the table from its seeds."""
+    row = [found[0]["title"]]
+    for name, form, scale in (
+        ("seconds", ".1f", 1 / 60),
+        ("train_seconds", ".1f", 1 / 60),
+        ("psnr", ".2f", 1),
+        ("codes_used", ".1%", 1),
+    ):
+        row.append(spread([scale * facts[name] for facts in found], form))
+    for kind in ("rebuilt", "drawn"):
+        far = ([facts[f"{kind}_kid"][judge] for facts in found] for judge in judges)
+        row += [spread(values, ".1f") for values in far]
+    right = [facts["right"] for facts in found if "right" in facts]
+    return [*row, spread(right, ".1%") if right else ""]
+
+
+def head(judges: list[str]) -> list[list[str]]:
+    names = ["", "train-vae, minutes", "train, minutes", "PSNR dB", "codes used"]
+    names += [f"{kind}: KID, {judge}" for kind in ("rebuilt", "drawn") for judge in judges]
+    names += ["drawn: class right"]
+    return [names, ["---"] * len(names)]
+
+
+def main() -> None:
+    options = parse()
+    asked = photos_vae.rows_asked(options)
+    if strangers := [name for name, row in asked.items() if row.program]:
+        sys.exit(f"--only {strangers[0]}: the chain is for rows of ours")
+    photos, judges = photos_vae.begin(options)
+    options.drawn = min(options.drawn, photos.count)
+    work = Work(options.home / "photos-chain" / photos.images.name, photos, judges)
+    found: dict[str, list[dict]] = {name: [] for name in asked}
+    for seed in options.seeds:
+        for name, row in asked.items():
+            found[name].append(chain(name, row, seed, options, work))
+    print(
+        f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures against"
+    )
+    print(f"{photos.count:,} photographs.\n")
+    rows = [line(results, judges.names) for results in found.values()]
+    print(table([*head(judges.names), *rows]), flush=True)
+    lines = [photos.holdout, *(results[0]["drawn"] for results in found.values())]
+    photos_vae.draw_sheet(work.folder / "drawn.png", lines)
+    print(f"\n{work.folder / 'drawn.png'}: hold-out pictures, then drawn by {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()
