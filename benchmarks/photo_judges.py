@@ -205,12 +205,12 @@ class Classifier(nn.Module):
     """A ResNet after He et al. 2015 (arXiv 1512.03385) of three widths, 16, 8 and 4 places a side
     for pictures of 32 px; its first convolution sees every pixel."""
 
-    def __init__(self, px: int, classes: int, widths: tuple[int, ...] = (48, 96, 192)) -> None:
+    def __init__(self, px: int, classes: int, widths: tuple[int, ...] = (32, 64, 128)) -> None:
         super().__init__()
         halvings = max(px // 32, 1).bit_length() - 1
-        layers: list[nn.Module] = [nn.Conv2d(3, 24, 3, padding=1)]
-        layers += [layer for _ in range(halvings) for layer in (nn.ReLU(), down(24, 24))]
-        for before, here in zip((24, *widths), widths, strict=False):
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1)]
+        layers += [layer for _ in range(halvings) for layer in (nn.ReLU(), down(16, 16))]
+        for before, here in zip((16, *widths), widths, strict=False):
             layers += [nn.ReLU(), down(before, here), nn.BatchNorm2d(here), Residual(here)]
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(widths[-1], classes)

@@ -86,7 +86,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--pictures", type=int, default=2500, help="of each side, judged")
     parser.add_argument("--judges", nargs="+", choices=photo_judges.NAMES)
-    parser.add_argument("--judge-steps", type=int, default=1500)
+    parser.add_argument("--judge-steps", type=int, default=800)
     parser.add_argument("--steps", type=int, help="train all of them so long, in this environment")
 
 
