@@ -180,7 +180,8 @@ class Judges:
         np.save(shown, pictures)
         python = baseline_environment.python(self.photos.home)
         program = BASELINES / "imagenet_features.py"
-        subprocess.run([python, "-W", "ignore", program, shown, seen], check=True)
+        command = [python, "-W", "ignore", program, shown, seen]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return np.load(seen)
 
 
