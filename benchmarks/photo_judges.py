@@ -8,6 +8,7 @@ learns here to tell the classes of these photographs apart. The reference are tr
 the second never saw.
 """
 
+import hashlib
 import json
 import math
 import subprocess
@@ -98,7 +99,7 @@ class Photos:
     @cached_property
     def arrays(self) -> Path:
         """Both sides as one file, for programs that do not know shards."""
-        path = self.home / f"{self.images.name}.npz"
+        path = self.home / f"{self.images.name}-{self.count}.npz"
         if not path.exists():
             with files.atomic_path(path) as temporary, temporary.open("wb") as out:
                 np.savez(out, train=self.train, holdout=self.holdout)
@@ -164,8 +165,14 @@ class Judges:
         return float((said.numpy() == self.photos.labels("holdout")[: len(pictures)]).mean())
 
     def kid(self, pictures: np.ndarray) -> dict[str, float]:
-        """KID × 1000 by judge."""
-        return {name: kid(self._see(name, pictures), self._reference(name)) for name in self.names}
+        """KID × 1000 by judge; kept, since it takes a minute."""
+        identity = hashlib.sha256(np.ascontiguousarray(pictures).data).hexdigest()[:16]
+        path = self.folder / f"kid-{identity}.json"
+        known = kept(path) or {}
+        for name in {*self.names} - {*known}:
+            known[name] = kid(self._see(name, pictures), self._reference(name))
+        keep(path, known)
+        return {name: known[name] for name in self.names}
 
     def _reference(self, name: str) -> np.ndarray:
         path = self.folder / f"reference-{name}.npy"

@@ -54,7 +54,7 @@ def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Wor
     facts["drawn"] = drawn(folder / "drawn", options.drawn)
     facts["rebuilt"] = np.load(folder / "rebuilt.npy")
     for kind in ("drawn", "rebuilt"):
-        facts[f"{kind}_kid"] = work.kid(run, kind, facts[kind])
+        facts[f"{kind}_kid"] = work.judges.kid(facts[kind])
     if "trained" in work.judges.names:
         facts["right"] = work.judges.right(facts["drawn"])
     return facts
@@ -122,9 +122,9 @@ def main() -> None:
     asked = photos_vae.rows_asked(options)
     if strangers := [name for name, row in asked.items() if row.program]:
         sys.exit(f"--only {strangers[0]}: the chain is for rows of ours")
-    photos, judges = photos_vae.begin(options)
+    work = Work.of(options, "photos-chain")
+    photos, judges = work.photos, work.judges
     options.drawn = min(options.drawn, photos.count)
-    work = Work(options.home / "photos-chain" / photos.images.name, photos, judges)
     found: dict[str, list[dict]] = {name: [] for name in asked}
     for seed in options.seeds:
         for name, row in asked.items():

@@ -132,7 +132,7 @@ def result(name: str, row: Row, seed: int, options: argparse.Namespace, work: "W
         np.load(folder / f"{kind}.npy") for kind in ("rebuilt", "slipped")
     )
     for kind in ("rebuilt", "slipped"):
-        facts[f"{kind}_kid"] = work.kid(folder.name, kind, facts[kind])
+        facts[f"{kind}_kid"] = work.judges.kid(facts[kind])
     return facts
 
 
@@ -144,13 +144,10 @@ class Work:
     photos: Photos
     judges: Judges
 
-    def kid(self, name: str, kind: str, pictures: np.ndarray) -> dict[str, float]:
-        """By judge; kept, since it takes a minute."""
-        path = self.judges.folder / f"kid-{name}-{kind}.json"
-        known = photo_judges.kept(path) or {}
-        if not {*self.judges.names} <= {*known}:
-            known = photo_judges.keep(path, known | self.judges.kid(pictures))
-        return {judge: known[judge] for judge in self.judges.names}
+    @classmethod
+    def of(cls, options: argparse.Namespace, kind: str) -> "Work":
+        photos, judges = begin(options)
+        return cls(options.home / kind / f"{photos.images.name}-{photos.count}", photos, judges)
 
 
 def ours(
@@ -222,11 +219,8 @@ def controls(psnr: float, work: Work) -> Iterator[list[str]]:
     """Rows of the real hold-out pictures, and of the same blurred."""
     real = work.photos.holdout
     soft = blurred(real, psnr)
-    for name, kind, pictures in (
-        ("real pictures", "real", real),
-        ("real pictures, blurred", f"blurred-{psnr:.2f}", soft),
-    ):
-        far = work.kid("holdout", kind, pictures)
+    for name, pictures in (("real pictures", real), ("real pictures, blurred", soft)):
+        far = work.judges.kid(pictures)
         near = rebuilding.psnr(pictures, real)
         blur = f"{near:.1f}" if near < 99 else ""
         kids = [f"{far[judge]:.1f}" for judge in work.judges.names]
@@ -298,8 +292,8 @@ def draw_pairs(path: Path, real: np.ndarray, two: dict[str, np.ndarray]) -> None
 def main() -> None:
     options = parse()
     asked = rows_asked(options)
-    photos, judges = begin(options)
-    work = Work(options.home / "photos-vae" / photos.images.name, photos, judges)
+    work = Work.of(options, "photos-vae")
+    photos, judges = work.photos, work.judges
     found: dict[str, list[dict]] = {name: [] for name in asked}
     for seed in options.seeds:
         for name, row in asked.items():

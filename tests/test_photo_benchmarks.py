@@ -55,7 +55,7 @@ def test_tokenizers_of_photographs_are_compared(
     assert [row[3] for row in (small, vqgan)] == ["32", "8"], "pictures seen in 2 steps"
     assert small[0] == "| dallebaby, model.width=8" and real[0] == "| real pictures"
     assert blurred[0] == "| real pictures, blurred"
-    folder = tmp_path / "photos-vae" / "photos-32"
+    folder = tmp_path / "photos-vae" / "photos-32-2"
     assert (folder / "sheet.png").exists()
     key = json.loads((folder / "pairs.json").read_text())
     assert all({*sides.values()} == {"small", "vqgan"} for sides in key.values())
