@@ -41,6 +41,7 @@ from dallebaby_cli.store.pictures import grid, write_png
 
 SHOWN, PAIRS, PAIRS_ACROSS, LARGE_PX = 16, 40, 4, 96
 LONGEST = 10**9
+JUDGE = "efficientnet-lite0"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--row", action="append", default=[], metavar="NAME: SETTING ...")
     parser.add_argument("--px", type=int, default=32)
     parser.add_argument("--grid", type=int, help="codes along a side; else a quarter of the pixels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="others have the first")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--pictures", type=int, default=2500, help="of each side, judged")
     parser.add_argument("--judges", nargs="+", choices=photo_judges.NAMES)
@@ -110,7 +111,11 @@ def rows_asked(options: argparse.Namespace) -> dict[str, Row]:
     asked = options.only or [*USUAL, *more]
     if unknown := [name for name in asked if name not in known]:
         sys.exit(f"--only {unknown[0]}: no such row; there are {', '.join(known)}")
-    return {name: known[name] for name in asked}
+    rows = {name: known[name] for name in asked}
+    for name, row in rows.items():
+        if any("perceptual=" in setting and JUDGE in setting for setting in row.settings):
+            sys.exit(f"{name}: a judge is no loss; take other features than those of {JUDGE}")
+    return rows
 
 
 # ---------------------------------------------------------------- one row
@@ -297,7 +302,8 @@ def main() -> None:
     found: dict[str, list[dict]] = {name: [] for name in asked}
     for seed in options.seeds:
         for name, row in asked.items():
-            found[name].append(result(name, row, seed, options, work))
+            if not row.program or seed == options.seeds[0]:
+                found[name].append(result(name, row, seed, options, work))
     rows = [line(results, judges.names) for results in found.values()]
     first = next(iter(found.values()))
     rows += controls(statistics.mean(facts["psnr"] for facts in first), work)

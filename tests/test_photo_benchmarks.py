@@ -11,7 +11,7 @@ from conftest import draw_folder, make
 from PIL import Image
 from test_benchmarks import BENCHMARKS, ran
 
-WIDTH_8 = ("--row", "small: model.width=8")
+SMALL = ("--row", "small: model.width=8 finish.share=0.5 finish.width=8")
 MINIATURE = ("--px", 32, "--minutes", 1, "--steps", 2, "--pictures", 4, "--threads", 1)
 JUDGED = ("--judges", "trained", "--judge-steps", 2)
 
@@ -48,12 +48,12 @@ def test_tokenizers_of_photographs_are_compared(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *WIDTH_8, "--only", "small", "vqgan")
+    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *SMALL, "--only", "small", "vqgan")
     out = ran(BENCHMARKS / "photos_vae.py", asked, monkeypatch, capsys)
     rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
     small, vqgan, real, blurred = rows[2:]
-    assert [row[3] for row in (small, vqgan)] == ["32", "8"], "pictures seen in 2 steps"
-    assert small[0] == "| dallebaby, model.width=8" and real[0] == "| real pictures"
+    assert [row[3] for row in (small, vqgan)] == ["64", "8"], "seen, the finish included"
+    assert small[0].startswith("| dallebaby, model.width=8 ") and real[0] == "| real pictures"
     assert blurred[0] == "| real pictures, blurred"
     folder = tmp_path / "photos-vae" / "photos-32-2"
     assert (folder / "sheet.png").exists()
@@ -77,7 +77,7 @@ def test_chains_on_photographs_are_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     smaller = ("--train", "model.dim=32", "model.depth=1", "model.heads=1")
-    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *WIDTH_8, "--only", "small", *smaller)
+    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *SMALL, "--only", "small", *smaller)
     out = ran(BENCHMARKS / "photos.py", asked, monkeypatch, capsys)
     (row,) = [line for line in out.splitlines() if line.startswith("| dallebaby")]
     drawn = [*(tmp_path / "photos-chain").rglob("drawn/grid-*.png")]
