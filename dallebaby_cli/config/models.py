@@ -34,22 +34,22 @@ class DVAEConfig(Bounded):
     """residual blocks at each resolution, in the encoder and in the decoder"""
     loss: PixelLoss = "l2"
     """of pixels; laplace (the DALL-E paper's) makes the decoder say how sure it is, too"""
-    quantizer: Literal["fsq", "vq", "gumbel"] = "fsq"
-    """how features become codes"""
+    quantizer: Literal["fsq", "vq", "gumbel", "gumbel-free"] = "fsq"
+    """how features become codes; gumbel-free is for research: after minutes few codes are in use"""
     levels: tuple[int, ...] = bounded((8, 5, 5, 5), ge=5, le=65536)
     """fsq: steps along each code dimension; their product is the number of codes"""
     codebook: int = bounded(1024, ge=2, le=65536)
-    """vq, gumbel: number of codes"""
+    """all but fsq: number of codes"""
     code_dim: int = bounded(16, ge=2, le=65536)
-    """vq, gumbel: numbers that describe a code"""
+    """all but fsq: numbers that describe a code"""
     commitment: float = bounded(0.25, ge=0, le=1_000_000)
     """vq: how hard the codes pull the features"""
     kl_weight: float = bounded(1e-4, ge=0, le=1_000_000)
-    """gumbel: of the divergence from equally likely codes, in nats a code"""
+    """both gumbels: of the divergence from equally likely codes, in nats a code"""
     temperatures: tuple[float, ...] = bounded((1.0, 0.0625), ge=0.001, le=1000)
-    """gumbel: how soft the choice is at first and at last"""
+    """both gumbels: how much chance, or softness, is in the choice at first and at last"""
     anneal_fraction: float = bounded(0.5, ge=0, le=1)
-    """gumbel: of the run, after which the last temperature is reached"""
+    """both gumbels: of the run, after which the last temperature is reached"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,7 +126,8 @@ def meaning(described: Mapping[str, Any]) -> dict[str, Any]:
         return dict(described)
     said = {**asdict(DVAEConfig()), **described}  # older ones lack what had no other value then
     sizes = ("levels",) if said["quantizer"] == "fsq" else ("codebook", "code_dim")
-    return {name: said[name] for name in ("image_px", "grid", "quantizer", *sizes)}
+    kind = said["quantizer"].removesuffix("-free")  # `gumbel` it was, until there was another
+    return {**{name: said[name] for name in ("image_px", "grid", *sizes)}, "quantizer": kind}
 
 
 @dataclass(frozen=True, kw_only=True)

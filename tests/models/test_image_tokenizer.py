@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dallebaby_cli.config import DVAEConfig
+from dallebaby_cli.config import DVAEConfig, settings
+from dallebaby_cli.config.models import meaning
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.models import tokenizers
+from dallebaby_cli.models.tokenizers import quantizers
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 
 
-@pytest.fixture(params=["fsq", "vq", "gumbel"])
+@pytest.fixture(params=["fsq", "vq", "gumbel", "gumbel-free"])
 def tokenizer(request: pytest.FixtureRequest) -> DVAE:
     torch.manual_seed(0)
     shape = DVAEConfig(
@@ -44,3 +46,14 @@ def test_what_is_not_known_is_grey_and_changes_nothing(tokenizer: DVAE) -> None:
     patches = partly.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)
     assert torch.equal((patches == GREY).all(-1), ~known)
     assert torch.equal(tokenizer.decode(codes, torch.ones_like(known)), tokenizer.decode(codes))
+
+
+def test_gumbel_of_older_versions_is_the_one_of_free_logits() -> None:
+    shape = {"image_px": 16, "grid": 4, "width": 8, "depth": 0, "quantizer": "gumbel"}
+    path = Path("config.json")
+    old = tokenizers.build(shape, path)
+    assert isinstance(old.quantizer, quantizers.Gumbel)
+    assert old.describe()["quantizer"] == "gumbel-free"
+    assert meaning(old.describe()) == meaning(shape), "tokens that were made with it stay its own"
+    new = tokenizers.build(DVAE(settings.build(DVAEConfig, shape)).describe(), path)
+    assert isinstance(new.quantizer, quantizers.GumbelVQ)

@@ -16,20 +16,20 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
 from dallebaby_cli.models.tokenizers import quantizers
-from dallebaby_cli.models.tokenizers.quantizers import FSQ, VQ, Gumbel
+from dallebaby_cli.models.tokenizers.quantizers import FSQ, VQ, Gumbel, GumbelVQ, cooled
 
 LEVELS = st.lists(st.integers(2, 9), min_size=1, max_size=5).map(tuple)
-ANY = pytest.mark.parametrize("name", ["fsq", "vq", "gumbel"])
+ANY = pytest.mark.parametrize("name", ["fsq", "vq", "gumbel", "gumbel-free"])
 CODES = 1000
 
 
-def build(name: str) -> FSQ | VQ | Gumbel:
+def build(name: str) -> FSQ | VQ | GumbelVQ | Gumbel:
     """A quantizer with as many codes as each other."""
     torch.manual_seed(0)
     return quantizers.build(DVAEConfig(quantizer=name, codebook=CODES))  # type: ignore[arg-type]
 
 
-def features_of(quantizer: FSQ | VQ | Gumbel, seed: int = 1) -> Tensor:
+def features_of(quantizer: FSQ | VQ | GumbelVQ | Gumbel, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randn(2, quantizer.features, 4, 4, generator=generator)
 
@@ -52,7 +52,7 @@ def test_what_was_quantized_is_what_is_looked_up(name: str, seed: int) -> None:
 def test_every_code_can_be_reached(name: str) -> None:
     quantizer = build(name).eval()
     codes = torch.randperm(CODES).view(1, 25, 40)
-    if name == "gumbel":
+    if name == "gumbel-free":
         features = F.one_hot(codes, CODES).movedim(-1, 1).float()
     elif name == "fsq":
         assert isinstance(quantizer, FSQ)
@@ -259,7 +259,60 @@ def test_vq_on_several_processes_moves_the_codes_that_one_would(tmp_path: Path) 
         assert same(torch.load(tmp_path / f"{rank}.pt"), alone)
 
 
-# ---------------------------------------------------------------- Gumbel-softmax
+# ---------------------------------------------------------------- Gumbel-softmax among vectors
+
+
+def near(**changed: object) -> GumbelVQ:
+    given = {"codes": 6, "dim": 3, "temperatures": (1.0, 0.1), "anneal_fraction": 0.5}
+    quantizer = GumbelVQ(**(given | {"kl_weight": 1.0} | changed))  # type: ignore[arg-type]
+    quantizer.idle.zero_()  # as after a while: nothing is moved
+    return quantizer.train()
+
+
+def test_near_gumbel_passes_on_one_code_with_the_gradients_of_the_mixture() -> None:
+    """y_k = exp((log pi_k + g_k) / tau) / sum, with g = -log(-log u) (Jang et al., eq. 2)."""
+    quantizer, features = near(), torch.randn(2, 3, 4, 4).requires_grad_()
+    torch.manual_seed(5)
+    vectors = quantizer(features, progress=0.2).vectors
+    torch.manual_seed(5)
+    chance, book = cooled((1.0, 0.1), 0.5, 0.2), F.normalize(quantizer.codebook, dim=-1)
+    z = features / features.norm(dim=1, keepdim=True)
+    logits = quantizers.NEARNESS * torch.einsum("bdij,kd->bijk", z, book)
+    noise = -torch.empty_like(logits).exponential_().log()  # -log of -log u
+    powers = ((logits + chance * noise) / max(chance, quantizers.SOFT)).exp()
+    drawn = book[powers.argmax(-1)].movedim(-1, 1)
+    torch.testing.assert_close(vectors, drawn)
+    mixture = (powers / powers.sum(-1, keepdim=True) @ book).movedim(-1, 1)
+    up = torch.randn(vectors.shape)
+    ours, theirs = (
+        torch.autograd.grad(x, features, up, retain_graph=True)[0] for x in (vectors, mixture)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_near_gumbel_draws_codes_as_often_as_their_nearness_says() -> None:
+    torch.manual_seed(0)
+    quantizer = near(temperatures=(1.0, 1.0), dim=6)
+    with torch.no_grad():
+        quantizer.codebook.copy_(torch.eye(6))
+    feature = F.normalize(torch.tensor([1.0, 0.95, 0.9, 0.85, 0.0, -1.0]), dim=0)
+    drawn = quantizer(feature.view(1, 6, 1, 1).expand(1, 6, 100, 100)).vectors.mean((0, 2, 3))
+    expected = (quantizers.NEARNESS * feature).softmax(0)
+    torch.testing.assert_close(drawn, expected, atol=0.02, rtol=0)
+
+
+def test_near_gumbel_takes_the_nearest_code_once_it_is_trained_and_starts_as_vq() -> None:
+    quantizer, vq = near(codes=16, dim=4), VQ(codes=16, dim=4, commitment=0.25)
+    quantizer.load_state_dict(vq.state_dict())
+    features = torch.randn(2, 4, 8, 8)
+    quantizer(features), vq(features)
+    assert torch.equal(quantizer.codebook, vq.codebook), "from the first batch"
+    quantizer.eval(), vq.eval()
+    assert torch.equal(quantizer(features).codes, vq(features).codes)
+    assert torch.equal(quantizer(features).vectors, vq(features).vectors)
+
+
+# ---------------------------------------------------------------- Gumbel-softmax of free logits
 
 
 def gumbel(**changed: object) -> Gumbel:
@@ -307,11 +360,10 @@ def test_gumbel_loss_is_the_divergence_in_nats_a_token() -> None:
 
 
 def test_gumbel_cools_with_the_share_of_the_run_that_is_over() -> None:
-    quantizer = gumbel()
-    heats = [quantizer.temperature(i / 20) for i in range(21)]
+    heats = [cooled((1.0, 0.1), 0.5, i / 20) for i in range(21)]
     assert heats[0] == 1.0 and heats == sorted(heats, reverse=True)
     assert heats[10:] == pytest.approx([0.1] * 11) and heats[5] == pytest.approx(0.55)
-    assert gumbel(anneal_fraction=0).temperature(0) == pytest.approx(0.1)
+    assert cooled((1.0, 0.1), 0, 0) == pytest.approx(0.1)
 
 
 def test_gumbel_chooses_hard_once_it_is_trained() -> None:

@@ -26,6 +26,8 @@ def config_of(described: Mapping[str, Any], path: Path) -> DVAEConfig:
             f"{path} names the image tokenizer {architecture!r} and this version knows only "
             "'dvae'; use the version of dallebaby that made it"
         )
+    if shape.pop("logits", None) is None and shape.get("quantizer") == "gumbel":
+        shape["quantizer"] = "gumbel-free"  # which had that name until there was the other
     try:
         return settings.build(DVAEConfig, shape)
     except UsageError as error:

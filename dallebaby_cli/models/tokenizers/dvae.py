@@ -139,7 +139,8 @@ class DVAE(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What config.json says of it, and `build` makes such a model from."""
-        return {"architecture": "dvae", **settings.as_dict(self.config)}
+        nearness = {"logits": "nearness"} if self.config.quantizer == "gumbel" else {}
+        return {"architecture": "dvae", **settings.as_dict(self.config), **nearness}
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Codes (B, G, G) int64 of uint8 pictures (B, 3, P, P)."""

@@ -5,9 +5,13 @@
 | vq     | van den Oord et al. 2017, arXiv 1711.00937; | the nearest of learned unit vectors |
 |        | few dimensions and a sphere as in Yu et al. |                                     |
 |        | 2021, arXiv 2110.04627                      |                                     |
+| gumbel | Jang et al. 2016, arXiv 1611.01144          | as vq's, and chosen by chance       |
 | gumbel | Ramesh et al. 2021, arXiv 2102.12092        | the likeliest of a categorical      |
+|  -free |                                             |                                     |
 
-What differs from the papers: VQ starts from features of the first batch and moves dead codes.
+What differs from the papers: VQ starts from features of the first batch and moves dead codes, and
+so does `gumbel`, whose logits are how near codes are. `gumbel-free` takes the encoder's own logits,
+as the paper does: after minutes, it uses few of its codes.
 
 Every quantizer has `features` (channels that it reads), `channels` (of its vectors), `codes` (size
 of the codebook), `forward(features, progress) → Quantized` and `lookup(codes) → vectors`.
@@ -24,6 +28,11 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
 from dallebaby_cli.models import collectives
+
+NEARNESS = 20.0  # of gumbel's logits: codes at a right angle are e⁻²⁰ times as likely as a match
+SOFT = (
+    0.5  # least temperature of the mixture whose gradients it takes; sharper ones have hardly any
+)
 
 
 class Quantized(NamedTuple):
@@ -144,6 +153,47 @@ class VQ(nn.Module):
         self.idle.add_(1).masked_fill_(chosen.bool(), 0)
 
 
+class GumbelVQ(VQ):
+    """Gumbel-softmax over vectors on the unit sphere: while training, codes are drawn, nearer ones
+    more likely, and less and less by chance; then it is the nearest one.
+
+    What is drawn goes on, with the gradients of the mixture of all codes (straight-through).
+    """
+
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        temperatures: tuple[float, ...],
+        anneal_fraction: float,
+        kl_weight: float,
+    ) -> None:
+        super().__init__(codes, dim, commitment=0)
+        self.temperatures, self.anneal_fraction = temperatures, anneal_fraction
+        self.kl_weight = kl_weight
+
+    def forward(self, features: Tensor, progress: float = 1.0) -> Quantized:
+        """Quantize features (B, D, G, G) at `progress`, the share of the run that is over. The loss
+        is `kl_weight` times the divergence from all codes being equally likely, in nats a token."""
+        z = F.normalize(features.float().movedim(1, -1), dim=-1)  # (B, G, G, D)
+        if self.training:
+            self._restart(z.detach().flatten(1, 2))
+        book = F.normalize(self.codebook, dim=-1)
+        logits = NEARNESS * z @ book.T  # (B, G, G, K)
+        codes = logits.argmax(-1)
+        logp = logits.log_softmax(-1)
+        loss = self.kl_weight * (logp.exp() * (logp + math.log(self.codes))).sum(-1).mean()
+        if not self.training:
+            return Quantized(self.lookup(codes), codes, loss)
+        self._count(codes)
+        chance = cooled(self.temperatures, self.anneal_fraction, progress)
+        noise = -torch.empty_like(logits).exponential_().log()
+        soft = ((logits + chance * noise) / max(chance, SOFT)).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), self.codes)
+        vectors = (hard + soft - soft.detach()) @ book
+        return Quantized(vectors.movedim(-1, 1), codes, loss)
+
+
 class Gumbel(nn.Module):
     """Gumbel-softmax: while training, a mixture of all codes that gets sharper; then the likeliest.
 
@@ -173,7 +223,8 @@ class Gumbel(nn.Module):
         logp = logits.log_softmax(1)
         kl = (logp.exp() * (logp + math.log(self.codes))).sum(1).mean()
         if self.training:
-            soft = F.gumbel_softmax(logits, self.temperature(progress), dim=1)  # (B, K, G, G)
+            temperature = cooled(self.temperatures, self.anneal_fraction, progress)
+            soft = F.gumbel_softmax(logits, temperature, dim=1)  # (B, K, G, G)
             vectors = torch.einsum("bkij,kd->bdij", soft, self.codebook)
         else:
             vectors = self.lookup(codes)
@@ -183,19 +234,21 @@ class Gumbel(nn.Module):
         """The vectors (B, D, G, G) of codes (B, G, G)."""
         return F.embedding(codes, self.codebook).movedim(-1, 1)
 
-    def temperature(self, progress: float) -> float:
-        """Half a cosine from the first temperature to the last, which is reached when
-        `anneal_fraction` of the run is over (Ramesh et al., appendix A.2)."""
-        first, last = self.temperatures
-        done = min(progress / self.anneal_fraction, 1.0) if self.anneal_fraction else 1.0
-        return last + (first - last) * 0.5 * (1 + math.cos(math.pi * done))
+
+def cooled(temperatures: tuple[float, ...], anneal_fraction: float, progress: float) -> float:
+    """Half a cosine from the first temperature to the last, which is reached when `anneal_fraction`
+    of the run is over (Ramesh et al., appendix A.2)."""
+    first, last = temperatures
+    done = min(progress / anneal_fraction, 1.0) if anneal_fraction else 1.0
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build(config: DVAEConfig) -> FSQ | VQ | Gumbel:
+def build(config: DVAEConfig) -> FSQ | VQ | GumbelVQ | Gumbel:
     """The quantizer that a dVAE's config names."""
     if config.quantizer == "vq":
         return VQ(config.codebook, config.code_dim, config.commitment)
-    if config.quantizer == "gumbel":
+    if config.quantizer in ("gumbel", "gumbel-free"):
+        kind = GumbelVQ if config.quantizer == "gumbel" else Gumbel
         annealing = config.temperatures, config.anneal_fraction
-        return Gumbel(config.codebook, config.code_dim, *annealing, config.kl_weight)
+        return kind(config.codebook, config.code_dim, *annealing, config.kl_weight)
     return FSQ(config.levels)
