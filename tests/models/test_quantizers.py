@@ -309,7 +309,7 @@ def test_near_gumbel_takes_the_nearest_code_once_it_is_trained_and_starts_as_vq(
     assert torch.equal(quantizer.codebook, vq.codebook), "from the first batch"
     quantizer.eval(), vq.eval()
     assert torch.equal(quantizer(features).codes, vq(features).codes)
-    assert torch.equal(quantizer(features).vectors, vq(features).vectors)
+    torch.testing.assert_close(quantizer(features).vectors, vq(features).vectors)
 
 
 # ---------------------------------------------------------------- Gumbel-softmax of free logits
