@@ -195,15 +195,17 @@ class FinishConfig(Bounded):
     share: float | None = bounded(None, ge=0, le=1)
     """of the run's minutes; 0 leaves the decoder as pixels have taught it, null is 0.4 for
     photographs and 0 for drawings, whose flat areas pixels teach best"""
-    weight: float = bounded(0.5, ge=0, le=1000)
-    """how hard the discriminator pulls, beside 1 of the pixels"""
+    matching: float = bounded(1.0, ge=0, le=1000)
+    """how hard what the discriminator sees in real pictures pulls, beside 1 of the pixels"""
+    weight: float = bounded(0.1, ge=0, le=1000)
+    """how hard its judgement pulls"""
     perceptual: str = ""
     """a pretrained network whose features pull, too: efficientnet-lite0, vgg16, timm:NAME …"""
     perceptual_weight: float = bounded(0.5, ge=0, le=1000)
     """how hard that network pulls, beside 1 of the pixels"""
-    lr: float = bounded(1e-3, gt=0, le=1_000_000_000)
+    lr: float = bounded(2e-3, gt=0, le=1_000_000_000)
     """peak learning rate of the decoder"""
-    discriminator_lr: float = bounded(1e-3, gt=0, le=1_000_000_000)
+    discriminator_lr: float = bounded(2e-3, gt=0, le=1_000_000_000)
     """peak learning rate of the discriminator"""
     width: int = bounded(64, ge=8, le=16384)
     """channels of the discriminator's finest layer"""

