@@ -197,8 +197,8 @@ class FinishConfig(Bounded):
     photographs and 0 for drawings, whose flat areas pixels teach best"""
     matching: float = bounded(1.0, ge=0, le=1000)
     """how hard what the discriminator sees in real pictures pulls, beside 1 of the pixels"""
-    weight: float = bounded(0.1, ge=0, le=1000)
-    """how hard its judgement pulls"""
+    weight: float = bounded(0.0, ge=0, le=1000)
+    """how hard its judgement pulls (adversarial): crisper pictures, and grain in them"""
     perceptual: str = ""
     """a pretrained network whose features pull, too: efficientnet-lite0, vgg16, timm:NAME …"""
     perceptual_weight: float = bounded(0.5, ge=0, le=1000)
