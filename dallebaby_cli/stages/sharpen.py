@@ -53,7 +53,7 @@ DRAWN = 0.5  # of the neighbours are that much alike in drawings: 0.95 in `scene
 SHARE = 0.4  # of the minutes of a run, where there are photographs
 HOPELESS = 2  # times the PSNR that sharpness may cost, at which the finish ends early
 FIGURES = ("psnr", "ssim", "detail", "psnr_before", "detail_before")  # figures of the new decoder
-NEARER = 0.02  # that the fine detail must come to that of real pictures, in nats of their ratio
+FARTHER = 0.02  # that fine detail may be from that of real pictures, in nats of their ratio
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,9 @@ def harm(figures: Mapping[str, float], most_db: float) -> str | None:
     if not now >= before - most_db:  # NaN, too
         return f"sharpening has cost {before - now:.1f} dB of PSNR, and {most_db:g} are allowed"
     off_before, off = (abs(math.log(max(figures[n], 1e-9))) for n in ("detail_before", "detail"))
-    if not off <= off_before - NEARER:
+    if not off <= off_before + FARTHER:
         return (
-            f"sharpening has brought fine detail no nearer to that of real pictures "
+            f"sharpening has taken fine detail farther from that of real pictures "
             f"({figures['detail_before']:.0%} of it before, {figures['detail']:.0%} now)"
         )
     return None
@@ -287,6 +287,8 @@ def finish(
     _look_at(inner, parents, config)
     if not inner.exists() and (SHARPENED in found.counts or "finish" not in found.config):
         return done  # it was removed, or the run is of an older version
+    if found.counts.get(SHARPENED) is False and not _complete(inner):
+        return done  # it came to nothing
     described = weights.read_model(folder, "vae")["model"]
     before = inner / "before.safetensors"
     dvae = tokenizers.build(described, folder / "config.json")
@@ -319,6 +321,14 @@ def finish(
     stays = wrong and f"{wrong}; the decoder stays as pixels have taught it"
     told = "; ".join(filter(None, (done.warning, stays)))
     return run.Finished(folder, sealed, True, told or None)
+
+
+def _complete(inner: Path) -> bool:
+    def look() -> bool:
+        found = manifest.read(inner)
+        return found is not None and found.complete
+
+    return engine.once(look)
 
 
 def _look_at(inner: Path, parents: Mapping[str, str], config: TrainVaeConfig) -> None:

@@ -257,6 +257,8 @@ def test_a_discriminator_that_goes_wild_leaves_the_decoder_as_it_was(
     assert same(load_file(run / "model.safetensors"), load_file(run / "finish/before.safetensors"))
     found = manifest.read(run)
     assert found and found.complete and found.counts["sharpened"] is False
+    again = cli("--home", copy, "train-vae", *SHORT, *wild, "--steps", 60, "--run", "v")
+    assert ": already trained" in again.out and manifest.read(run) == found
 
 
 def test_it_ends_early_where_it_only_harms(home: Path, tmp_path: Path) -> None:
@@ -278,9 +280,9 @@ def figures(psnr: float, detail: float) -> dict[str, float]:
         (24.6, 1.2, None),
         (24.4, 0.9, "1.6 dB"),
         (float("nan"), 0.9, "dB"),
-        (26.0, 0.4, "no nearer"),
-        (25.9, 2.6, "no nearer"),
-        (26.5, 0.3, "no nearer"),
+        (26.0, 0.4, None),
+        (25.9, 2.6, "farther"),
+        (26.5, 0.3, "farther"),
     ],
 )
 def test_what_counts_as_harm(psnr: float, detail: float, why: str | None) -> None:
