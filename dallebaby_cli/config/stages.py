@@ -199,7 +199,7 @@ class FinishConfig(Bounded):
     """how hard what the discriminator sees in real pictures pulls, beside 1 of the pixels"""
     weight: float = bounded(0.0, ge=0, le=1000)
     """how hard its judgement pulls (adversarial): crisper pictures, and grain in them"""
-    perceptual: str = ""
+    perceptual: str | None = None
     """a pretrained network whose features pull, too: efficientnet-lite0, vgg16, timm:NAME …"""
     perceptual_weight: float = bounded(0.5, ge=0, le=1000)
     """how hard that network pulls, beside 1 of the pixels"""

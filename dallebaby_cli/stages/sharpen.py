@@ -349,7 +349,7 @@ def _look_at(inner: Path, parents: Mapping[str, str], config: TrainVaeConfig) ->
     if other := engine.once(look):
         raise Mismatch(
             f"{inner} was made with other settings ({other}); remove it to make the decoder anew, "
-            f"or make another one with --sharpen {inner.parent.name}"
+            f"or make another one with --sharpen {inner.parent.name} --run OTHER"
         )
 
 

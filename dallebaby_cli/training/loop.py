@@ -235,7 +235,7 @@ def fit(
                 _evaluate(task, state, log, last)
                 if not last and state.step and (why := task.over(state.metrics)):
                     report(Note(f"{task.name}: ends at step {state.step} of {steps}: {why}"))
-                    steps = state.step
+                    state.planned, steps = steps, state.step
                     continue
             if shown:
                 _show(task, state, log, last)

@@ -30,7 +30,7 @@ from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.state import State
 
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
-COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0}
+COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0, "planned": 0}
 """Figures that a run goes on with, and the least that each can be."""
 MAY_CHANGE = (  # from start to start
     *("steps", "minutes", "save_every_s", "shard", "recompute"),
@@ -85,7 +85,7 @@ def finish(
         if found is not None:
             _check_same(folder, found, resolved, parents)
         whole = found is not None and found.complete and _is_whole(folder, kind, task, report)
-        if found is not None and whole and _length(found, config) <= found.counts["steps"]:
+        if found is not None and whole and _length(found, config) <= _taken(found):
             return Finished(folder, found, False, _warning(folder, found, task))
         _check_state(folder, found, whole, task, report)
         most = engine.lowest(torch.get_num_threads())
@@ -106,6 +106,7 @@ def finish(
         averaged = state.averaged()
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         figures |= {} if state.mfu is None else {"mfu": state.mfu}
+        figures |= {"planned": state.planned} if state.planned else {}
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
         draft = dataclasses.replace(draft, counts=counts)
@@ -278,7 +279,7 @@ def _read(folder: Path) -> Manifest | None:
         found = manifest.read(folder)
         if found is None:
             return None
-        figures = {"threads": 0, "step_s": 0, **found.counts}
+        figures = {"threads": 0, "step_s": 0, "planned": 0, **found.counts}
         for name, least in COUNTS.items():
             value = figures.get(name)
             if not isinstance(value, int | float) or not least <= value < 10**12:
@@ -362,6 +363,11 @@ def _length(found: Manifest, config: RunConfig) -> int:
     if config.steps is not None:
         return config.steps
     return max(round(found.counts["steps"] * config.minutes / found.counts["minutes"]), 1)
+
+
+def _taken(found: Manifest) -> int:
+    """Steps that a complete run took, or was to take before its figures ended it."""
+    return max(found.counts["steps"], found.counts.get("planned", 0))
 
 
 def _check_same(

@@ -39,6 +39,8 @@ class State:
     """of the last evaluation"""
     loss_scale: LossScale | None = None
     """in fp16 alone"""
+    planned: int = 0
+    """steps that were planned, where the run ended before (`Task.over`); not saved"""
     mfu: float | None = None
     """of the steps since this start (`Log.mfu`); the first rank's own, and not saved"""
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dallebaby_cli.store import manifest
+from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.tokens import Tokens
 
 pytestmark = [pytest.mark.slow, swarm.needs_transmission]
@@ -83,7 +84,7 @@ def test_from_a_torrent_to_a_picture(stamps: Path, tmp_path: Path) -> None:
         folder, about = manifest.newest(home, kind)
         assert about.complete and about.id and about.kind == kind
         assert about.parents.items() <= parents.items(), "each names what it was made from"
-        parents[f"{kind}/{about.name}"] = about.id
+        parents[f"{kind}/{about.name}"] = codes_id(folder) if kind == "vae" else about.id
         if kind == "images":
             assert about.counts["accepted"] > 0.97 * count
             rejects = (folder / "rejects.jsonl").read_text().splitlines()

@@ -124,6 +124,8 @@ def test_done_is_done_and_what_was_longer_begins_its_finish_anew(
     before = manifest.read(copy / "vae" / "v")
     assert ": already trained" in cli(*again).out
     assert manifest.read(copy / "vae" / "v") == before
+    other = cli(*again, "--set", "finish.matching=2")
+    assert other.code == 1 and "settings (finish.matching: 1.0 then, 2.0 now)" in other.err
     shutil.rmtree(copy / "vae" / "v" / "finish")  # to save space
     assert ": already trained" in cli(*again).out
     assert not (copy / "vae" / "v" / "finish").exists()
