@@ -26,6 +26,7 @@ from dallebaby_cli.training.state import State
 
 WARM_STEPS, TIMED_S, MAX_TIMED = 2, 4.0, 20
 TIMED_BATCHES = 8  # of an evaluation
+MIDDLE = 0.5  # of a run: its first steps may have less to do
 COMPILED_FROM_S = 300.0  # a shorter run would hardly win back the half minute that compiling takes
 
 
@@ -114,11 +115,11 @@ def _measure(
     state = State.fresh(copies(task.parts()), config, device)
     state.model.train()
     batch = task.batch(0)
-    memory.require_step(state, lambda part: task.step(state, part, 0.0), batch)
+    memory.require_step(state, lambda part: task.step(state, part, MIDDLE), batch)
     # of the model, and not of its optimizer
-    flops = _flops(lambda: memory.explained(state, lambda: task.step(state, batch, 0.0)))
+    flops = _flops(lambda: memory.explained(state, lambda: task.step(state, batch, MIDDLE)))
     flops -= len(batch[0]) * _again(task, state, tuple(tensor[:1] for tensor in batch))
-    memory.explained(state, lambda: take_step(task, state, batch, 0.0, 0.0))
+    memory.explained(state, lambda: take_step(task, state, batch, 0.0, MIDDLE))
     if device.type != "cpu":
         threads = 0  # nothing to choose
     if threads is None or step_s is None:
@@ -167,8 +168,8 @@ def _again(task: Task, state: State, picture: tuple[Tensor, ...]) -> float:
     with memory.keeping_all(state.model) as blocks:
         if not blocks:
             return 0.0
-        once = _flops(lambda: take_step(task, state, picture, 0.0, 0.0))
-    return _flops(lambda: take_step(task, state, picture, 0.0, 0.0)) - once
+        once = _flops(lambda: take_step(task, state, picture, 0.0, MIDDLE))
+    return _flops(lambda: take_step(task, state, picture, 0.0, MIDDLE)) - once
 
 
 def copies(objectives: Mapping[str, Objective]) -> dict[str, Objective]:
@@ -201,11 +202,11 @@ def _step_s(task: Task, state: State, timed_s: float = TIMED_S) -> float:
     read = staged(task.batch, state.device)
     with closing(prefetch(read, 0, WARM_STEPS + MAX_TIMED)) as batches:
         for _ in range(WARM_STEPS):
-            before = launch(task, state, next(batches), rate, 0.0)
+            before = launch(task, state, next(batches), rate, MIDDLE)
         times: list[float] = []
         while sum(times) < timed_s and len(times) < MAX_TIMED:
             began = time.perf_counter()
-            now = launch(task, state, next(batches), rate, 0.0)
+            now = launch(task, state, next(batches), rate, MIDDLE)
             before.read()  # a step late where that is what a run does
             before = now
             times.append(_since(began))
@@ -226,7 +227,7 @@ def _compiles(task: Task, state: State) -> bool:
         with ExitStack() as apart:
             for part in state.parts.values():
                 apart.enter_context(part.syncing(last=False))
-            task.step(state, task.batch(0), 0.0)
+            task.step(state, task.batch(0), MIDDLE)
     except RuntimeError:
         failed = True
     for part in state.parts.values():

@@ -30,7 +30,7 @@ from dallebaby_cli.stages.sharpen import SharpenTask
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import checkpoint, loop
+from dallebaby_cli.training import checkpoint, loop, plan
 from dallebaby_cli.training.batches import Pictures
 from dallebaby_cli.training.state import State
 
@@ -261,6 +261,14 @@ def test_a_discriminator_that_goes_wild_leaves_the_decoder_as_it_was(
     assert found and found.complete and found.counts["sharpened"] is False
     again = cli("--home", copy, "train-vae", *SHORT, *wild, "--steps", 60, "--run", "v")
     assert ": already trained" in again.out and manifest.read(run) == found
+
+
+def test_it_is_planned_by_steps_in_which_the_discriminator_pulls(home: Path) -> None:
+    def flops(warmup: float) -> float:
+        task = task_of(home, finish=FinishConfig(width=8, warmup=warmup))
+        return plan.measure(task, task.config, CPU, threads=1, step_s=1.0).flops_per_step
+
+    assert flops(0.1) == flops(0.0) > flops(0.9)
 
 
 def test_it_ends_early_where_it_only_harms(home: Path, tmp_path: Path) -> None:
