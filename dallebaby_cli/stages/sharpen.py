@@ -342,7 +342,8 @@ def _look_at(inner: Path, parents: Mapping[str, str], config: TrainVaeConfig) ->
         if found.parents != parents:
             shutil.rmtree(inner)
             return ""
-        before, now = found.config.get("finish", {}), as_dict(config.finish)
+        before, now = found.config.get("finish"), as_dict(config.finish)
+        before = before if isinstance(before, dict) else {}
         other = [name for name in now if name != "share" and before.get(name) != now[name]]
         return ", ".join(f"finish.{n}: {before.get(n)} then, {now[n]} now" for n in other)
 
