@@ -39,8 +39,8 @@ from dallebaby_cli.quality.features import Features
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.codes_id import codes_id
 from dallebaby_cli.store.pictures import grid
-from dallebaby_cli.training import augment, engine, run
-from dallebaby_cli.training.batches import Order, Pictures
+from dallebaby_cli.training import engine, run
+from dallebaby_cli.training.batches import Pictures, varied
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -115,12 +115,7 @@ class SharpenTask:
         return self.config.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        config, mine = self.config, engine.share()
-        order = Order(len(self.train), config.batch_size, config.seed)
-        pictures = self.train.read(order.batch(step)[mine])
-        random = np.random.default_rng((config.seed, 3, step))
-        draws = random.random((config.batch_size, augment.DRAWS))[mine]
-        return (augment.vary(pictures, draws, config.crop, config.flip),)
+        return (varied(self.train, self.config, step, stream=3),)
 
     def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         self.drawn.clear()

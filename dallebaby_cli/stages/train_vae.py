@@ -23,8 +23,8 @@ from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import augment, engine, memory, parent, run
-from dallebaby_cli.training.batches import Order, Pictures
+from dallebaby_cli.training import engine, memory, parent, run
+from dallebaby_cli.training.batches import Pictures, varied
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
 
@@ -63,12 +63,7 @@ class VaeTask:
         return self.config.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        config, mine = self.config, engine.share()
-        order = Order(len(self.train), config.batch_size, config.seed)
-        pictures = self.train.read(order.batch(step)[mine])
-        random = np.random.default_rng((config.seed, 2, step))
-        draws = random.random((config.batch_size, augment.DRAWS))[mine]
-        return (augment.vary(pictures, draws, config.crop, config.flip),)
+        return (varied(self.train, self.config, step, stream=2),)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         output, quantized = model(batch[0], progress)

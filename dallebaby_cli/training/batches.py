@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dallebaby_cli.config import TrainVaeConfig
 from dallebaby_cli.store import splits
 from dallebaby_cli.store.caption_ids import CaptionIds
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training import augment, engine
 
 T = TypeVar("T")
 Tensors = tuple[Tensor, ...]
@@ -123,6 +125,16 @@ class Pictures(Rows[Shards]):
             for place, (source, row) in enumerate(self.places[indices].tolist()):
                 batch[place] = self.sources[source].image(row)
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def varied(train: Pictures, config: TrainVaeConfig, step: int, stream: int) -> Tensor:
+    """This rank's share of the pictures of a step, uint8 (B, 3, P, P), cropped and mirrored as the
+    config says, by random numbers of a `stream` of the run's own."""
+    mine = engine.share()
+    order = Order(len(train), config.batch_size, config.seed)
+    random = np.random.default_rng((config.seed, stream, step))
+    draws = random.random((config.batch_size, augment.DRAWS))[mine]
+    return augment.vary(train.read(order.batch(step)[mine]), draws, config.crop, config.flip)
 
 
 class Captioned(Rows[Tokens]):
