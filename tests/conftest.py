@@ -26,8 +26,9 @@ from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models import tokenizers
+from dallebaby_cli.models.digits import split
 from dallebaby_cli.models.tokenizers.dvae import DVAE
-from dallebaby_cli.models.transformer import Transformer
+from dallebaby_cli.models.transformer import Pick, Transformer
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
@@ -232,9 +233,8 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train"
 
 
-@pytest.fixture(scope="session")
-def sampler() -> Sampler:
-    """A model with lively random weights, ready to draw; do not change it."""
+def lively_sampler(digits: tuple[int, ...] = ()) -> Sampler:
+    """A model with lively random weights, ready to draw 240 codes, whole or in such digits."""
     torch.manual_seed(1)
     tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
     shape = TransformerConfig(
@@ -245,6 +245,7 @@ def sampler() -> Sampler:
         heads=3,
         dropout=0,
         codes=240,
+        digits=digits,
         grid=4,
     )
     model = Transformer(shape)
@@ -252,6 +253,26 @@ def sampler() -> Sampler:
         torch.nn.init.normal_(parameter, std=0.2)
     vae = DVAE(DVAEConfig(image_px=16, grid=4, width=8, depth=1, levels=(8, 6, 5)))
     return Sampler(model.eval(), vae.eval(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def sampler() -> Sampler:
+    """One that predicts codes whole; do not change it."""
+    return lively_sampler()
+
+
+def forced(model: Transformer, codes: torch.Tensor, logits: list[torch.Tensor]) -> Pick:
+    """What picks codes (B,) that are given, and notes the logits (B, R) of all their digits."""
+    digits = split(codes, model.config.radices)
+    found: list[torch.Tensor] = []
+
+    def pick(number: int, of_digit: torch.Tensor) -> torch.Tensor:
+        found.append(of_digit)
+        if number == len(digits) - 1:
+            logits.append(torch.cat(found, dim=-1))
+        return digits[number]
+
+    return pick
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Ran, same
+from conftest import Ran, forced, lively_sampler, same
 from PIL import Image
 from torch import Tensor, nn
 from training import rank_at_work
@@ -50,8 +50,18 @@ def exact() -> None:
 @pytest.fixture(scope="module")
 def on_gpu(sampler: Sampler) -> Sampler:
     """The sampler, on the GPU."""
-    moved = {name: copied(getattr(sampler, name)) for name in ("model", "image_tokenizer")}
-    return Sampler(**moved, text_tokenizer=sampler.text_tokenizer)  # type: ignore[arg-type]
+    return moved(sampler)
+
+
+@pytest.fixture(scope="module", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+def either_on_gpu(request: pytest.FixtureRequest) -> Sampler:
+    """It, and one that predicts codes in digits."""
+    return moved(lively_sampler(request.param))
+
+
+def moved(sampler: Sampler) -> Sampler:
+    parts = {name: copied(getattr(sampler, name)) for name in ("model", "image_tokenizer")}
+    return Sampler(**parts, text_tokenizer=sampler.text_tokenizer)  # type: ignore[arg-type]
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -115,17 +125,19 @@ def test_the_classifier_is_a_cpus() -> None:
 
 @torch.inference_mode()
 @pytest.mark.precisions
-def test_cached_is_uncached(on_gpu: Sampler, precision: str) -> None:
-    model = on_gpu.model
+def test_cached_is_uncached(either_on_gpu: Sampler, precision: str) -> None:
+    model = either_on_gpu.model
     text, codes = (tensor.to(GPU) for tensor in words(model, 4))
     shape = model.config
     with devices.autocast(GPU, precision):  # type: ignore[arg-type]
         expected = model(text, codes)[1]
         cache = Cache(shape, 4, expected)
-        logits = [model.prefill(text, 0, cache)]
+        logits: list[Tensor] = []
+        model.prefill(text, 0, cache, forced(model, codes[:, 0], logits))
         for number in torch.arange(shape.image_tokens - 1, device=GPU).split(1):
             cache.codes[:, number] = codes[:, number]
-            logits.append(model.decode_one(number, cache, shape.sequence_len, masked=True))
+            pick = forced(model, codes[:, int(number) + 1], logits)
+            model.decode_one(number, cache, pick, shape.sequence_len, masked=True)
     close(torch.stack(logits, dim=1), expected, {"fp32": ROUNDING, "bf16": 2**-7}[precision])
 
 
@@ -141,9 +153,10 @@ def test_cached_is_uncached(on_gpu: Sampler, precision: str) -> None:
     ],
 )
 def test_recorded_steps_are_the_steps(
-    on_gpu: Sampler, precision: str, config: SampleConfig
+    either_on_gpu: Sampler, precision: str, config: SampleConfig
 ) -> None:
     """And a recording serves the next pictures as well as the first."""
+    on_gpu = either_on_gpu
     text = on_gpu._read(PROMPTS if config.guidance == 1 else [*PROMPTS, *[""] * len(PROMPTS)])
     none = torch.empty(0, dtype=torch.int64, device=GPU)
     with devices.autocast(GPU, precision):  # type: ignore[arg-type]

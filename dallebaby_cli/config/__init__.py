@@ -4,6 +4,7 @@ from dallebaby_cli.config.models import ClassifierConfig as ClassifierConfig
 from dallebaby_cli.config.models import DVAEConfig as DVAEConfig
 from dallebaby_cli.config.models import PixelLoss as PixelLoss
 from dallebaby_cli.config.models import TransformerConfig as TransformerConfig
+from dallebaby_cli.config.models import usual_digits as usual_digits
 from dallebaby_cli.config.models import usual_grid as usual_grid
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS

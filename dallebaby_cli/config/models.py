@@ -3,6 +3,7 @@
 The string below a field is its help. Importing this file does not import torch.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
 LARGEST_PX = 4096  # side of a picture that a model may have
 PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
 DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
+WHOLE = 2048  # most codes that are predicted whole: each has an embedding and a class then
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
 
@@ -37,7 +39,8 @@ class DVAEConfig(Bounded):
     quantizer: Literal["fsq", "vq", "gumbel", "gumbel-free"] = "fsq"
     """how features become codes; gumbel-free is for research: after minutes few codes are in use"""
     levels: tuple[int, ...] = bounded((8, 5, 5, 5), ge=5, le=65536)
-    """fsq: steps along each code dimension; their product is the number of codes"""
+    """fsq: steps along each code dimension; their product is the number of codes. Over 2,048 of
+    them are predicted in digits, one after the other"""
     codebook: int = bounded(1024, ge=2, le=65536)
     """all but fsq: number of codes"""
     code_dim: int = bounded(16, ge=2, le=65536)
@@ -114,6 +117,23 @@ def usual_grid(px: int, drawn: bool = False) -> int:
     return nearest
 
 
+def usual_digits(levels: tuple[int, ...]) -> tuple[int, ...]:
+    """How many values each digit of a code has that a transformer predicts, given how many each of
+    the numbers has that an image tokenizer writes it in: neighbouring ones together, so that there
+    are as few digits of at most WHOLE values as can be, and of these the fewest values in all. None
+    for few codes, which are predicted whole, and for those that cannot be divided."""
+    if math.prod(levels) <= WHOLE:
+        return ()
+    for cuts in range(1, len(levels)):
+        ways = [
+            tuple(math.prod(levels[a:b]) for a, b in itertools.pairwise((0, *ends, len(levels))))
+            for ends in itertools.combinations(range(1, len(levels)), cuts)
+        ]
+        if fitting := [digits for digits in ways if max(digits) <= WHOLE]:
+            return min(fitting, key=sum)
+    return levels if len(levels) > 1 else ()
+
+
 def _divisors(px: int) -> str:
     return " ".join(str(grid) for grid in range(2, px + 1) if px % grid == 0)
 
@@ -151,6 +171,9 @@ class TransformerConfig(Bounded):
     """on the residual branches"""
     codes: int = bounded(1000, ge=2, le=65536)
     """size of the image codebook; always taken from the dVAE"""
+    digits: tuple[int, ...] = bounded((), ge=2, le=65536)
+    """how many values each digit of a code has, if those are predicted one after another; always
+    taken from the dVAE, none where codes are predicted whole"""
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
 
@@ -162,6 +185,17 @@ class TransformerConfig(Bounded):
             self.heads,
             f"must divide dim={self.dim} into heads whose width is a multiple of 4",
         )
+        check(
+            not self.digits or math.prod(self.digits) == self.codes,
+            "model.digits",
+            self.digits,
+            f"must make codes={self.codes:,} when multiplied",
+        )
+
+    @property
+    def radices(self) -> tuple[int, ...]:
+        """How many values each digit of a code has; one that is predicted whole is one digit."""
+        return self.digits or (self.codes,)
 
     @property
     def image_tokens(self) -> int:

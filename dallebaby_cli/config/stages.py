@@ -296,7 +296,7 @@ class SampleConfig(Bounded):
     temperature: float = bounded(1.0, ge=0, le=10)
     """below 1 safer, above 1 wilder; 0 always takes the likeliest code"""
     top_k: int = bounded(0, ge=0, le=COUNT)
-    """choose among the k likeliest codes; 0 is all"""
+    """choose among the k likeliest codes; 0 is all. Of codes in digits, for each digit, as top_p"""
     top_p: float = bounded(1.0, gt=0, le=1)
     """choose among the likeliest codes that hold so much of the probability"""
     batch_size: int | None = bounded(None, ge=1, le=COUNT)

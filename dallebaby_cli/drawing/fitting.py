@@ -35,7 +35,7 @@ def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     rows = 1 if config.guidance == 1 else 2
     cached = 2 * 4 * shape.depth * shape.sequence_len * shape.dim
     read = 12 * 4 * (shape.text_tokens + 1) * shape.dim
-    chosen = 4 * 32 * shape.codes
+    chosen = 4 * 32 * sum(shape.radices)
     return rows * (cached + read + chosen)
 
 

@@ -4,7 +4,10 @@ Guidance is that of Ho & Salimans (2022, arXiv 2207.12598): logits are pushed aw
 the empty caption gives. Noise comes from SplitMix64 (Steele, Lea & Flood 2014) read at any place:
 each number is a hash of where it is, so it is the same beside any other picture, on any device.
 
-Shapes: B pictures, N codes of a picture, K codebook.
+Where codes are predicted digit by digit, digits are chosen so, with numbers of their own: guidance,
+temperature, top-k and top-p are of a digit, given those before it.
+
+Shapes: B pictures, N codes of a picture, K codebook, or the values of a digit.
 """
 
 from collections.abc import Sequence

@@ -20,6 +20,7 @@ from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.digits import split
 from dallebaby_cli.models.pictures import to_numpy
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
@@ -212,8 +213,13 @@ class Sampler:
         both = codes.flatten(1).repeat(2, 1)
         with devices.autocast(self.device, "auto"):
             logits = self.model(self._read([*prompts, *[""] * len(prompts)]), both)[1]
-        loss = F.cross_entropy(logits.float().flatten(0, 1), both.flatten(), reduction="none")
-        with_prompt, without = loss.view(2, len(prompts), -1).sum(-1)
+        radices = self.model.config.radices
+        pairs = zip(torch.split(logits, [*radices], dim=-1), split(both, radices), strict=True)
+        losses = [
+            F.cross_entropy(part.float().flatten(0, 1), digit.flatten(), reduction="none")
+            for part, digit in pairs
+        ]
+        with_prompt, without = torch.stack(losses).sum(0).view(2, len(prompts), -1).sum(-1)
         return without - with_prompt
 
     @torch.inference_mode()

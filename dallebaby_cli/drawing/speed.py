@@ -77,7 +77,8 @@ def must_read(sampler: Sampler, config: SampleConfig) -> int:
     device = next(model.parameters()).device
     with devices.autocast(device, "auto"):
         size = sampler._computed_like(device).element_size()
-    weights = _kept((*model.blocks, model.norm, model.image_head))
+    deciding = (model.norm, model.image_head, model.digit_blocks, model.digit_heads)
+    weights = _kept((*model.blocks, *deciding))
     return shape.image_tokens * weights + rows * 2 * shape.dim * shape.depth * size
 
 

@@ -5,7 +5,8 @@ small operations of a step would take many times as long as they work. Nothing c
 device between codes. A recorded step attends to all places of a bucket and masks those to come; a
 CPU attends to what is there.
 
-Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K codebook.
+Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K codebook, L values of
+a digit, of which a code that is predicted whole is one (L = K).
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ class Steps:
         self.recorded: dict[int, torch.cuda.CUDAGraph] = {}
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # that is decided now
         self._keys = torch.zeros(batch, dtype=torch.int64, device=device)
-        self._noise = torch.zeros(AHEAD, batch, shape.codes, device=device)
+        self._noise = torch.zeros(AHEAD, batch, sum(shape.radices), device=device)
+        self._of_digits = torch.split(self._noise, [*shape.radices], dim=-1)
         shares = [number / shape.image_tokens for number in range(shape.image_tokens)]
         pulls = [guidance_at(share, config) for share in shares]
         self._pulls = torch.tensor(pulls, device=device)
@@ -64,7 +66,7 @@ class Steps:
         self.cache.codes[:, : len(given)] = given
         self._keys.copy_(keys(seeds))
         self._at(len(given))
-        self._decide(self.model.prefill(text, self._count, self.cache))
+        self._write(self.model.prefill(text, self._count, self.cache, self._pick))
 
     def next(self) -> None:
         """Decide the next code of each picture."""
@@ -80,7 +82,8 @@ class Steps:
 
     def work(self, seen: int, masked: bool) -> None:
         """What a step is: read the last code, decide the next (`Transformer.decode_one`)."""
-        self._decide(self.model.decode_one(self._number - 1, self.cache, seen, masked))
+        before = self._number - 1
+        self._write(self.model.decode_one(before, self.cache, self._pick, seen, masked))
 
     def _at(self, count: int) -> None:
         """Go to a place, and make random numbers where there are none for it."""
@@ -90,13 +93,18 @@ class Steps:
         self._count = count
         self._number.fill_(count)
 
-    def _decide(self, logits: Tensor) -> None:
-        """Choose from logits (B, K), or (2 B, K), and write down what was chosen."""
-        chosen = self._choose(logits, self._number, self._pulls, self._noise)
-        self.cache.codes.index_copy_(1, self._number, chosen.repeat(1 + self.guided)[:, None])
+    def _write(self, codes: Tensor) -> None:
+        """Write down the codes (B,), or (2 B,), of the place that is decided now."""
+        self.cache.codes.index_copy_(1, self._number, codes[:, None])
+
+    def _pick(self, digit: int, logits: Tensor) -> Tensor:
+        """Choose the digit of that number (B,), or (2 B,), from logits (B, L), or (2 B, L)."""
+        of_digit = self._of_digits[digit]
+        chosen = self._choose(logits, self._number, self._pulls, of_digit)
+        return chosen.repeat(1 + self.guided)
 
     def _chosen(self, logits: Tensor, number: Tensor, pulls: Tensor, noise: Tensor) -> Tensor:
-        """The codes (B,) of the place `number` (1,)."""
+        """The digits (B,) of the place `number` (1,), by noise (AHEAD, B, L)."""
         if self.guided:
             logits = guide(logits, pulls[number])
         return choose(logits.float(), noise[number % AHEAD][0], self.config)

@@ -7,8 +7,14 @@ squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases. And beside the 
 position is told the three above the one that it is to predict: a PixelCNN's neighbours (van den
 Oord et al. 2016, arXiv 1606.05328), which attention would first have to learn to find.
 
+Where the codebook is large, a code is several digits (`models/digits.py`), each predicted from the
+same position and from the digits before it, and some hundred classes serve for 64,000 codes. By the
+chain rule codes can have any probabilities still. A code that is predicted whole is one digit, and
+what is said of digits holds for it.
+
 Shapes: B sequences, T caption tokens, N image codes, S = T + N positions, V text vocabulary,
-K image codebook, D width, H heads, E = D / H.
+K image codebook, L values of a digit (of a code that is whole: K), R of all digits of a code
+together, D width, H heads, E = D / H.
 
 The position of input i predicts input i + 1:
 
@@ -16,7 +22,9 @@ The position of input i predicts input i + 1:
     output   t1 … tT  c1 c2 …  cN
 """
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +33,11 @@ from torch.utils.checkpoint import checkpoint
 
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.models.cross_entropy import cross_entropy
+from dallebaby_cli.models.digits import DigitBlock, join, split
+from dallebaby_cli.models.rms_norm import RMSNorm
+
+Pick = Callable[[int, Tensor], Tensor]
+"""Decides the digit (B,) of that number, from 0 on, given its logits (B, L)."""
 
 
 class Cache:
@@ -99,22 +112,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     return (weights @ value.flatten(0, 1)).view_as(value)
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) over the last dimension, scaled by a weight of that shape (Zhang & Sennrich 2019).
-    On a CPU of few operations: there torch's own takes twice as long, most of all for one position.
-    On a GPU it is one operation in place of five."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            return F.rms_norm(x.float(), x.shape[-1:], eps=1e-12) * self.weight
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return x * (x.shape[-1] ** 0.5 / length.clamp(min=1e-6)) * self.weight
-
-
 class Block(nn.Module):
     """Attention, then an MLP, each on a normalised input and added to the stream."""
 
@@ -176,13 +173,21 @@ class Transformer(nn.Module):
         self.config = config
         text_ids = config.vocabulary + config.text_tokens + 1
         self.text_embedding = nn.Embedding(text_ids, config.dim)
-        self.image_embedding = nn.Embedding(config.codes, config.dim)
-        self.above_embedding = nn.Embedding(3 * (config.codes + 1), config.dim)
+        self.image_embedding = nn.Embedding(sum(config.radices), config.dim)
+        self.above_embedding = nn.Embedding(3 * (sum(config.radices) + 1), config.dim)
         self.place_embedding = nn.Embedding(config.image_tokens, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
         self.text_head = nn.Linear(config.dim, config.vocabulary + 1, bias=False)
-        self.image_head = nn.Linear(config.dim, config.codes, bias=False)
+        first, *others = config.radices
+        self.image_head = nn.Linear(config.dim, first, bias=False)
+        self.digit_embeddings = nn.ModuleList(
+            nn.Embedding(values, config.dim) for values in config.radices[:-1]
+        )
+        self.digit_blocks = nn.ModuleList(DigitBlock(config.dim) for _ in others)
+        self.digit_heads = nn.ModuleList(
+            nn.Linear(config.dim, values, bias=False) for values in others
+        )
         self.register_buffer("turns", rotary_table(config), persistent=False)
         self.register_buffer("above", places_above(config.grid), persistent=False)
         self.init_weights()
@@ -196,24 +201,35 @@ class Transformer(nn.Module):
         | qkv, mlp_in                 | N(0, 1 / fan-in)                                |
         | attention_out, mlp_out      | 0: each block starts as the identity            |
         | heads                       | 0: the first loss is exactly that of a guess    |
+        | digits found at a position  | N(0, 1): as large as what else is known there   |
         | RMSNorm                     | 1                                               |
         """
         for embedding in (self.text_embedding, self.image_embedding, self.above_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
         for module in (self.place_embedding, self.text_head, self.image_head):
             nn.init.zeros_(module.weight)
+        for weight in self.digit_embeddings.parameters():
+            nn.init.normal_(weight)
+        for weight in self.digit_heads.parameters():
+            nn.init.zeros_(weight)
         for block in self.blocks:
             assert isinstance(block, Block)
             for layer in (block.qkv, block.mlp_in):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             for layer in (block.attention_out, block.mlp_out):
                 nn.init.zeros_(layer.weight)
+        for block in self.digit_blocks:
+            assert isinstance(block, DigitBlock)
+            block.init_weights()
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V + 1) of the caption and (B, N, K) of the codes, given captions (B, T)
-        and codes (B, N), both int64. Each is predicted from what stands before it alone."""
+        """Logits (B, T, V + 1) of the caption and (B, N, R) of the codes, those of each digit after
+        those of the one before it, given captions (B, T) and codes (B, N), both int64. Each is
+        predicted from what stands before it alone."""
         before_words, before_codes = self._read(text, codes)
-        return self.text_head(before_words), self.image_head(before_codes)
+        logits = [head(rows) for rows, head, _ in self._teach(before_codes, codes)]
+        of_codes = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        return self.text_head(before_words), of_codes
 
     def losses(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
@@ -225,8 +241,35 @@ class Transformer(nn.Module):
         share = counted / counted.sum(1, keepdim=True)
         text_loss = cross_entropy(before_words, self.text_head.weight, target, share)
         every = torch.ones_like(codes, dtype=torch.float32)
-        image_loss = cross_entropy(before_codes, self.image_head.weight, codes, every)
+        parts = [
+            cross_entropy(rows, head.weight, digit, every)
+            for rows, head, digit in self._teach(before_codes, codes)
+        ]
+        image_loss = torch.stack(parts).sum()
         return text_loss / len(text), image_loss / codes.numel()
+
+    def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, nn.Linear, Tensor]]:
+        """What each digit of codes (B, N) is predicted from (B, N, D), those before it being given,
+        by which head, and the digit (B, N)."""
+        digits = split(codes, self.config.radices)
+        heads = cast(tuple[nn.Linear, ...], (self.image_head, *self.digit_heads))
+        for index, (head, digit) in enumerate(zip(heads, digits, strict=True)):
+            rows = self._told(index, rows, digits[index - 1]) if index else rows
+            yield rows, head, digit
+
+    def _spell(self, rows: Tensor, pick: Pick) -> Tensor:
+        """The codes (B,) after what stands before them (B, D), `pick`ed digit by digit."""
+        digits = [pick(0, self.image_head(rows))]
+        for index, head in enumerate(self.digit_heads, 1):
+            rows = self._told(index, rows, digits[-1])
+            digits.append(pick(index, head(rows)))
+        return join(digits, self.config.radices)
+
+    def _told(self, index: int, rows: Tensor, digit: Tensor) -> Tensor:
+        """What the digit of that number is predicted from (…, D), given what the one before it was
+        predicted from, and that digit (…)."""
+        found = self.digit_embeddings[index - 1](digit)
+        return self.digit_blocks[index - 1](rows, found)
 
     def _read(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """What the heads make predictions of: (B, T, D) and (B, N, D)."""
@@ -253,15 +296,17 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.compile(*options, **more)
 
-    def prefill(self, text: Tensor, given: int, cache: Cache) -> Tensor:
+    def prefill(self, text: Tensor, given: int, cache: Cache, pick: Pick) -> Tensor:
         """Read captions (B, T) and the first `given` codes of `cache.codes` into an empty cache;
-        logits (B, K) of the code after them."""
+        `pick` the code after them (B,)."""
         x = torch.cat((self._embed_text(text), self._embed_codes(cache.codes, given + 1)), dim=1)
         places = torch.arange(x.shape[1], device=x.device)
-        return self._predict(x, cache, places, len(places), None)
+        return self._predict(x, cache, pick, places, len(places), None)
 
-    def decode_one(self, number: Tensor, cache: Cache, seen: int, masked: bool) -> Tensor:
-        """Read the code of place `number` (1,) in `cache.codes`; logits (B, K) of the one after it.
+    def decode_one(
+        self, number: Tensor, cache: Cache, pick: Pick, seen: int, masked: bool
+    ) -> Tensor:
+        """Read the code of place `number` (1,) in `cache.codes`; `pick` the one after it (B,).
 
         Attention is over the first `seen` positions of the cache. So many are filled, the new one
         with them, or they are `masked` and some are not: then the same shapes serve several places,
@@ -274,7 +319,7 @@ class Transformer(nn.Module):
             mask = cache.keys[0].new_zeros(1, seen).masked_fill(to_come, -torch.inf)
         above = cache.codes[:, self.above[number + 1]]
         x = self._embed(cache.codes[:, number], above, self.place_embedding(number + 1))
-        return self._predict(x, cache, place, seen, mask, first=False)
+        return self._predict(x, cache, pick, place, seen, mask, first=False)
 
     def _embed_text(self, text: Tensor) -> Tensor:
         """(B, T) → (B, 1 + T, D) with the start in front. The last position draws code 0."""
@@ -296,24 +341,36 @@ class Transformer(nn.Module):
         """Inputs (B, s, D) of the code before (B, s), those above (B, s, 3) and the place (s, D) of
         each code that is to be predicted."""
         tables = self.above_embedding.weight.view(3, -1, self.config.dim)
-        left, straight, right = map(F.embedding, above.unbind(2), tables.unbind())
-        return self.image_embedding(before) + (left + straight + right) + places
+        left, straight, right = map(self._look_up, above.unbind(2), tables.unbind())
+        before = self._look_up(before, self.image_embedding.weight)
+        return before + (left + straight + right) + places
+
+    def _look_up(self, codes: Tensor, table: Tensor) -> Tensor:
+        """What a table (R or R + 1, D), of the values of each digit after those of the one before
+        it, has for codes (…): the sum over their digits (…, D)."""
+        radices, start = self.config.radices, 0
+        found: list[Tensor] = []
+        for values, digit in zip(radices, split(codes, radices), strict=True):
+            found.append(F.embedding(digit + start if start else digit, table))
+            start += values
+        return functools.reduce(torch.add, found)
 
     def _predict(
         self,
         x: Tensor,
         cache: Cache,
+        pick: Pick,
         places: Tensor,
         seen: int,
         mask: Tensor | None,
         first: bool = True,
     ) -> Tensor:
-        """Logits (B, K) after new positions x (B, s, D); `Past` says what the others are."""
+        """The code (B,) after new positions x (B, s, D); `Past` says what the others are."""
         past = [
             Past(keys, values, places, seen, mask, first)
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
-        return self.image_head(self.norm(self._run(x, past)[:, -1]))
+        return self._spell(self.norm(self._run(x, past)[:, -1]), pick)
 
     def _run(self, x: Tensor, past: list[Past] | None) -> Tensor:
         """All blocks over the positions x (B, s, D)."""

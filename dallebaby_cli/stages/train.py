@@ -12,10 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dallebaby_cli import files
-from dallebaby_cli.config import SampleConfig, TrainConfig, settings
+from dallebaby_cli.config import (
+    SampleConfig,
+    TrainConfig,
+    TransformerConfig,
+    settings,
+    usual_digits,
+)
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
+from dallebaby_cli.errors import BadInput, Mismatch, MissingInput, UsageError
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
@@ -154,8 +160,10 @@ def prepare(
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
+    digits = before.config["model"]["digits"] if before else usual_digits(image_tokenizer.levels)
     sizes = {"codes": image_tokenizer.codes, "grid": image_tokenizer.grid}
-    shape = replace(config.model, vocabulary=tokenizer.vocabulary, **sizes)
+    words = tokenizer.vocabulary
+    shape = replace(config.model, vocabulary=words, digits=tuple(digits), **sizes)
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
     holdout = Captioned(sources, "holdout", tokenizer, shape.text_tokens)
@@ -164,9 +172,7 @@ def prepare(
         holdout = training
     memory.require_model(Transformer, config.model, SIZES, device, config.shard)
     memory.require_batch(config, 8 * shape.sequence_len)
-    torch.manual_seed(config.seed)
-    model = Transformer(config.model)
-    model.recompute = config.recompute
+    model = _fresh(config)
     if before:
         weights.load_weights(before.folder / "model.safetensors", model)
     bits = scores.unigram(training, holdout, shape.codes)
@@ -197,7 +203,7 @@ def train(
     inputs = [name.partition("@")[0] for name in names or tokens]
     run_name = run_name or run.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
-    task = _with_kept_tokenizer(task, folder)
+    task = _with_kept_tokenizer(_with_kept_digits(task, folder), folder)
     vae_folder = _painter(folder, makers)
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
@@ -343,6 +349,30 @@ def cut_captions(task: DalleTask) -> str | None:
         f"{cut:,} of {len(lengths):,} captions have over text_tokens={most} tokens and lose their "
         f"ends; --set model.text_tokens={enough} whole"
     )
+
+
+def _fresh(config: TrainConfig) -> Transformer:
+    """An untrained model."""
+    torch.manual_seed(config.seed)
+    model = Transformer(config.model)
+    model.recompute = config.recompute
+    return model
+
+
+def _with_kept_digits(task: DalleTask, folder: Path) -> DalleTask:
+    """The task with a model that predicts codes as the run in the folder was begun to, if one was:
+    older versions predicted them whole, however many there are."""
+    found, ours = manifest.read(folder), task.config.model
+    before = found.config.get("model") if found else None
+    if not isinstance(before, dict):
+        return task
+    digits = before.get("digits", [])
+    try:
+        shape = settings.build(TransformerConfig, {**settings.as_dict(ours), "digits": digits})
+    except UsageError:  # it is of other codes, which is told where settings are compared
+        return task
+    config = replace(task.config, model=shape)
+    return task if shape == ours else replace(task, model=_fresh(config), config=config)
 
 
 def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:

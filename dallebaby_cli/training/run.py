@@ -35,6 +35,7 @@ COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0, "planned": 0}
 MAY_CHANGE = (  # from start to start
     *("steps", "minutes", "save_every_s", "shard", "recompute"),
     "finish",  # a run of its own, whose settings are looked at there
+    "model.digits",  # which a run keeps
 )
 
 
@@ -353,8 +354,12 @@ def _check_share(config: RunConfig) -> None:
         )
 
 
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in MAY_CHANGE}
+def _identity(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    return {
+        name: _identity(value, f"{at}{name}.") if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if at + name not in MAY_CHANGE
+    }
 
 
 def _length(found: Manifest, config: RunConfig) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import forced, lively_sampler
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.half_precision import halve
@@ -24,13 +25,19 @@ SEEDS = [3, 4, 5]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+@pytest.fixture(scope="session", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+def sampler(request: pytest.FixtureRequest) -> Sampler:
+    """One that predicts codes whole, and one that does so in three digits; do not change them."""
+    return lively_sampler(request.param)
+
+
 @torch.no_grad()
 def slow_draw(
     sampler: Sampler, prompt: str, seed: int, config: SampleConfig, given: Sequence[int] = ()
 ) -> torch.Tensor:
     """One picture without cache or batch: a whole forward pass for every code that is not given."""
     shape = sampler.model.config
-    noises = noise(keys([seed]), 0, shape.image_tokens, shape.codes)
+    noises = noise(keys([seed]), 0, shape.image_tokens, sum(shape.radices))
     text, empty = (
         torch.from_numpy(sampler.text_tokenizer.encode([p], shape.text_tokens))
         for p in (prompt, "")
@@ -40,16 +47,21 @@ def slow_draw(
         if number < len(given):
             codes[:, number] = given[number]
             continue
-        with devices.autocast(CPU, "auto"):
-            logits = sampler.model(text, codes)[1][:, number]
-            without = sampler.model(empty, codes)[1][:, number]
-        if config.guidance != 1:
-            rising = config.guidance_ramp * shape.image_tokens  # the codes until it is all there
-            pull = config.guidance
-            if number < rising:
-                pull = 1 + number / rising * (config.guidance - 1)
-            logits = without + pull * (logits - without)
-        codes[:, number] = choose(logits, noises[number], config)
+        rising = config.guidance_ramp * shape.image_tokens  # the codes until it is all there
+        pull = config.guidance
+        if number < rising:
+            pull = 1 + number / rising * (config.guidance - 1)
+        code, first, place = 0, 0, 1
+        for values in shape.radices:
+            digit = slice(first, first + values)
+            with devices.autocast(CPU, "auto"):
+                logits = sampler.model(text, codes)[1][:, number, digit]
+                without = sampler.model(empty, codes)[1][:, number, digit]
+            if config.guidance != 1:
+                logits = without + pull * (logits - without)
+            chosen = choose(logits, noises[number][:, digit], config)
+            codes[:, number] = code = code + place * int(chosen)
+            first, place = first + values, place * values
     return codes.view(shape.grid, shape.grid)
 
 
@@ -87,11 +99,13 @@ def test_cached_logits_are_the_uncached_ones_but_for_rounding(
     with devices.autocast(CPU, precision):
         expected = sampler.model(text, codes)[1].float()
         cache = Cache(shape, len(text), expected.to(DTYPES[precision]))
-        logits = [sampler.model.prefill(text, 0, cache)]
+        logits: list[torch.Tensor] = []
+        sampler.model.prefill(text, 0, cache, forced(sampler.model, codes[:, 0], logits))
         for number in torch.arange(shape.image_tokens - 1).split(1):
             cache.codes[:, number] = codes[:, number]
             seen = shape.text_tokens + 2 + int(number)
-            logits.append(sampler.model.decode_one(number, cache, seen, masked=False))
+            pick = forced(sampler.model, codes[:, int(number) + 1], logits)
+            sampler.model.decode_one(number, cache, pick, seen, masked=False)
     off = (torch.stack(logits, dim=1).float() - expected).norm() / expected.norm()
     assert off < {"fp32": 1e-6, "bf16": 2**-7}[precision]
 
@@ -203,8 +217,12 @@ def log_likelihood(sampler: Sampler, prompt: str, codes: torch.Tensor) -> float:
     ids = sampler.text_tokenizer.encode([prompt], sampler.model.config.text_tokens)
     with devices.autocast(CPU, "auto"):
         logits = sampler.model(torch.from_numpy(ids), codes.view(1, -1))[1][0].double().numpy()
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return sum(np.log(row[code]) for row, code in zip(chances, codes.flatten(), strict=True))
+    total, left = 0.0, codes.flatten().numpy()
+    for values in sampler.model.config.radices:
+        chances = np.exp(logits[:, :values]) / np.exp(logits[:, :values]).sum(1, keepdims=True)
+        total += sum(np.log(row[d]) for row, d in zip(chances, left % values, strict=True))
+        logits, left = logits[:, values:], left // values
+    return total
 
 
 @pytest.mark.precisions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Ran
+from conftest import Ran, lively_sampler
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing import speed
@@ -33,6 +33,14 @@ def test_weights_once_a_code_and_what_stands_before_it(sampler: Sampler) -> None
     plain, guided = (SampleConfig(guidance=g, batch_size=8) for g in (1, 3))
     assert speed.must_read(sampler, plain) == 16 * weights + 8 * cache
     assert speed.must_read(sampler, guided) == 16 * weights + 2 * 8 * cache
+
+
+def test_of_digits_all_heads_and_what_leads_to_them() -> None:
+    heads = (8 + 6 + 5) * 48 + 2 * (48 + 4 * 48**2)
+    cache = POSITIONS * 2 * 3 * 48 * 4
+    config = SampleConfig(guidance=1, batch_size=8)
+    found = speed.must_read(lively_sampler((8, 6, 5)), config)
+    assert found == 16 * 4 * (3 * BLOCK + NORMS + heads) + 8 * cache
 
 
 def test_halved_weights_are_half_as_much(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:

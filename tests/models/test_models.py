@@ -1,9 +1,11 @@
 """The dVAE and the transformer, against their definitions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import forced
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,8 +61,18 @@ SHAPE = TransformerConfig(
 @pytest.fixture
 def transformer() -> Transformer:
     """A transformer whose every weight matters (fresh ones have zeros)."""
+    return lively(SHAPE)
+
+
+@pytest.fixture(params=[(), (5, 2, 5)], ids=["whole", "digits"])
+def either(request: pytest.FixtureRequest) -> Transformer:
+    """It, and one that predicts each code in three digits."""
+    return lively(replace(SHAPE, digits=request.param))
+
+
+def lively(shape: TransformerConfig) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(SHAPE)
+    model = Transformer(shape)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -71,9 +83,10 @@ def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return text, torch.randint(0, SHAPE.codes, (size, SHAPE.image_tokens))
 
 
-def test_a_fresh_transformer_knows_exactly_nothing() -> None:
+@pytest.mark.parametrize("digits", [(), (5, 2, 5)])
+def test_a_fresh_transformer_knows_exactly_nothing(digits: tuple[int, ...]) -> None:
     text, codes = batch(4)
-    text_loss, image_loss = Transformer(SHAPE).losses(text, codes)
+    text_loss, image_loss = Transformer(replace(SHAPE, digits=digits)).losses(text, codes)
     assert text_loss.item() == pytest.approx(math.log(SHAPE.vocabulary + 1), rel=1e-5)
     assert image_loss.item() == pytest.approx(math.log(SHAPE.codes), rel=1e-5)
 
@@ -101,17 +114,20 @@ def test_no_prediction_sees_its_answer_or_what_follows(transformer: Transformer)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("given", [0, 1, 5])
 def test_cached_decoding_equals_the_whole_forward_pass(
-    transformer: Transformer, given: int, masked: bool
+    either: Transformer, given: int, masked: bool
 ) -> None:
     text, codes = batch(3)
-    _, expected = transformer(text, codes)
+    _, expected = either(text, codes)
     cache = Cache(SHAPE, 3, torch.empty(0))
     cache.codes[:, :given] = codes[:, :given]
-    logits = [transformer.prefill(text, given, cache)]
+    logits: list[Tensor] = []
+    either.prefill(text, given, cache, forced(either, codes[:, given], logits))
     for number in torch.arange(given, SHAPE.image_tokens - 1).split(1):
         cache.codes[:, number] = codes[:, number]
         seen = SHAPE.sequence_len if masked else SHAPE.text_tokens + 2 + int(number)
-        logits.append(transformer.decode_one(number, cache, seen, masked))
+        pick = forced(either, codes[:, int(number) + 1], logits)
+        found = either.decode_one(number, cache, pick, seen, masked)
+        assert torch.equal(found, codes[:, int(number) + 1])
     found = torch.stack(logits, dim=1)
     torch.testing.assert_close(found, expected[:, given:], atol=1e-4, rtol=1e-4)
 
@@ -119,7 +135,7 @@ def test_cached_decoding_equals_the_whole_forward_pass(
 def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:
     """The same from the definitions: one sequence, position by position, head by head, complex
     numbers for the rotations."""
-    c, weights = SHAPE, dict(model.named_parameters())
+    c, weights = model.config, dict(model.named_parameters())
     side, head = c.grid, c.dim // c.heads
     embedded, angles = [], []
     for i in range(1 + c.text_tokens):
@@ -129,12 +145,13 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
     embedded[-1] = embedded[-1] + weights["place_embedding.weight"][0]
     for place in range(1, c.image_tokens):
         row, column = divmod(place, side)
-        x = weights["image_embedding.weight"][codes[place - 1]]
+        x = of_digits(weights["image_embedding.weight"], codes[place - 1], c.radices)
         x = x + weights["place_embedding.weight"][place]
         for kind, beside in enumerate((column - 1, column, column + 1)):
             there = row > 0 and 0 <= beside < side
             code = codes[(row - 1) * side + beside] if there else c.codes
-            x = x + weights["above_embedding.weight"][kind * (c.codes + 1) + code]
+            table = weights["above_embedding.weight"].view(3, -1, c.dim)[kind]
+            x = x + of_digits(table, code, c.radices)
         embedded.append(x)
         row, column = divmod(place - 1, side)  # it stands where the code is that it reads
         angles.append((row + c.text_tokens + 1, column + c.text_tokens + 1))
@@ -169,15 +186,46 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
         stream = stream + x.clamp(min=0) ** 2 @ own["mlp_out.weight"].T
     stream = norm(stream, weights["norm.weight"])
     words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
-    return words @ weights["text_head.weight"].T, picture @ weights["image_head.weight"].T
+    logits = [picture @ weights["image_head.weight"].T]
+    for number in range(len(c.radices) - 1):
+        own = {k: w for k, w in weights.items() if k.startswith(f"digit_blocks.{number}.")}
+        norm_, mlp_in, mlp_out = own.values()
+        digits = [code // math.prod(c.radices[:number]) % c.radices[number] for code in codes]
+        picture = picture + weights[f"digit_embeddings.{number}.weight"][digits]
+        x = norm(picture, norm_) @ mlp_in.T
+        picture = picture + x.clamp(min=0) ** 2 @ mlp_out.T
+        logits.append(picture @ weights[f"digit_heads.{number}.weight"].T)
+    return words @ weights["text_head.weight"].T, torch.cat(logits, dim=-1)
+
+
+def of_digits(table: Tensor, code: int, radices: tuple[int, ...]) -> Tensor:
+    """The sum of a table's rows for a code's digits; where there is no code, its last digit is one
+    more than digits are."""
+    rows = [code // math.prod(radices[:i]) % r + sum(radices[:i]) for i, r in enumerate(radices)]
+    if code == math.prod(radices):
+        rows[-1] = sum(radices)
+    return table[rows].sum(0)
 
 
 @torch.no_grad()
-def test_the_forward_pass_is_the_textbooks(transformer: Transformer) -> None:
+def test_the_forward_pass_is_the_textbooks(either: Transformer) -> None:
     text, codes = batch(2)
-    for number, found in enumerate(zip(*transformer(text, codes), strict=True)):
-        expected = textbook(transformer, text[number].tolist(), codes[number].tolist())
+    for number, found in enumerate(zip(*either(text, codes), strict=True)):
+        expected = textbook(either, text[number].tolist(), codes[number].tolist())
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_codes_loss_is_that_of_its_digits(either: Transformer) -> None:
+    text, codes = batch(2)
+    nats = 0.0
+    for words, picture in zip(text.tolist(), codes.tolist(), strict=True):
+        for logits, code in zip(textbook(either, words, picture)[1], picture, strict=True):
+            for values in either.config.radices:
+                of_digit, logits = logits[:values], logits[values:]
+                nats -= of_digit.log_softmax(0)[code % values].item()
+                code //= values
+    assert either.losses(text, codes)[1].item() == pytest.approx(nats / codes.numel(), rel=1e-5)
 
 
 def test_transformer_refuses_wrong_shapes_and_types(transformer: Transformer) -> None:

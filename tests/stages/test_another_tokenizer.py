@@ -37,6 +37,7 @@ class MeanColour(nn.Module):
     """Codes each patch of a picture by its mean colour. There is nothing to learn."""
 
     codes = LEVELS**3
+    levels = ()
     device = torch.device("cpu")
 
     def __init__(self, image_px: int, grid: int) -> None:

@@ -133,6 +133,11 @@ class DVAE(nn.Module):
         return self.config.codes
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """How many values each of the numbers has that a code is made of, if it is of FSQ."""
+        return self.config.levels if self.config.quantizer == "fsq" else ()
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

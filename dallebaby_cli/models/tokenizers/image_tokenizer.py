@@ -27,6 +27,11 @@ class ImageTokenizer(Protocol):
         """Size of the codebook, at most 65,536: codes are stored in 16 bits."""
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """How many values each of the numbers has that a code is made of, as `models/digits.py`
+        joins them; () if it is not made of several."""
+
+    @property
     def device(self) -> torch.device:
         """Where pictures and codes must be and come out."""
 

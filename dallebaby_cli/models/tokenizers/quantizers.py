@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig
 from dallebaby_cli.models import collectives
+from dallebaby_cli.models.digits import join, split
 
 NEARNESS = 20.0  # of gumbel's logits: codes at a right angle are e⁻²⁰ times as likely as a match
 SOFT = (
@@ -53,28 +54,25 @@ class FSQ(nn.Module):
     """
 
     levels: Tensor
-    place: Tensor
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
         self.features = self.channels = len(levels)
-        self.codes = math.prod(levels)
-        places = [math.prod(levels[:i]) for i in range(len(levels))]  # mixed-radix digits
+        self.codes, self.radices = math.prod(levels), levels
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("place", torch.tensor(places), persistent=False)
 
     def forward(self, features: Tensor, progress: float = 1.0) -> Quantized:
         """Quantize features (B, D, G, G). Always in fp32: in bf16 neighbouring levels merge."""
         steps = self._bound(features.float().movedim(1, -1))  # (B, G, G, D)
         steps = steps + (steps.round() - steps).detach()  # straight-through
         digits = steps.detach().round() + self.levels // 2
-        codes = (digits.long() * self.place).sum(-1)
+        codes = join(digits.long().unbind(-1), self.radices)
         vectors = (steps / (self.levels // 2)).movedim(-1, 1)
         return Quantized(vectors, codes, features.new_zeros((), dtype=torch.float32))
 
     def lookup(self, codes: Tensor) -> Tensor:
         """The vectors (B, D, G, G) in [-1, 1] of codes (B, G, G)."""
-        digits = codes.unsqueeze(-1) // self.place % self.levels  # (B, G, G, D)
+        digits = torch.stack(split(codes, self.radices), dim=-1)  # (B, G, G, D)
         half = self.levels // 2
         return ((digits - half) / half).float().movedim(-1, 1)
 

@@ -1,0 +1,46 @@
+"""Codes as numbers of several digits, each with a radix of its own; the first counts in ones."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dallebaby_cli.models.rms_norm import RMSNorm
+
+
+def split(codes: Tensor, radices: Sequence[int]) -> list[Tensor]:
+    """The digits of codes, one tensor of their shape for each radix. The last digit takes all that
+    is left: of the number after the last code, it is its radix, and all others are 0."""
+    digits = []
+    for radix in radices[:-1]:
+        digits.append(codes % radix)
+        codes = codes // radix
+    return [*digits, codes]
+
+
+def join(digits: Sequence[Tensor], radices: Sequence[int]) -> Tensor:
+    """The codes that have these digits: what `split` split."""
+    codes = digits[-1]
+    for digit, radix in zip(digits[-2::-1], radices[-2::-1], strict=True):
+        codes = codes * radix + digit
+    return codes
+
+
+class DigitBlock(nn.Module):
+    """What a position knows (…, D), and the digit that was found there, embedded (…, D) → what it
+    knows then: an MLP of one hidden layer, since a digit means something else at each position."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim)
+        self.mlp_in = nn.Linear(dim, 2 * dim, bias=False)
+        self.mlp_out = nn.Linear(2 * dim, dim, bias=False)
+
+    def init_weights(self) -> None:
+        """As those of a transformer's block: it starts as the sum of the two."""
+        nn.init.normal_(self.mlp_in.weight, std=self.mlp_in.in_features**-0.5)
+        nn.init.zeros_(self.mlp_out.weight)
+
+    def forward(self, x: Tensor, digit: Tensor) -> Tensor:
+        x = x + digit
+        return x + self.mlp_out(F.relu(self.mlp_in(self.norm(x))).square())
