@@ -31,6 +31,7 @@ from dallebaby_cli.training.state import State
 SHOWN = 8  # pictures in reconstructions.png
 AROUND = 5  # codes along one side of the patch whose middle is shown in codebook.png
 TILE_PX = 12  # least pixels along one side of a code's texture there
+PAINTED = 2048  # most codes whose textures are shown
 SIZES = ("width", "depth")  # what makes a dVAE large
 LOW_USAGE = 0.5  # of the codes that there could be, under which an evaluation warns
 LOW_USAGE_OF_FEW = 0.05  # where few pictures are judged, whose flat parts are of few codes
@@ -122,10 +123,11 @@ class VaeTask:
 
 def textures(model: DVAE) -> Tensor:
     """What each code paints where all its neighbours are the same: uint8 (K, 3, p, p), p being the
-    pixels along one side of a code."""
+    pixels along one side of a code. Of more than 2,048 codes, so many, evenly spread."""
     side = model.image_px // model.grid
     middle = slice(side * (AROUND // 2), side * (AROUND // 2 + 1))
-    codes = torch.arange(model.codes, device=model.device)
+    shown = min(model.codes, PAINTED)
+    codes = torch.linspace(0, model.codes - 1, shown, device=model.device).round().long()
     parts = [
         model.decode(part[:, None, None].expand(-1, AROUND, AROUND))[:, :, middle, middle]
         for part in torch.split(codes, 256)

@@ -96,7 +96,7 @@ def test_a_run_that_is_broken_off_goes_on_bit_for_bit(
     loss = stage.DalleTask.loss
 
     def stopped(task: stage.DalleTask, model: nn.Module, batch: Any, progress: float) -> Tensor:
-        if progress == 0.5:
+        if progress == 0.25:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(task, model, batch, progress)
 
