@@ -14,7 +14,7 @@ from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
 LARGEST_PX = 4096  # side of a picture that a model may have
 PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
 DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
-WHOLE = 2048  # most codes that are predicted whole: each has an embedding and a class then
+WHOLE = 8192  # most codes that are predicted whole: each has an embedding and a class then
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
 
@@ -39,7 +39,7 @@ class DVAEConfig(Bounded):
     quantizer: Literal["fsq", "vq", "gumbel", "gumbel-free"] = "fsq"
     """how features become codes; gumbel-free is for research: after minutes few codes are in use"""
     levels: tuple[int, ...] = bounded((8, 5, 5, 5), ge=5, le=65536)
-    """fsq: steps along each code dimension; their product is the number of codes. Over 2,048 of
+    """fsq: steps along each code dimension; their product is the number of codes. Over 8,192 of
     them are predicted in digits, one after the other"""
     codebook: int = bounded(1024, ge=2, le=65536)
     """all but fsq: number of codes"""

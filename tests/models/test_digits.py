@@ -40,27 +40,30 @@ def test_codes_and_digits_are_one_to_one(radices: tuple[int, ...]) -> None:
 @settings(deadline=None, max_examples=50)
 def test_digits_are_neighbouring_levels_together(levels: tuple[int, ...]) -> None:
     digits = usual_digits(levels)
-    if math.prod(levels) <= 2048 or len(levels) == 1:
+    if math.prod(levels) <= 8192 or len(levels) == 1:
         assert digits == ()
         return
     assert math.prod(digits) == math.prod(levels) and 1 < len(digits) <= len(levels)
     ends = {math.prod(levels[:number]) for number in range(len(levels) + 1)}
     assert {math.prod(digits[:number]) for number in range(len(digits) + 1)} <= ends
-    assert max(digits) <= 2048
+    assert max(digits) <= 8192
 
 
 @pytest.mark.parametrize(
     ("levels", "digits"),
     [
         ((8, 5, 5, 5), ()),
-        ((8, 8, 32), ()),  # 2,048 of them
-        ((8, 8, 8, 8), (64, 64)),
-        ((7, 5, 5, 5, 5), (35, 125)),
+        ((8, 8, 128), ()),  # 8,192 of them
+        ((8, 8, 8, 8), ()),
+        ((16, 8, 8, 16), (128, 128)),
+        ((7, 5, 5, 5, 5), ()),
+        ((7, 5, 5, 5, 5, 5), (175, 125)),
         ((8, 8, 8, 5, 5, 5), (512, 125)),
         ((40, 40, 40), (40, 1600)),
-        ((5, 2000, 6), (5, 2000, 6)),
-        ((5, 4096), (5, 4096)),  # it cannot be divided
-        ((4096,), ()),
+        ((90, 90, 3), (90, 270)),
+        ((5, 8000, 6), (5, 8000, 6)),
+        ((5, 9000), (5, 9000)),  # it cannot be divided
+        ((9000,), ()),
         ((), ()),  # of no numbers, as in a learned codebook
     ],
 )

@@ -39,11 +39,11 @@ def add_dvae(home: Path, name: str, levels: tuple[int, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def encoded(prepared: Path, made_once: Callable[..., Path]) -> Path:
-    """A workspace with the codes of a dVAE of 64,000, and of one of 2,560."""
+    """A workspace with the codes of a dVAE of 64,000, and of one of 12,800."""
 
     def fill(folder: Path) -> None:
         home = shutil.copytree(prepared, folder / "home")
-        for name, levels in (("large", (8, 8, 8, 5, 5, 5)), ("some", (8, 8, 8, 5))):
+        for name, levels in (("large", (8, 8, 8, 5, 5, 5)), ("some", (8, 8, 8, 5, 5))):
             add_dvae(home, name, levels)
             make(home, "encode", "shapes", "--vae", name)
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_broken_off_goes_on_bit_for_bit(
     shape = json.loads((folder / "config.json").read_text())["model"]
     assert (shape["codes"], shape["digits"]) == (64_000, [512, 125])
     codes = Tokens(home / "tokens" / "shapes@large").views(0)
-    assert codes.max() > 2560, "more than any digit can say"
+    assert codes.max() > 8192, "more than any digit can say"
     kept = tensors(folder)
     assert kept["image_head.weight"].shape[0] == 512
     assert kept["digit_heads.0.weight"].shape[0] == 125
@@ -118,7 +118,7 @@ def test_it_draws(run: Callable[..., dict], tmp_path: Path) -> None:
     assert len(drawn["pictures"]) == 2
     sampler = from_pretrained(folder, device="cpu")
     codes = sampler.sketch("a red circle", n=2, seed=1).codes
-    assert 0 <= codes.min() and 2560 < codes.max() < 64_000
+    assert 0 <= codes.min() and 8192 < codes.max() < 64_000
     one, other = (sampler.score(["a red circle"] * size, codes[:size]) for size in (1, 2))
     assert one[0].item() == pytest.approx(other[0].item(), abs=1e-3)
 
@@ -144,9 +144,9 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
     assert run(*train, "--steps", 1)["fresh"] is False
     longer = run(*train, "--steps", 2)
     assert Path(longer["folder"]) == folder and longer["fresh"] is True
-    assert tensors(folder)["image_head.weight"].shape[0] == 2560
+    assert tensors(folder)["image_head.weight"].shape[0] == 12_800
 
     child = run(*train, "--steps", 1, "--run", "child", "--from", folder.name)
-    assert tensors(child["folder"])["image_head.weight"].shape[0] == 2560
+    assert tensors(child["folder"])["image_head.weight"].shape[0] == 12_800
     new = run(*train, "--steps", 1, "--run", "new")
     assert tensors(new["folder"])["image_head.weight"].shape[0] == 64
