@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "__main__": {"app"},
     "app": {"commands", "config", "training"},  # training.engine alone: what torchrun starts
     # of training the engine alone, which starts processes
-    "commands": {"commands", "stages", "training", "config", "models", "store", "fetch"},
+    "commands": {
+        *("commands", "stages", "training", "config", "models", "store", "fetch"),
+        "quality",  # the figures that it shows
+    },
     "stages": {
         *("training", "drawing", "captioning", "quality", "models"),
         *("fetch", "prep", "scenes", "store", "config"),
@@ -42,8 +45,8 @@ MAY_IMPORT = {
     "config": {"config"},
     **{low: set() for low in ("errors", "progress", "files", "interrupt", "names", "text")},
 }
-# demo and doctor are about the others; train-vae ends with a finish
-CALL_SIBLINGS = {"stages/demo.py", "stages/doctor.py", "stages/train_vae.py"}
+# demo and doctor are about the others; train-vae ends with a finish; evaluate has judge_*.py
+CALL_SIBLINGS = {f"stages/{name}.py" for name in ("demo", "doctor", "train_vae", "evaluate")}
 TRAIN_THE_DVAE = (
     "stages/train_vae.py",
     "stages/sharpen.py",

@@ -13,7 +13,7 @@ from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dallebaby_cli.stages.evaluate import Evaluated, Row
+    from dallebaby_cli.quality.figures import Evaluated, Row
     from dallebaby_cli.stages.speed import Speeds
 
 

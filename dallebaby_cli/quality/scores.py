@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
@@ -12,6 +13,7 @@ from dallebaby_cli.quality import metrics
 from dallebaby_cli.training.batches import Captioned, Pictures
 
 BITS = 1 / np.log(2)
+REBUILT = 64  # pictures at a time
 
 
 def transformer(
@@ -74,3 +76,10 @@ def reconstruction(
         "perplexity": perplexity,
         "bits_per_image": model.grid**2 * math.log2(perplexity),
     }
+
+
+@torch.no_grad()
+def rebuild(model: ImageTokenizer, pictures: Tensor) -> Tensor:
+    """What the tokenizer makes of pictures, uint8 (B, 3, P, P) both."""
+    parts = (part.to(model.device) for part in torch.split(pictures, REBUILT))
+    return torch.cat([model.decode(model.encode(part)).cpu() for part in parts])
