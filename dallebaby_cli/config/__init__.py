@@ -2,6 +2,7 @@
 
 from dallebaby_cli.config.models import ClassifierConfig as ClassifierConfig
 from dallebaby_cli.config.models import DVAEConfig as DVAEConfig
+from dallebaby_cli.config.models import JudgeConfig as JudgeConfig
 from dallebaby_cli.config.models import PixelLoss as PixelLoss
 from dallebaby_cli.config.models import TransformerConfig as TransformerConfig
 from dallebaby_cli.config.models import usual_digits as usual_digits
@@ -20,4 +21,5 @@ from dallebaby_cli.config.stages import RunConfig as RunConfig
 from dallebaby_cli.config.stages import SampleConfig as SampleConfig
 from dallebaby_cli.config.stages import TrainClassifierConfig as TrainClassifierConfig
 from dallebaby_cli.config.stages import TrainConfig as TrainConfig
+from dallebaby_cli.config.stages import TrainJudgeConfig as TrainJudgeConfig
 from dallebaby_cli.config.stages import TrainVaeConfig as TrainVaeConfig

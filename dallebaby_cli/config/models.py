@@ -225,3 +225,21 @@ class ClassifierConfig(Bounded):
         super().__post_init__()
         multiple = self.width % 8 == 0
         check(multiple, "classifier.model.width", self.width, "must be a multiple of 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Bounded):
+    """A classifier that says of which class a picture is."""
+
+    section = "judge.model."
+
+    image_px: int = bounded(64, ge=8, le=LARGEST_PX)
+    """side of the pictures in pixels; always taken from the dVAE"""
+    widths: tuple[int, ...] = bounded((32, 64, 128), ge=8, le=16384)
+    """channels at each resolution, the finest first"""
+    depth: int = bounded(1, ge=0, le=COUNT)
+    """residual blocks at each resolution"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(bool(self.widths), "judge.model.widths", self.widths, "needs one number or more")

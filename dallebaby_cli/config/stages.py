@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dallebaby_cli.config.bounds import COUNT, SEED, Bounded, bounded, check
-from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig
+from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, JudgeConfig, TransformerConfig
 
 DEFAULT_HOME = Path("dallebaby")
 LONGEST_S = 10_000_000  # four months
@@ -328,11 +328,35 @@ class TrainClassifierConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainJudgeConfig(RunConfig):
+    """How `evaluate` trains the classifier that reads classes, once for a dataset with labels. Its
+    length is in steps, so that the judge is the same on a slow machine."""
+
+    model: JudgeConfig = field(default_factory=JudgeConfig)
+    """the classifier"""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-3))
+    """the optimizer and its schedule"""
+    steps: int | None = bounded(800, ge=1, le=MOST_STEPS)
+    """optimizer steps of the whole run: at 32 px two minutes of one core"""
+    batch_size: int = bounded(64, ge=1, le=COUNT)
+    """pictures a step"""
+    ema_decay: float = bounded(0.98, ge=0, lt=1)
+    """of the averaged weights, which are the ones that are kept"""
+    crop: float = bounded(0.7, ge=0.05, le=1)
+    """smallest share of a picture's area that it is shown; 1 crops nothing"""
+    flip: bool = True
+    """mirror half of the pictures; not where classes differ in left and right"""
+    softened: float = bounded(0.5, ge=0, le=1)
+    """share of the pictures that are blurred and made noisy, as those are that a dVAE paints"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Bounded):
     """How a finished transformer is judged."""
 
     pictures: int = bounded(500, ge=1, le=COUNT)
-    """drawn for each row of a table: hold-out captions, seen pairs, held-out pairs, two things"""
+    """drawn for each row of a table: hold-out captions, classes; of scenes seen pairs, held-out
+    pairs, two things"""
     holdout_pictures: int = bounded(2000, ge=1, le=COUNT)
     """most hold-out pictures that are read"""
     seed: int = bounded(0, ge=0, le=SEED)
@@ -344,6 +368,11 @@ class EvaluateConfig(Bounded):
     """how they are drawn"""
     classifier: TrainClassifierConfig = field(default_factory=TrainClassifierConfig)
     """how the classifier that reads drawn scenes is trained"""
+    judge: TrainJudgeConfig = field(default_factory=TrainJudgeConfig)
+    """how the classifier is trained that reads the classes of a dataset with labels"""
+    retrieved: int = bounded(32, ge=0, le=COUNT)
+    """drawn pictures, and as many real ones, for which the model looks for their caption among 100;
+    0 leaves it out"""
 
 
 SECTIONS: dict[str, type] = {

@@ -206,21 +206,25 @@ class Sampler:
             self.model, batch, config, self._computed_like(self.device), self.compiled
         )
 
-    @torch.inference_mode()
     def score(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
         """log p(codes | prompt) - log p(codes | no prompt) in nats (B,) of codes (B, G, G): how
         much likelier its prompt makes each picture."""
-        both = codes.flatten(1).repeat(2, 1)
+        both = self.log_p([*prompts, *[""] * len(prompts)], codes.repeat(2, 1, 1))
+        with_prompt, without = both.view(2, -1)
+        return with_prompt - without
+
+    @torch.inference_mode()
+    def log_p(self, prompts: Sequence[str], codes: Tensor) -> Tensor:
+        """log p(codes | prompt) in nats (B,) of codes (B, G, G)."""
+        flat, radices = codes.flatten(1), self.model.config.radices
         with devices.autocast(self.device, "auto"):
-            logits = self.model(self._read([*prompts, *[""] * len(prompts)]), both)[1]
-        radices = self.model.config.radices
-        pairs = zip(torch.split(logits, [*radices], dim=-1), split(both, radices), strict=True)
+            logits = self.model(self._read(prompts), flat)[1]
+        pairs = zip(torch.split(logits, [*radices], dim=-1), split(flat, radices), strict=True)
         losses = [
             F.cross_entropy(part.float().flatten(0, 1), digit.flatten(), reduction="none")
             for part, digit in pairs
         ]
-        with_prompt, without = torch.stack(losses).sum(0).view(2, len(prompts), -1).sum(-1)
-        return without - with_prompt
+        return -torch.stack(losses).sum(0).view(len(flat), -1).sum(-1)
 
     @torch.inference_mode()
     def paint(self, codes: Tensor, known: Tensor | None = None) -> np.ndarray:

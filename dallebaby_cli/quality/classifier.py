@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +16,15 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.pictures import to_tensor
 from dallebaby_cli.progress import Report
+from dallebaby_cli.quality import judges
+from dallebaby_cli.quality.judges import JudgeTask
 from dallebaby_cli.scenes import agreement, spec
 from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Scene
-from dallebaby_cli.store import manifest, weights
-from dallebaby_cli.store.pictures import grid
+from dallebaby_cli.store import manifest
 from dallebaby_cli.training import augment, memory, run
-from dallebaby_cli.training.parts import Objective
-from dallebaby_cli.training.state import State
 
 TRAINING = 1_000_000  # seed of the renders; `prep` has small ones, and what is asked another
-SHOWN = 16  # renders in renders.png
 ENOUGH = 0.99  # of unseen renders read rightly, below which an evaluation warns
 VOCABULARY = Vocabulary(len(spec.THINGS), len(spec.COLOURS), len(spec.BACKGROUNDS))
 
@@ -42,7 +41,7 @@ class Renders:
 
 
 @dataclass(frozen=True)
-class ClassifierTask:
+class ClassifierTask(JudgeTask):
     """What the loop needs to train a classifier.
 
     No render comes twice, and any thing has any colour, pairs that are held out of the dataset
@@ -53,19 +52,7 @@ class ClassifierTask:
     model: Classifier
     config: TrainClassifierConfig
     name: str = "classifier"
-    unit: str = "images"
-    compile: bool = False
-    frames: int = 0
-
-    def parts(self) -> dict[str, Objective]:
-        return {"model": Objective(self.model, self.loss)}
-
-    def step(self, state: State, batch: tuple[Tensor, ...], progress: float) -> Tensor:
-        return state.backward("model", batch, progress)
-
-    @property
-    def units_per_step(self) -> int:
-        return self.config.batch_size
+    shows: str = "renders"
 
     @property
     def train(self) -> Renders:
@@ -97,10 +84,6 @@ class ClassifierTask:
         right = agreement.shares(map(agreement.agreement, asked, found))
         return {"all": right.pop("all"), **right}
 
-    def over(self, figures: Mapping[str, float]) -> str | None:
-        """Never: it takes all its steps."""
-        return None
-
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether it tells one thing from another."""
         return figures["thing"] > 2 / len(spec.THINGS)
@@ -115,10 +98,6 @@ class ClassifierTask:
             "says of drawn ones is worth less; train it longer: "
             f"--set classifier.steps={2 * (self.config.steps or 1)}"
         )
-
-    def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
-        """What it is trained on."""
-        return {"renders": grid(self.batch(0)[0][:SHOWN].permute(0, 2, 3, 1).numpy())}
 
 
 def train(
@@ -142,11 +121,11 @@ def train(
 
 def load(folder: Path, device: torch.device) -> Classifier:
     """A finished classifier. Raises MissingInput, BadInput or Mismatch."""
-    described = weights.read_model(folder, "classifier")["model"]
-    shape = weights.shape_of(ClassifierConfig, described, folder / "config.json")
-    model = weights.load(folder / "model.safetensors", lambda: Classifier(shape, VOCABULARY))
-    model.to(device).to(memory_format=torch.channels_last)
-    return model.eval().requires_grad_(False)
+
+    def build(shape: ClassifierConfig, described: dict[str, Any]) -> Classifier:
+        return Classifier(shape, VOCABULARY)
+
+    return judges.load(folder, "classifier", ClassifierConfig, build, device)[0]
 
 
 @torch.no_grad()

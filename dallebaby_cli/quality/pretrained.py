@@ -1,9 +1,10 @@
 """Figures that need a pretrained network (extra `eval`): FID, rFID, KID, CMMD and the CLIP score.
 
-They are computed where the weights are on this machine already; nothing is downloaded.
+They are computed where the weights are on this machine already; nothing is downloaded. Where no
+network is, a classifier that was trained here compares sets of pictures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,10 @@ AUTO = ("inception", "efficientnet-lite0")  # the first that is here compares se
 CLIP = "openai/clip-vit-large-patch14"
 LEAST = 4  # pictures of which each half holds two, which can differ
 ROWS = 1024  # of a kernel's matrix at a time
+FID = "FID"
 WIDTH = 10  # of CMMD's kernel
+Distance = Callable[[Tensor, Tensor], float]
+"""of two sets of vectors (N, C)"""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class Compared:
     rebuilt: float
     drawn: float | None
     """None where nothing was drawn"""
-    real: float
-    """one half of the hold-out pictures from the other: what chance alone makes"""
+    real: float | None
+    """one half of the hold-out pictures from the other: what chance alone makes; None for FID, for
+    which sets of half the size are farther apart"""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,13 @@ def scores(
     prompts: list[str],
     device: torch.device,
     network: str = "auto",
+    own: Features | None = None,
 ) -> Scores:
     """Distances of drawn (None: of rebuilt alone) and rebuilt pictures from the real ones, and the
     mean CLIP score of drawn ones with their prompts; pictures uint8 (N, 3, P, P), sizes N among the
-    figures. KID sees with `network`. Raises UsageError where that is none."""
+    figures. KID sees with `network`, or where "auto" finds none, with the dataset's `own`
+    classifier, and so does FID where Inception is not here. Raises UsageError where that is
+    none."""
     found = Scores()
     sets = {"rfid": rebuilt} | ({} if drawn is None else {"fid": drawn})
     try:
@@ -67,10 +75,14 @@ def scores(
             found.figures[name] = fid(inception, real, pictures)
             found.figures[f"{name}_n"] = len(pictures)
     except (MissingInput, BadInput) as error:
-        found.missing.append(f"FID and rFID are left out: {error}")
+        found.missing.append(
+            f"FID and rFID by Inception, as papers have them, are left out: {error}"
+        )
+    distances: dict[str, Distance] = {"KID x 1000": by_cubic}
+    distances |= {} if found.figures else {FID: frechet}
     try:
-        judge = load_judge(network, device)
-        compare(found, "KID x 1000", judge.name, cubic, judge.pooled, real, rebuilt, drawn)
+        judge = _judge(network, device, own, found)
+        compare(found, distances, judge.name, judge.pooled, real, rebuilt, drawn)
     except (MissingInput, BadInput) as error:
         found.missing.append(f"KID is left out: {error}")
     try:
@@ -82,8 +94,8 @@ def scores(
         if drawn is not None:
             found.figures["clip_score"] = clip_score(model, processor, look(drawn), prompts, device)
             found.figures["clip_score_n"] = len(drawn)
-        name = CLIP.rpartition("/")[2]
-        compare(found, "CMMD x 1000", name, gaussian, look, real, rebuilt, drawn)
+        name, by_clip = CLIP.rpartition("/")[2], {"CMMD x 1000": by_gaussian}
+        compare(found, by_clip, name, look, real, rebuilt, drawn)
     except (MissingInput, BadInput) as error:
         found.missing.append(f"CMMD and the CLIP score are left out: {error}")
     return found
@@ -119,27 +131,58 @@ def load_judge(network: str, device: torch.device) -> Features:
             raise MissingInput(f"{first}; or for another network: {second}") from None
 
 
+def _judge(network: str, device: torch.device, own: Features | None, found: Scores) -> Features:
+    """The network of that name, or where there is none, `own`, of which a sentence tells."""
+    try:
+        return load_judge(network, device)
+    except (MissingInput, BadInput) as error:
+        if own is None or network != "auto":
+            raise
+        found.missing.append(
+            "sets of pictures are compared in the eyes of the dataset's own judge of classes, so "
+            f"with no figures of other datasets, for no pretrained network is here: {error}"
+        )
+        return own
+
+
 def compare(
     found: Scores,
-    figure: str,
+    distances: Mapping[str, Distance],
     network: str,
-    kernel: Callable[[Tensor, Tensor], Tensor],
     look: Callable[[Tensor], Tensor],
     real: Tensor,
     rebuilt: Tensor,
     drawn: Tensor | None,
 ) -> None:
-    """Add 1000 times each set's `mmd` from the real pictures, all cut to the size of the smallest.
-    Raises MissingInput for sets that are too small."""
+    """Add each distance, by its name, of each set from the real pictures, as it is between what
+    `look` sees in them, all cut to the size of the smallest. Raises MissingInput for sets that are
+    too small."""
     n = min(len(pictures) for pictures in (real, rebuilt, drawn) if pictures is not None)
     if n < LEAST:
         raise MissingInput(f"it compares sets of {LEAST} pictures and more")
-    seen = look(real[:n])
-    others = [None if p is None else mmd(kernel, seen, look(p[:n])) for p in (rebuilt, drawn)]
-    halves = mmd(kernel, seen[: n // 2], seen[n // 2 :])
-    of_rebuilt, of_drawn, of_real = (None if d is None else 1000 * d for d in (*others, halves))
-    assert of_rebuilt is not None and of_real is not None
-    found.compared.append(Compared(figure, network, n, of_rebuilt, of_drawn, of_real))
+    of_real, of_rebuilt = look(real[:n]), look(rebuilt[:n])
+    of_drawn = None if drawn is None else look(drawn[:n])
+    for figure, distance in distances.items():
+        far = None if of_drawn is None else distance(of_real, of_drawn)
+        halves = None if figure == FID else distance(of_real[: n // 2], of_real[n // 2 :])
+        near = distance(of_real, of_rebuilt)
+        found.compared.append(Compared(figure, network, n, near, far, halves))
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance of two sets of vectors (N, C) and (M, C), as if they were normal (Heusel et
+    al. 2017, arXiv 1706.08500): |m - m'|² + tr(S + S' - 2 (S S')^½)."""
+    a, b = a.double(), b.double()
+    x, y = ((v - v.mean(0)) / max(len(v) - 1, 1) ** 0.5 for v in (a, b))  # S is x.T @ x
+    # tr((S S')^½) is the sum of the singular values of x @ y.T, and of this, which is small
+    roots = torch.linalg.svdvals(_triangle(x) @ _triangle(y).T).sum()
+    spread = x.square().sum() + y.square().sum() - 2 * roots
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
+
+
+def _triangle(x: Tensor) -> Tensor:
+    """At most C rows with the same x.T @ x as x (N, C)."""
+    return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
 
 
 def mmd(kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> float:
@@ -169,6 +212,16 @@ def cubic(a: Tensor, b: Tensor) -> Tensor:
 def gaussian(a: Tensor, b: Tensor) -> Tensor:
     """CMMD's kernel (Jayasumana et al. 2023, arXiv 2401.09603): (N, C), (M, C) → (N, M)."""
     return torch.exp(-torch.cdist(a, b).square() / (2 * WIDTH**2))
+
+
+def by_cubic(a: Tensor, b: Tensor) -> float:
+    """KID x 1000."""
+    return 1000 * mmd(cubic, a, b)
+
+
+def by_gaussian(a: Tensor, b: Tensor) -> float:
+    """CMMD x 1000."""
+    return 1000 * mmd(gaussian, a, b)
 
 
 # ---------------------------------------------------------------- CLIP

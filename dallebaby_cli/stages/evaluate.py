@@ -1,6 +1,6 @@
 """dalle/RUN or vae/RUN → figures: how good a finished model is, whether it draws what is asked.
 
-This file has the order of things; judge_holdout.py and judge_scenes.py find the figures.
+This file has the order of things; the figures are found in judge_*.py beside it.
 """
 
 from dataclasses import replace
@@ -18,8 +18,10 @@ from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import features
+from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
-from dallebaby_cli.stages import judge_holdout, judge_scenes
+from dallebaby_cli.stages import judge_captions, judge_holdout, judge_labels, judge_scenes
+from dallebaby_cli.stages.judge_labels import Court
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import engine
@@ -69,7 +71,7 @@ def _evaluate(
         raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
     painted = f" with the decoder of {vae}" if vae else ""
     report(Note(f"evaluate: {folder}{painted}, {config.pictures} pictures of each kind"))
-    done = Evaluated(folder, vae)
+    done, scenes = Evaluated(folder, vae), judge_scenes.is_scenes(home, about)
     try:
         data = judge_holdout.data_of(home, about, done.missing)
         for source in data.tokens:
@@ -77,13 +79,26 @@ def _evaluate(
     except (BadInput, MissingInput, Mismatch) as error:
         why = "which need what it was trained on"
         done.missing.append(f"no hold-out figures, {why}: {error}")
+        if not scenes:
+            done.missing.append("nothing says what to ask for, so what it draws is not read")
     else:
-        judge_holdout.judge(done, sampler, data, config, report)
-    if judge_scenes.is_scenes(home, about):
+        court = None
+        if not scenes:
+            court = judge_labels.convene(done, home, data.images, config, sampler.device, report)
+        made = judge_holdout.judge(done, sampler, data, _eyes(court), config, report)
+        if made and not scenes and engine.first():
+            judge_captions.judge(done, sampler, made.held_out, made.codes, config, report)
+        if court:
+            tokenizer = sampler.image_tokenizer
+            judge_labels.judge(done, home, court, tokenizer, sampler, config, report)
+    if scenes:
         judge_scenes.judge(done, home, sampler.image_tokenizer, sampler, config, report)
-    else:
-        done.missing.append("prompt agreement is read off drawn scenes only, so not here")
     return done
+
+
+def _eyes(court: Court | None) -> Features | None:
+    """What the judge of classes sees with."""
+    return court.judge.features if court and court.judge else None
 
 
 def _evaluate_vae(
@@ -103,7 +118,12 @@ def _evaluate_vae(
     if not len(pictures):
         raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
     done.reconstruction.update(judge_holdout.score_rebuilt(tokenizer, pictures, config, report))
-    judge_holdout.judge_pictures(done, tokenizer, pictures, config)
-    if judge_scenes.is_scenes(home, about):
+    scenes, court = judge_scenes.is_scenes(home, about), None
+    if not scenes:
+        court = judge_labels.convene(done, home, pictures.sources, config, tokenizer.device, report)
+    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(court), config)
+    if court:
+        judge_labels.judge(done, home, court, tokenizer, None, config, report)
+    if scenes:
         judge_scenes.judge(done, home, tokenizer, None, config, report)
     return done

@@ -18,6 +18,7 @@ from dallebaby_cli.models.pictures import to_tensor
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.progress import Progress, Report
 from dallebaby_cli.quality import metrics, pretrained, scores
+from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
@@ -64,29 +65,45 @@ def same(home: Path, name: str, identity: str) -> tuple[Path, Manifest]:
     return folder, found
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a model made of captions of the hold-out pictures."""
+
+    held_out: Captioned
+    codes: Tensor
+    """(B, G, G), of the first B pictures with captions"""
+
+
 @torch.no_grad()
 def judge(
-    done: Evaluated, sampler: Sampler, data: Data, config: EvaluateConfig, report: Report
-) -> None:
-    """Fill in what needs the model's own data."""
-    training, captioned = (
+    done: Evaluated,
+    sampler: Sampler,
+    data: Data,
+    own: Features | None,
+    config: EvaluateConfig,
+    report: Report,
+) -> Drawn | None:
+    """Fill in what needs the model's own data; sets of pictures are compared in the eyes of `own`
+    where no pretrained network is."""
+    training, held_out = (
         Captioned(data.tokens, split, sampler.text_tokenizer, sampler.model.config.text_tokens)
         for split in ("train", "holdout")
     )
     pictures = Pictures(data.images, "holdout") if data.images else None
     if engine.first():
-        _score_holdout(done, sampler, training, captioned, pictures, config, report)
-    captions = captioned.first_captions(config.pictures)
+        _score_holdout(done, sampler, training, held_out, pictures, config, report)
+    captions = held_out.first_captions(config.pictures)
     if not captions:
         done.missing.append("the hold-out pictures have no captions to draw, so nothing is drawn")
-        return
+        return None
     codes = each.draw(sampler, captions, config.sampling, config.seed, "hold-out captions", report)
-    if not engine.first():
-        return
-    _judge_distance(done, codes.flatten(1), training, captioned, report)
-    if pictures:
+    if engine.first():
+        _judge_distance(done, codes.flatten(1), training, held_out, report)
+    if pictures and engine.first():
         drawn = to_tensor(sampler.paint(codes))
-        judge_pictures(done, sampler.image_tokenizer, pictures, config, drawn, captions)
+        tokenizer = sampler.image_tokenizer
+        judge_pictures(done, tokenizer, pictures, own, config, drawn, captions)
+    return Drawn(held_out, codes)
 
 
 def _score_holdout(
@@ -131,6 +148,7 @@ def judge_pictures(
     done: Evaluated,
     tokenizer: ImageTokenizer,
     pictures: Pictures,
+    own: Features | None,
     config: EvaluateConfig,
     drawn: Tensor | None = None,
     captions: Sequence[str] = (),
@@ -144,6 +162,7 @@ def judge_pictures(
         [*captions],
         tokenizer.device,
         config.kid_network,
+        own,
     )
     done.pretrained.update(judged.figures)
     done.compared.extend(judged.compared)

@@ -1,11 +1,9 @@
 """A part of `evaluate`: whether a model of drawn scenes draws what it is asked for, read by a
 classifier that knows scenes."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dallebaby_cli.config import EvaluateConfig
 from dallebaby_cli.drawing import each
@@ -20,7 +18,7 @@ from dallebaby_cli.quality.figures import Evaluated, Row
 from dallebaby_cli.scenes import agreement
 from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Pairs
-from dallebaby_cli.store import manifest
+from dallebaby_cli.store import codec, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.training import engine
 
@@ -86,13 +84,7 @@ def _keep(path: Path, drawn: np.ndarray, asked: list[Asked], read: list[Reading]
     """The first drawn pictures, each with what was asked and what was read."""
     rows, columns = SHOWN
     cells = [
-        (_png(picture), f"{a.prompt} → {r}")
+        (codec.png(picture), f"{a.prompt} → {r}")
         for picture, a, r in zip(drawn[: rows * columns], asked, read, strict=False)
     ]
     contact.write(path, [cells[i : i + columns] for i in range(0, len(cells), columns)])
-
-
-def _png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -32,6 +32,7 @@ MADE_BY = {
     "tokens": "dallebaby encode",
     "dalle": "dallebaby train",
     "classifier": "dallebaby evaluate",
+    "judges": "dallebaby evaluate",
 }
 """Kind of artefact (also its folder below HOME) → the command that makes one, in this order."""
 

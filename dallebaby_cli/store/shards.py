@@ -226,6 +226,10 @@ class Shards:
         """What the dataset says is in a picture, in a word or a few."""
         return self._label[row].as_py()
 
+    def labels(self, rows: np.ndarray) -> list[str | None]:
+        """The label of each of some rows."""
+        return self._label.take(rows).to_pylist()
+
     def key(self, row: int) -> str:
         """The name of a picture: the beginning of its content's hash, in hex."""
         return self._key[row].as_py()

@@ -22,12 +22,13 @@ from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.text import one_line
 
-PARTS = {"vae": {"model"}, "dalle": {"model", "vae"}, "classifier": {"model"}}
+PARTS = {"vae": {"model"}, "dalle": {"model", "vae"}, "classifier": {"model"}, "judges": {"model"}}
 """What config.json describes of each kind of model."""
 FILES = {
     "vae": {"model.safetensors"},
     "dalle": {"model.safetensors", "vae.safetensors", "tokenizer.json"},
     "classifier": {"model.safetensors"},
+    "judges": {"model.safetensors"},
 }
 """The files beside config.json, whose hashes it names."""
 FLOATS = ("F64", "F32", "F16", "BF16")

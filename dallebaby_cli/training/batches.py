@@ -126,6 +126,16 @@ class Pictures(Rows[Shards]):
                 batch[place] = self.sources[source].image(row)
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
+    def labels(self) -> list[str | None]:
+        """What the datasets say is in each of the pictures, in a word or a few."""
+        both = zip(self.sources, self.rows, strict=True)
+        return [label for source, rows in both for label in source.labels(rows)]
+
+    def captions(self, index: int) -> list[str]:
+        """Captions of the picture at `index`."""
+        source, row = self.places[index].tolist()
+        return self.sources[source].captions(row)
+
 
 def varied(train: Pictures, config: TrainVaeConfig, step: int, stream: int) -> Tensor:
     """This rank's share of the pictures of a step, uint8 (B, 3, P, P), cropped and mirrored as the
@@ -185,9 +195,14 @@ class Captioned(Rows[Tokens]):
 
     def first_captions(self, count: int) -> list[str]:
         """One caption of each of the first pictures of the sample that have any."""
-        places = self.places[self.sample(len(self))]
-        captions = (self.sources[source].captions(row) for source, row in places.tolist())
-        return [texts[0] for texts in itertools.islice(filter(None, captions), count)]
+        return [caption for _, caption in itertools.islice(self.with_captions(), count)]
+
+    def with_captions(self) -> Iterator[tuple[int, str]]:
+        """Index and first caption of all pictures that have any, in the sample's order."""
+        for index in self.sample(len(self)).tolist():
+            source, row = self.places[index].tolist()
+            if captions := self.sources[source].captions(row):
+                yield index, captions[0]
 
     def caption_lengths(self, count: int) -> np.ndarray:
         """Tokens (captions,) of each caption of the first `count` pictures of the sample."""
