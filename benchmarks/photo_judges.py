@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli import files
+from dallebaby_cli.config import JudgeConfig
 from dallebaby_cli.errors import BadInput
+from dallebaby_cli.models.label_classifier import LabelClassifier
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training.batches import Pictures
@@ -35,6 +37,7 @@ BASELINES = Path(__file__).parent / "baselines"
 NAMES = ("imagenet", "trained")
 BATCH, RATE, DECAY, SMOOTHING = 64, 3e-3, 0.05, 0.1  # how the second judge is trained
 AT_A_TIME = 250
+CHANNELS_LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,11 @@ class Judges:
         self.steps = steps
 
     @cached_property
-    def trained(self) -> "Classifier":
+    def trained(self) -> LabelClassifier:
         """The second judge, trained if it is not there."""
         path = self.folder / "classifier.safetensors"
-        model = Classifier(self.photos.px, len(self.photos.classes))
+        shape = JudgeConfig(image_px=self.photos.px)
+        model = LabelClassifier(shape, len(self.photos.classes)).to(memory_format=CHANNELS_LAST)
         if path.exists():
             model.load_state_dict(load_file(path))
         else:
@@ -182,7 +186,9 @@ class Judges:
 
     def _see(self, name: str, pictures: np.ndarray) -> np.ndarray:
         if name == "trained":
-            return self.trained.see(pictures)
+            parts = torch.from_numpy(pictures).split(AT_A_TIME)
+            with torch.inference_mode():
+                return torch.cat([self.trained.features(part) for part in parts]).numpy()
         shown, seen = self.folder / "shown.npy", self.folder / "seen.npy"
         np.save(shown, pictures)
         python = baseline_environment.python(self.photos.home)
@@ -195,55 +201,7 @@ class Judges:
 # ---------------------------------------------------------------- the judge that is trained here
 
 
-class Residual(nn.Module):
-    """relu(x + norm(conv(relu(norm(conv(x))))))"""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
-
-
-class Classifier(nn.Module):
-    """A ResNet after He et al. 2015 (arXiv 1512.03385) of three widths, 16, 8 and 4 places a side
-    for pictures of 32 px; its first convolution sees every pixel."""
-
-    def __init__(self, px: int, classes: int, widths: tuple[int, ...] = (32, 64, 128)) -> None:
-        super().__init__()
-        halvings = max(px // 32, 1).bit_length() - 1
-        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1)]
-        layers += [layer for _ in range(halvings) for layer in (nn.ReLU(), down(16, 16))]
-        for before, here in zip((16, *widths), widths, strict=False):
-            layers += [nn.ReLU(), down(before, here), nn.BatchNorm2d(here), Residual(here)]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(widths[-1], classes)
-        self.requires_grad_(True).to(memory_format=torch.channels_last)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (B, classes) of uint8 pictures."""
-        return self.head(self.body(normalise(pictures)))
-
-    @torch.inference_mode()
-    def see(self, pictures: np.ndarray) -> np.ndarray:
-        """Features (B, D) of uint8 pictures."""
-        parts = torch.from_numpy(pictures).split(AT_A_TIME)
-        return torch.cat([self.body(normalise(part)) for part in parts]).numpy()
-
-
-def down(before: int, after: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, stride=2, padding=1)
-
-
-def normalise(pictures: Tensor) -> Tensor:
-    return pictures.to(memory_format=torch.channels_last).float() / 64 - 2
-
-
-def teach(model: Classifier, pictures: np.ndarray, labels: np.ndarray, steps: int) -> None:
+def teach(model: LabelClassifier, pictures: np.ndarray, labels: np.ndarray, steps: int) -> None:
     """Train the classifier for so many steps, always in the same way."""
     torch.manual_seed(0)
     for module in model.modules():

@@ -13,8 +13,10 @@ from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dallebaby_cli.quality.figures import Evaluated, Row
+    from dallebaby_cli.quality.figures import Evaluated, Retrieved
     from dallebaby_cli.stages.speed import Speeds
+
+EXTREMES = 5  # classes at either end that the table shows
 
 
 def evaluate(
@@ -64,10 +66,12 @@ def evaluate(
         )
         if figures
     ]
-    if done.compared:
-        tables.append(_compared(done))
-    if done.agreement:
-        tables.append(_agreement(done.agreement))
+    tables += [
+        *([_compared(done)] if done.compared else []),
+        *([_agreement(done)] if done.agreement else []),
+        *([_classes(done)] if done.judge else []),
+        *([_retrieval(done.retrieval)] if done.retrieval else []),
+    ]
     pages = [f"pictures: {path}" for path in done.samples]
     painted = f" with the decoder of {done.vae}" if done.vae else ""
     settings.result(asdict(done), f"{done.model}{painted}", *tables, *done.missing, *pages)
@@ -87,20 +91,58 @@ def _compared(done: "Evaluated") -> Table:
     table = Table(*columns, title=title, box=None)
     table.title_justify = "left"
     for row in done.compared:
-        figures = (f"{x:,.1f}" if x is not None else "" for x in (row.rebuilt, row.drawn, row.real))
+        figures = ("" if x is None else f"{x:,.1f}" for x in (row.rebuilt, row.drawn, row.real))
         table.add_row(row.figure, row.network, f"{row.n:,}", *figures)
     return table
 
 
-def _agreement(rows: list["Row"]) -> Table:
+def _agreement(done: "Evaluated") -> Table:
     """A line for each kind: what was drawn, then what the classifier reads off real pictures."""
+    rows = done.agreement
     questions = max((list(row.right) for row in rows), key=len)
-    title = "what the classifier reads as asked for; of real and rebuilt renders: its own accuracy"
+    real = "hold-out pictures" if done.judge else "renders"
+    title = f"what the classifier reads as asked for; of real and rebuilt {real}: its own accuracy"
     table = Table("asked", "pictures", "of", *questions, title=title, box=None)
     table.title_justify = "left"
     for row in rows:
         right = (f"{row.right[q]:.1%}" if q in row.right else "" for q in questions)
         table.add_row(row.kind, row.pictures, f"{row.count:,}", *right)
+    if done.judge:
+        table.add_row("", "by chance", "", f"{done.judge.chance:.1%}")
+    return table
+
+
+def _classes(done: "Evaluated") -> Table:
+    """A line for each class, those that are drawn best first; of many the first and the last."""
+    assert done.judge
+    rows = sorted(done.classes, key=lambda r: (r.drawn or 0, r.rebuilt, r.real), reverse=True)
+    left_out = max(len(rows) - 2 * EXTREMES, 0)
+    title = f"class by class, learned from {done.judge.trained_on:,} training pictures"
+    title += ": the best and the worst; --json has all" if left_out else ""
+    columns = ("class", "drawn", "rebuilt", "real", "of drawn", "of real", "else drawn mostly")
+    table = Table(*columns, title=title, box=None)
+    table.title_justify = "left"
+    if left_out:
+        rows[EXTREMES:-EXTREMES] = []
+    for place, row in enumerate(rows):
+        if left_out and place == EXTREMES:
+            table.add_row(f"… {left_out:,} more")
+        shares = ("" if s is None else f"{s:.0%}" for s in (row.drawn, row.rebuilt, row.real))
+        counts = (f"{row.asked:,}", f"{row.held_out:,}")
+        table.add_row(row.name, *shares, *counts, row.taken_for or "")
+    return table
+
+
+def _retrieval(rows: list["Retrieved"]) -> Table:
+    """A line for drawn pictures, one for real ones."""
+    title = f"the model itself looks for a picture's caption among {rows[0].captions:,}"
+    columns = ("pictures", "of", "found first", "by chance", "mean place", "by chance")
+    table = Table(*columns, title=title, box=None)
+    table.title_justify = "left"
+    for row in rows:
+        first, chance = f"{row.first:.1%}", f"{row.chance_first:.1%}"
+        places = (f"{row.rank:.1f}", f"{row.chance_rank:.1f}")
+        table.add_row(row.pictures, f"{row.count:,}", first, chance, *places)
     return table
 
 

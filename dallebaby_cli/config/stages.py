@@ -336,7 +336,7 @@ class TrainJudgeConfig(RunConfig):
     """the classifier"""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=3e-3))
     """the optimizer and its schedule"""
-    steps: int | None = bounded(800, ge=1, le=MOST_STEPS)
+    steps: int | None = bounded(1000, ge=1, le=MOST_STEPS)
     """optimizer steps of the whole run: at 32 px two minutes of one core"""
     batch_size: int = bounded(64, ge=1, le=COUNT)
     """pictures a step"""

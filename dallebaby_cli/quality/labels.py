@@ -89,11 +89,11 @@ def labelled(images: Sequence[Shards]) -> Labelled:
     if not named.any():
         raise MissingInput("the pictures have no labels")
     if named.sum() == 1:
-        raise MissingInput(f"all labelled pictures are of one class, {found[named][0]!r}")
+        raise MissingInput(f"all labelled pictures are of one class, {str(found[named][0])!r}")
     if len(classes) < 2:
         raise MissingInput(
-            f"a classifier needs {LEAST} training pictures of a class, and {len(classes)} of "
-            f"{named.sum():,} classes has as many; add pictures"
+            f"a classifier needs {LEAST} training pictures of a class, and of {named.sum():,} "
+            f"classes {len(classes)} has as many; add pictures"
         )
     place = {name: number for number, name in enumerate(classes)}
     mine = [np.flatnonzero(numbers == np.flatnonzero(found == name)[0]) for name in classes]
@@ -231,8 +231,8 @@ class LabelTask(JudgeTask):
 
     def warning(self, figures: Mapping[str, float]) -> str | None:
         """If it cannot be trusted."""
-        asked = {a.number for a in self.holdout}
-        return unsure(figures["right"], 1 / len(asked), len(self.holdout), self.config)
+        chance = 1 / len(self.data.classes)
+        return unsure(figures["right"], chance, len(self.holdout), self.config)
 
 
 def unsure(right: float, chance: float, count: int, config: TrainJudgeConfig) -> str | None:

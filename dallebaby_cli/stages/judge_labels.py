@@ -94,12 +94,10 @@ def judge(
         mean = float(np.mean([*right[name].values()]))
         done.agreement.append(Row(KIND, name, len(of), {"class": mean}))
     done.classes.extend(_each(data.classes, asked, held, read, right))
-    chance = 1 / len(right["real"])
-    done.judge = Judged(
-        court.judge.folder, len(data.classes), data.learned_from, len(right["real"]), chance
-    )
+    known, seen = len(data.classes), len(right["real"])
+    done.judge = Judged(court.judge.folder, known, data.learned_from, seen, 1 / known)
     mean_of_real = float(np.mean([*right["real"].values()]))
-    done.missing.extend(_caveats(data, len(right["real"]), mean_of_real, len(held), config))
+    done.missing.extend(_caveats(data, seen, mean_of_real, len(held), config))
     if drawn is not None:
         path = home / SAMPLES
         _keep(path, data, asked, prompts, drawn, read["drawn"], real, held)
@@ -164,7 +162,7 @@ def _caveats(
         found.append(
             f"{asked:,} of {there:,} classes are asked for; --pictures {there} asks for all"
         )
-    warning = labels.unsure(right, 1 / asked, count, config.judge)
+    warning = labels.unsure(right, 1 / len(data.classes), count, config.judge)
     return [*found, *([warning] if warning else [])]
 
 

@@ -59,7 +59,7 @@ def test_without_weights_each_figure_has_a_sentence() -> None:
     part = pictures(4)
     found = pretrained.scores(part, part, part, ["a"] * 4, CPU)
     assert found.figures == {}
-    assert [row.network for row in found.compared] == ["efficientnet-lite0"] * LITE
+    assert [row.network for row in found.compared] == ["efficientnet-lite0"] * 2 * LITE
     fid, clip = found.missing[0], found.missing[-1]
     assert features.INCEPTION in fid and "checkpoints" in fid
     assert clip.startswith("CMMD and the CLIP score are left out") and "hf download" in clip
@@ -227,12 +227,47 @@ def test_kid_tells_blurred_from_real() -> None:
     real = to_tensor(classifier.render([a.scene for a in asked], 32))
     blurred, more = (gaussian_blur(real, [9, 9], [sigma]) for sigma in (0.7, 1.5))
     found = pretrained.scores(real, blurred, more[:24], ["a"] * 24, CPU, "efficientnet-lite0")
-    (row,) = found.compared
+    row, fid = found.compared
     assert (row.figure, row.network, row.n) == ("KID x 1000", "efficientnet-lite0", 24)
     assert row.drawn is not None and row.drawn > 1.5 * row.rebuilt > 0
-    assert abs(row.real) < row.rebuilt / 4
+    assert row.real is not None and abs(row.real) < row.rebuilt / 4
+    assert (fid.figure, fid.network, fid.n, fid.real) == ("FID", "efficientnet-lite0", 24, None)
+    assert fid.drawn is not None and fid.drawn > fid.rebuilt > 0
     alone = pretrained.scores(real[:24], blurred[:24], None, [], CPU, "efficientnet-lite0")
-    assert alone.compared == [replace(row, drawn=None)] and "fid" not in alone.figures
+    kid = next(r for r in alone.compared if r.figure == "KID x 1000")
+    assert kid == replace(row, drawn=None) and "fid" not in alone.figures
+
+
+@pytest.mark.parametrize(("first", "second"), [(30, 20), (9, 40), (5, 4)])
+def test_the_frechet_distance_is_the_textbooks(first: int, second: int) -> None:
+    """Of more and of fewer vectors than numbers in each, where covariances have no inverse."""
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(first, 8)), random.normal(0.3, 2, size=(second, 8))
+    covariances = [np.cov(x, rowvar=False) for x in (a, b)]
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex)).real.sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum(map(np.trace, covariances)) - 2 * roots
+    found = pretrained.frechet(torch.from_numpy(a), torch.from_numpy(b))
+    assert found == pytest.approx(expected, rel=1e-6)
+    same = torch.from_numpy(a)
+    assert pretrained.frechet(same, same) == pytest.approx(0, abs=1e-9)
+
+
+def test_where_no_network_is_the_datasets_own_judge_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    scale = torch.ones(3, 1, 1)
+    own = features.Features(
+        "judges/mine", CPU, lambda x: [x.mean((2, 3), keepdim=True)], 0 * scale, scale, None
+    )
+    part = pictures(8)
+    found = pretrained.scores(part, part.flip(1), None, [], CPU, own=own)
+    assert [(row.figure, row.network) for row in found.compared] == [
+        ("KID x 1000", "judges/mine"),
+        ("FID", "judges/mine"),
+    ]
+    assert not any(text.startswith("KID") for text in found.missing)
+    assert any("own judge of classes" in text for text in found.missing)
+    asked = pretrained.scores(part, part, None, [], CPU, "efficientnet-lite0", own)
+    assert asked.compared == [] and any(t.startswith("KID is left out") for t in asked.missing)
 
 
 def test_few_pictures_and_strange_networks(monkeypatch: pytest.MonkeyPatch) -> None:

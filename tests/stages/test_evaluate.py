@@ -97,9 +97,10 @@ def test_scenes_have_every_figure_and_the_same_ones_again(cli: Cli, home: Path) 
         assert set(row["right"]) == asked | ({"relation"} if row["kind"] == "two things" else set())
         assert row["count"] == N and all(0 <= share <= 1 for share in row["right"].values())
     assert [sentence.split()[0] for sentence in facts["missing"]] == ["FID", "CMMD"]
-    (kid,) = facts["compared"]
+    kid, fid = facts["compared"]
     assert (kid["figure"], kid["network"], kid["n"]) == ("KID x 1000", "efficientnet-lite0", N)
     assert all(math.isfinite(kid[name]) for name in ("rebuilt", "drawn", "real"))
+    assert fid["figure"] == "FID" and fid["drawn"] > 0 and fid["rebuilt"] > 0
     for path in facts["samples"]:
         with Image.open(path) as sheet:
             assert sheet.width > 500
@@ -126,7 +127,7 @@ def test_two_processes_find_the_same_figures(home: Path, tmp_path: Path) -> None
 def test_the_table_for_people(cli: Cli, home: Path) -> None:
     ran = cli("--home", home, "evaluate", *QUICK, "--model", home / "dalle/s")
     assert ran.code == 0, ran.err
-    for words in ("bits per code", "psnr", "held-out pairs", "relation", "FID and rFID are left"):
+    for words in ("bits per code", "psnr", "held-out pairs", "relation", "FID and rFID as papers"):
         assert words in ran.out
     (row,) = (line.split() for line in ran.out.splitlines() if "KID x 1000" in line)
     assert row[3:5] == ["efficientnet-lite0", str(N)] and len(row) == 8
@@ -142,7 +143,7 @@ def test_a_dvae_is_judged_alone(cli: Cli, home: Path) -> None:
     counts = manifest.find(home, "vae", "v")[1].counts
     for name in ("psnr", "ssim", "codes_used"):
         assert facts["reconstruction"][name] == pytest.approx(counts[name], abs=0.01)
-    (kid,) = facts["compared"]
+    kid, _ = facts["compared"]
     assert kid["network"] == "efficientnet-lite0" and kid["drawn"] is None
     assert [row["pictures"] for row in facts["agreement"]] == ["real", "rebuilt"] * 3
     assert facts["holdout"] == facts["distance"] == {} and facts["samples"] == []
@@ -167,13 +168,14 @@ def test_a_dvae_is_judged_alone(cli: Cli, home: Path) -> None:
     assert refused.code == 1 and "images/scenes has changed since" in refused.err
 
 
-def test_other_pictures_have_all_but_agreement(cli: Cli, home: Path) -> None:
+def test_pictures_without_labels_have_all_but_agreement(cli: Cli, home: Path) -> None:
     ran = cli("--home", home, "evaluate", *QUICK, "--json")
     facts = json.loads(ran.out)
     assert facts["model"] == str(home / "dalle" / "f"), "the newest"
     assert facts["holdout"] and facts["reconstruction"] and facts["distance"]
-    assert facts["agreement"] == [] and "drawn scenes only" in facts["missing"][-1]
-    assert not (home / "classifier").exists()
+    assert facts["agreement"] == [] and facts["retrieval"]
+    assert any("the pictures have no labels" in sentence for sentence in facts["missing"])
+    assert not (home / "classifier").exists() and not (home / "judges").exists()
 
 
 def test_what_has_gone_or_changed_is_left_out_with_a_sentence(cli: Cli, home: Path) -> None:
