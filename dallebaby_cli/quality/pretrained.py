@@ -75,9 +75,7 @@ def scores(
             found.figures[name] = fid(inception, real, pictures)
             found.figures[f"{name}_n"] = len(pictures)
     except (MissingInput, BadInput) as error:
-        found.missing.append(
-            f"FID and rFID by Inception, as papers have them, are left out: {error}"
-        )
+        found.missing.append(f"FID and rFID as papers have them are left out: {error}")
     distances: dict[str, Distance] = {"KID x 1000": by_cubic}
     distances |= {} if found.figures else {FID: frechet}
     try:
