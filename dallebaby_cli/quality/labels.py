@@ -101,6 +101,8 @@ def labelled(images: Sequence[Shards]) -> Labelled:
     shown = [np.resize(indices, min(most, RARER * len(indices))) for indices in mine]
     order, labels = holdout.sample(len(holdout)), holdout.labels()
     which = np.array([place.get(labels[index] or "", -1) for index in order], np.int64)
+    told = np.array([bool(holdout.captions(index)) for index in order], np.bool_)
+    which[~told & told.any()] = -1  # what cannot be asked for, unless nothing can
     held_out = [order[which == number] for number in range(len(classes))]
     if not any(map(len, held_out)):
         raise MissingInput("no hold-out picture is of a class that can be learned")

@@ -77,7 +77,7 @@ def judge(
     asked = data.ask(config.pictures)
     prompts, drawn = [_caption(data, a) for a in asked], None
     if not all(prompts):
-        done.missing.append("the hold-out pictures of some classes have no captions to draw")
+        done.missing.append("the hold-out pictures have no captions to draw, so no class is drawn")
     elif sampler:
         codes = each.draw(sampler, prompts, config.sampling, config.seed, KIND, report)
         drawn = sampler.paint(codes) if engine.first() else None
@@ -157,7 +157,7 @@ def _caveats(
     there = sum(map(bool, map(len, data.held_out)))
     if there < len(data.classes):
         lost = len(data.classes) - there
-        found.append(f"{lost:,} classes are not asked for: no hold-out picture shows them")
+        found.append(f"{lost:,} classes are not asked for: no hold-out picture shows one")
     if asked < there:
         found.append(
             f"{asked:,} of {there:,} classes are asked for; --pictures {there} asks for all"

@@ -19,6 +19,7 @@ from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality import labels
 from dallebaby_cli.quality.labels import Labelled
 from dallebaby_cli.store.shards import Shards
+from dallebaby_cli.training.batches import Pictures
 
 CPU = torch.device("cpu")
 SHORT = TrainJudgeConfig(
@@ -100,6 +101,19 @@ def test_datasets_are_judged_together_and_one_may_have_no_labels(prepared: Prepa
     both = labels.labelled([first, second])
     assert both.classes == ["cat", "dog"] and both.learned_from < 120
     assert max(both.learned) < len(first) and sum(map(len, both.held_out)) < 40
+
+
+def test_pictures_without_captions_are_not_asked_for_where_others_have_some(
+    two: Labelled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = {int(index) for held in two.held_out for index in held[::2]}
+    monkeypatch.setattr(Pictures, "captions", lambda self, index: [] if index in silent else ["a"])
+    again = labels.labelled(list(two.holdout.sources))
+    for held, before in zip(again.held_out, two.held_out, strict=True):
+        assert held.tolist() == before[1::2].tolist()
+    monkeypatch.setattr(Pictures, "captions", lambda self, index: [])
+    all_silent = labels.labelled(list(two.holdout.sources))
+    assert [h.tolist() for h in all_silent.held_out] == [h.tolist() for h in two.held_out]
 
 
 def test_learns_is_kept_and_is_refused_when_damaged(two: Labelled, tmp_path: Path) -> None:
