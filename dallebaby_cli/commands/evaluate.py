@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from dallebaby_cli.stages.speed import Speeds
 
 EXTREMES = 5  # classes at either end that the table shows
+LONGEST = 30  # letters of a class's name
 
 
 def evaluate(
     ctx: typer.Context,
     pictures: Annotated[
-        int | None, typer.Option(help="Drawn of each kind: captions, pairs, two things.")
+        int | None,
+        typer.Option(help="Drawn of each kind: captions, classes; of scenes pairs, two things."),
     ] = None,
     seed: options.Seed = None,
     model: options.Model = None,
@@ -119,7 +122,7 @@ def _classes(done: "Evaluated") -> Table:
     left_out = max(len(rows) - 2 * EXTREMES, 0)
     title = f"class by class, learned from {done.judge.trained_on:,} training pictures"
     title += ": the best and the worst; --json has all" if left_out else ""
-    columns = ("class", "drawn", "rebuilt", "real", "of drawn", "of real", "else drawn mostly")
+    columns = ("class", "drawn", "rebuilt", "real", "N drawn", "N real", "else read as")
     table = Table(*columns, title=title, box=None)
     table.title_justify = "left"
     if left_out:
@@ -129,7 +132,11 @@ def _classes(done: "Evaluated") -> Table:
             table.add_row(f"… {left_out:,} more")
         shares = ("" if s is None else f"{s:.0%}" for s in (row.drawn, row.rebuilt, row.real))
         counts = (f"{row.asked:,}", f"{row.held_out:,}")
-        table.add_row(row.name, *shares, *counts, row.taken_for or "")
+        names = (
+            shorten(name, LONGEST, placeholder="…") for name in (row.name, row.taken_for or "")
+        )
+        name, other = names
+        table.add_row(name, *shares, *counts, other)
     return table
 
 

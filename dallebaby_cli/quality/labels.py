@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import JudgeConfig, TrainJudgeConfig, settings
+from dallebaby_cli.config.bounds import shown
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.label_classifier import LabelClassifier
@@ -31,6 +32,7 @@ RARER = 10  # times as often as others a rare class's pictures are shown at most
 SMOOTHING = 0.1  # of the answers: a judge that is sure of all of them has memorised
 SURE = 2  # standard errors above chance
 BATCH = 128
+Indices = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -78,37 +80,52 @@ class Labelled:
             for number in there
         ]
 
+    def once(self, asked: list[Asked]) -> list[Asked]:
+        """Those whose pictures did not come before."""
+        return [a for a in asked if a.turn < len(self.held_out[a.number])]
+
 
 def labelled(images: Sequence[Shards]) -> Labelled:
     """What can be learned and judged of the datasets. Raises MissingInput that says why nothing."""
     train, holdout = (Pictures([*images], split) for split in ("train", "holdout"))
-    names = np.array([label or "" for label in train.labels()], np.object_)
-    found, numbers, counts = np.unique(names.astype(str), return_inverse=True, return_counts=True)
-    named = found != ""
-    classes = [str(name) for name in found[named & (counts >= LEAST)]]
-    if not named.any():
+    found = _by_label(train.labels())
+    classes = sorted(name for name, mine in found.items() if len(mine) >= LEAST)
+    if not found:
         raise MissingInput("the pictures have no labels")
-    if named.sum() == 1:
-        raise MissingInput(f"all labelled pictures are of one class, {str(found[named][0])!r}")
+    if len(found) == 1:
+        raise MissingInput(f"all labelled pictures are of one class, {shown(*found)}")
     if len(classes) < 2:
         raise MissingInput(
-            f"a classifier needs {LEAST} training pictures of a class, and of {named.sum():,} "
+            f"a classifier needs {LEAST} training pictures of a class, and of {len(found):,} "
             f"classes {len(classes)} has as many; add pictures"
         )
-    place = {name: number for number, name in enumerate(classes)}
-    mine = [np.flatnonzero(numbers == np.flatnonzero(found == name)[0]) for name in classes]
-    most = max(map(len, mine))
-    shown = [np.resize(indices, min(most, RARER * len(indices))) for indices in mine]
+    most = max(len(found[name]) for name in classes)
+    learned = [np.resize(found[n], min(most, RARER * len(found[n]))) for n in classes]
     order, labels = holdout.sample(len(holdout)), holdout.labels()
-    which = np.array([place.get(labels[index] or "", -1) for index in order], np.int64)
-    told = np.array([bool(holdout.captions(index)) for index in order], np.bool_)
-    which[~told & told.any()] = -1  # what cannot be asked for, unless nothing can
-    held_out = [order[which == number] for number in range(len(classes))]
+    told = [index for index in order.tolist() if holdout.captions(index)]
+    # what cannot be asked for counts only where nothing can
+    there = _by_label(labels, told if any(labels[index] for index in told) else order.tolist())
+    held_out = [np.array(there.get(name, []), np.int64) for name in classes]
     if not any(map(len, held_out)):
         raise MissingInput("no hold-out picture is of a class that can be learned")
-    answers = np.repeat(np.arange(len(classes)), [len(indices) for indices in shown])
-    rare = int(named.sum()) - len(classes)
-    return Labelled(train, holdout, classes, rare, np.concatenate(shown), answers, held_out)
+    return Labelled(
+        train,
+        holdout,
+        classes,
+        rare=len(found) - len(classes),
+        learned=np.concatenate(learned),
+        answers=np.repeat(np.arange(len(classes)), [len(mine) for mine in learned]),
+        held_out=held_out,
+    )
+
+
+def _by_label(labels: Sequence[str | None], order: Sequence[int] | None = None) -> Indices:
+    """Label → the indices that have it, in the order that is given."""
+    found: Indices = {}
+    for index in range(len(labels)) if order is None else order:
+        if label := labels[index]:
+            found.setdefault(label, []).append(index)
+    return found
 
 
 # ---------------------------------------------------------------- the judge
@@ -201,7 +218,7 @@ class LabelTask(JudgeTask):
 
     @cached_property
     def holdout(self) -> list[Asked]:
-        return [*dict.fromkeys(self.data.ask(self.config.eval_images))]
+        return self.data.once(self.data.ask(self.config.eval_images))
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         config, data = self.config, self.data

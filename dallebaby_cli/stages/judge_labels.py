@@ -83,7 +83,7 @@ def judge(
         drawn = sampler.paint(codes) if engine.first() else None
     if court.judge is None:
         return
-    held = [*{(a.number, a.index): a for a in asked}.values()]
+    held = data.once(asked)
     real = data.holdout.read(np.array([a.index for a in held]))
     sets = {"real": (real, held), "rebuilt": (scores.rebuild(tokenizer, real), held)}
     if drawn is not None:
