@@ -132,10 +132,8 @@ def _classes(done: "Evaluated") -> Table:
             table.add_row(f"… {left_out:,} more")
         shares = ("" if s is None else f"{s:.0%}" for s in (row.drawn, row.rebuilt, row.real))
         counts = (f"{row.asked:,}", f"{row.held_out:,}")
-        names = (
-            shorten(name, LONGEST, placeholder="…") for name in (row.name, row.taken_for or "")
-        )
-        name, other = names
+        both = (row.name, row.taken_for or "")
+        name, other = (shorten(text, LONGEST, placeholder="…") for text in both)
         table.add_row(name, *shares, *counts, other)
     return table
 

@@ -21,7 +21,7 @@ from dallebaby_cli.quality import features
 from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.stages import judge_captions, judge_holdout, judge_labels, judge_scenes
-from dallebaby_cli.stages.judge_labels import Court
+from dallebaby_cli.stages.judge_labels import Prepared
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import engine
@@ -82,23 +82,23 @@ def _evaluate(
         if not scenes:
             done.missing.append("nothing says what to ask for, so what it draws is not read")
     else:
-        court = None
+        prepared = None
         if not scenes:
-            court = judge_labels.convene(done, home, data.images, config, sampler.device, report)
-        made = judge_holdout.judge(done, sampler, data, _eyes(court), config, report)
+            prepared = judge_labels.prepare(done, home, data.images, config, sampler.device, report)
+        made = judge_holdout.judge(done, sampler, data, _eyes(prepared), config, report)
         if made and not scenes and engine.first():
             judge_captions.judge(done, sampler, made.held_out, made.codes, config, report)
-        if court:
+        if prepared:
             tokenizer = sampler.image_tokenizer
-            judge_labels.judge(done, home, court, tokenizer, sampler, config, report)
+            judge_labels.judge(done, home, prepared, tokenizer, sampler, config, report)
     if scenes:
         judge_scenes.judge(done, home, sampler.image_tokenizer, sampler, config, report)
     return done
 
 
-def _eyes(court: Court | None) -> Features | None:
+def _eyes(prepared: Prepared | None) -> Features | None:
     """What the judge of classes sees with."""
-    return court.judge.features if court and court.judge else None
+    return prepared.judge.features if prepared and prepared.judge else None
 
 
 def _evaluate_vae(
@@ -118,12 +118,14 @@ def _evaluate_vae(
     if not len(pictures):
         raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
     done.reconstruction.update(judge_holdout.score_rebuilt(tokenizer, pictures, config, report))
-    scenes, court = judge_scenes.is_scenes(home, about), None
+    scenes, prepared = judge_scenes.is_scenes(home, about), None
     if not scenes:
-        court = judge_labels.convene(done, home, pictures.sources, config, tokenizer.device, report)
-    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(court), config)
-    if court:
-        judge_labels.judge(done, home, court, tokenizer, None, config, report)
+        prepared = judge_labels.prepare(
+            done, home, pictures.sources, config, tokenizer.device, report
+        )
+    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(prepared), config)
+    if prepared:
+        judge_labels.judge(done, home, prepared, tokenizer, None, config, report)
     if scenes:
         judge_scenes.judge(done, home, tokenizer, None, config, report)
     return done

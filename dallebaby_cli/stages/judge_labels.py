@@ -33,21 +33,21 @@ ROWS = 100  # of the sheet
 
 
 @dataclass(frozen=True)
-class Court:
+class Prepared:
     """The pictures of a model that have labels, and in the first rank the judge of them."""
 
     data: Labelled
     judge: Judge | None
 
 
-def convene(
+def prepare(
     done: Evaluated,
     home: Path,
     images: Sequence[Shards],
     config: EvaluateConfig,
     device: torch.device,
     report: Report,
-) -> Court | None:
+) -> Prepared | None:
     """Find or train the judge; None, and a sentence, where the pictures make none."""
     try:
         if not images:
@@ -57,15 +57,15 @@ def convene(
         done.missing.append(f"whether it draws the class that it is asked for is not read: {error}")
         return None
     if not engine.first():
-        return Court(data, None)
+        return Prepared(data, None)
     with collectives.alone():  # by itself, so that it is the same with any number of ranks
-        return Court(data, labels.train(home, config.judge, data, device, report))
+        return Prepared(data, labels.train(home, config.judge, data, device, report))
 
 
 def judge(
     done: Evaluated,
     home: Path,
-    court: Court,
+    prepared: Prepared,
     tokenizer: ImageTokenizer,
     sampler: Sampler | None,
     config: EvaluateConfig,
@@ -73,31 +73,30 @@ def judge(
 ) -> None:
     """Draw the classes, where there is a sampler, and read what was drawn; read the real pictures
     whose captions were drawn and rebuilt ones, too."""
-    data = court.data
+    data = prepared.data
     asked = data.ask(config.pictures)
     prompts, drawn = [_caption(data, a) for a in asked], None
-    if not all(prompts):
+    if sampler and not all(prompts):
         done.missing.append("the hold-out pictures have no captions to draw, so no class is drawn")
     elif sampler:
         codes = each.draw(sampler, prompts, config.sampling, config.seed, KIND, report)
         drawn = sampler.paint(codes) if engine.first() else None
-    if court.judge is None:
+    if prepared.judge is None:
         return
     held = data.once(asked)
     real = data.holdout.read(np.array([a.index for a in held]))
     sets = {"real": (real, held), "rebuilt": (scores.rebuild(tokenizer, real), held)}
     if drawn is not None:
         sets = {"drawn": (to_tensor(drawn), asked), **sets}
-    read = {name: court.judge.read(pictures) for name, (pictures, _) in sets.items()}
+    read = {name: prepared.judge.read(pictures) for name, (pictures, _) in sets.items()}
     right = {name: _shares(read[name], of) for name, (_, of) in sets.items()}
+    means = {name: float(np.mean([*shares.values()])) for name, shares in right.items()}
     for name, (_, of) in sets.items():
-        mean = float(np.mean([*right[name].values()]))
-        done.agreement.append(Row(KIND, name, len(of), {"class": mean}))
+        done.agreement.append(Row(KIND, name, len(of), {"class": means[name]}))
     done.classes.extend(_each(data.classes, asked, held, read, right))
     known, seen = len(data.classes), len(right["real"])
-    done.judge = Judged(court.judge.folder, known, data.learned_from, seen, 1 / known)
-    mean_of_real = float(np.mean([*right["real"].values()]))
-    done.missing.extend(_caveats(data, seen, mean_of_real, len(held), config))
+    done.judge = Judged(prepared.judge.folder, known, data.learned_from, seen, 1 / known)
+    done.missing.extend(_caveats(data, seen, means["real"], len(held), config))
     if drawn is not None:
         path = home / SAMPLES
         _keep(path, data, asked, prompts, drawn, read["drawn"], real, held)
