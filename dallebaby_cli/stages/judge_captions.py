@@ -41,10 +41,10 @@ def judge(
     real = held_out.read_to_score(indices)[1].view(-1, *drawn.shape[1:])
     for name, codes in (("drawn", drawn[asked]), ("real", real)):
         found = _log_p(sampler, codes, choices, name, config, report)
-        done.retrieval.append(_retrieved(name, found, right))
+        done.retrieval.append(retrieved(name, found, right))
 
 
-def _retrieved(name: str, found: Tensor, right: Tensor) -> Retrieved:
+def retrieved(name: str, found: Tensor, right: Tensor) -> Retrieved:
     """Figures of log p (B, C) of B pictures with C captions, of which `right` (B,) are their own.
     Captions that are as likely share their places."""
     own = found.gather(1, right[:, None])

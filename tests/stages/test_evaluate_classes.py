@@ -19,6 +19,7 @@ from dallebaby_cli.config import settings
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality import labels, pretrained
+from dallebaby_cli.stages import judge_captions
 from dallebaby_cli.store import manifest, tokens
 from dallebaby_cli.store.shards import Shards
 
@@ -210,6 +211,37 @@ def test_captions_alone_are_looked_for(cli: Cli, trained: Path, tmp_path: Path) 
         cli("--home", home, "evaluate", *QUICK, "--set", "retrieved=0", "--json", "--pictures", 4)
     )
     assert without["retrieval"] == [] and not (home / "judges").exists()
+
+
+def test_each_picture_is_compared_with_each_caption(
+    cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a model that knows the real pictures' captions, and nothing of the drawn ones."""
+    home = shutil.copytree(trained, tmp_path / "home")
+    ((folder, _),) = manifest.every(home, "tokens")
+    source, own = tokens.Tokens(folder), dict[bytes, set[str]]()
+    for row in source.rows("holdout").tolist():
+        own.setdefault(source.views(row)[0].tobytes(), set()).add(source.captions(row)[0])
+
+    def knows(self: Sampler, prompts: list[str], codes: torch.Tensor) -> torch.Tensor:
+        pictures = codes.flatten(1).cpu().numpy().astype(np.uint16)
+        pairs = zip(prompts, pictures, strict=True)
+        return torch.tensor([float(text in own.get(key.tobytes(), ())) for text, key in pairs])
+
+    monkeypatch.setattr(Sampler, "log_p", knows)
+    facts = facts_of(cli("--home", home, "evaluate", *QUICK, "--pictures", 4, "--json"))
+    drawn, real = facts["retrieval"]
+    assert drawn["rank"] == drawn["chance_rank"], "captions that are as likely share their places"
+    assert drawn["first"] == pytest.approx(drawn["chance_first"])
+    assert real["first"] > 0.6 and real["rank"] < 1.5
+
+
+def test_captions_that_are_alike_share_their_places() -> None:
+    found = torch.tensor([[0.0, 1, 1], [2, 0, 1], [5, 5, 5]])
+    row = judge_captions.retrieved("real", found, torch.tensor([2, 1, 0]))
+    assert (row.count, row.captions, row.chance_rank) == (3, 3, 2)
+    assert row.first == pytest.approx((1 / 2 + 0 + 1 / 3) / 3)
+    assert row.rank == pytest.approx((1.5 + 3 + 2) / 3)
 
 
 def test_one_caption_for_all_is_not_looked_for(cli: Cli, trained: Path, tmp_path: Path) -> None:
