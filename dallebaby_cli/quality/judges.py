@@ -53,6 +53,10 @@ class JudgeTask:
         """Pictures."""
         return self.config.batch_size
 
+    def holdout_loss(self, figures: Mapping[str, float]) -> float | None:
+        """None: its figures are shares, and its own `warning` says where they are low."""
+        return None
+
     def over(self, figures: Mapping[str, float]) -> str | None:
         """Never: it takes all its steps."""
         return None

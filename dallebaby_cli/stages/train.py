@@ -102,6 +102,10 @@ class DalleTask:
         """Never: it takes all its steps."""
         return None
 
+    def holdout_loss(self, figures: Mapping[str, float]) -> float | None:
+        """Bits per code."""
+        return figures["bits_per_code"]
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether it knows more than how often each code occurs."""
         return figures["bits_per_code"] < figures["unigram_bits"]

@@ -83,6 +83,10 @@ class VaeTask:
         """Never: it takes all its steps."""
         return None
 
+    def holdout_loss(self, figures: Mapping[str, float]) -> float | None:
+        """The squared error that the PSNR stands for, of pictures in [0, 1]."""
+        return float(10 ** (-figures["psnr"] / 10))
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether reconstructions are nearer than one flat colour each."""
         return figures["psnr"] > figures["flat_psnr"]

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dallebaby_cli import files
-from dallebaby_cli.models import device as devices
+from dallebaby_cli.config import RunConfig
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store.pictures import write_png
 from dallebaby_cli.training import pictures_of_run
@@ -29,6 +29,8 @@ class Told(Protocol):
     def unit(self) -> str: ...
     @property
     def units_per_step(self) -> int: ...
+    @property
+    def train(self) -> Sized: ...
 
 
 class Log:
@@ -41,12 +43,13 @@ class Log:
         steps: int,
         flops_per_step: float,
         device: torch.device,
-        precision: devices.Precision,
+        config: RunConfig,
         report: Report,
     ) -> None:
         self.folder, self.task, self.steps, self.report = folder, task, steps, report
         self.flops_per_step = flops_per_step
-        self.peak = matmul_peak(device, precision) if flops_per_step else 0.0
+        self.peak = matmul_peak(device, config.precision) if flops_per_step else 0.0
+        self.epochs_per_step = config.batch_size / len(task.train)
         self.score = ""
         self.since, self.counted = time.monotonic(), 0
         self.trained_s, self.trained = 0.0, 0  # of all steps that were told of
@@ -87,10 +90,12 @@ class Log:
         self.since, self.counted = time.monotonic(), 0
         speed = {f"{self.task.unit}_per_s": round(units)}
         mfu = {} if share is None else {"mfu": round(share, 4)}
-        self.event("step", step=step, loss=loss, lr=lr, **speed, **mfu)
-        self.board.scalar("train/loss", loss, step)
-        self.board.scalar("train/lr", lr, step)
-        detail = f"loss {loss:.3f}, lr {lr:.1e}, {units:,.0f} {self.task.unit}/s"
+        epochs = round((step + 1) * self.epochs_per_step, 4)
+        self.event("step", step=step, loss=loss, lr=lr, epochs=epochs, **speed, **mfu)
+        for name, value in (("loss", loss), ("lr", lr), ("epochs", epochs)):
+            self.board.scalar(f"train/{name}", value, step)
+        detail = f"loss {loss:.3f}, lr {lr:.1e}, {epochs:.3g} epochs, "
+        detail += f"{units:,.0f} {self.task.unit}/s"
         detail += f"{'' if share is None else f', {share:.0%} of peak'}{self.score}"
         self.report(Progress(self.task.name, step + 1, self.steps, "steps", detail))
 
@@ -119,6 +124,17 @@ class Log:
         if warning:
             self.event("warning", step=step, text=warning)
             self.report(Note(f"step {step}: {warning}", "warning"))
+
+    def turned(self, step: int, best: int, losses: Mapping[int, float]) -> None:
+        """The hold-out loss has risen since the step where it was `best`: said once."""
+        text = (
+            f"the hold-out loss was lowest at step {best} ({losses[best]:.3g}) and is "
+            f"{losses[step]:.3g} now: after {step * self.epochs_per_step:,.0f} epochs the model "
+            "memorises its training pictures and gets worse at all others; prepare more pictures, "
+            f"or train for as long as that (--steps {best})"
+        )
+        self.event("turned", step=step, best=best, text=text)
+        self.report(Note(f"step {step}: {text}", "warning"))
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """The pictures of a step, the first of them as a frame too. Where they cannot be kept, the

@@ -92,6 +92,9 @@ class Task(Protocol):
     def over(self, figures: Mapping[str, float]) -> str | None:
         """Why the run ends before its last step, if such figures say so."""
 
+    def holdout_loss(self, figures: Mapping[str, float]) -> float | None:
+        """What of such figures rises where the run memorises (less is better), if anything."""
+
     def learned(self, figures: Mapping[str, float]) -> bool:
         """Whether such figures are better than those of knowing next to nothing."""
 
@@ -141,7 +144,7 @@ class Launched:
             interrupted, terminated, threads, wanted = map(int, figures[-4:])
             due = bool(wanted)
             asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-        return Taken(figures[0], _finite(figures), asked, threads, due)
+        return Taken(figures[0], math.isfinite(sum(figures)), asked, threads, due)
 
 
 class Account:
@@ -205,7 +208,7 @@ def fit(
     resumed = state.resume(state_path)
     log = None
     if engine.first():
-        log = Log(folder, task, steps, flops_per_step, device, config.precision, report)
+        log = Log(folder, task, steps, flops_per_step, device, config, report)
     if resumed:
         steps = max(steps, state.step)  # fewer than there are cannot be asked for
         if log:
@@ -308,17 +311,13 @@ def launch(
     figures = devices.fetch(numbers)
     if state.ahead:
         state.update(lr, _bad(numbers))
-    elif _finite(figures()):
+    elif math.isfinite(sum(figures())):
         state.update(lr)
     if state.loss_scale:
         state.loss_scale.follow(_bad(numbers))
     for part in state.parts.values():
         part.module.zero_grad(set_to_none=True)
     return Launched(state.step, lr, figures, (asked, threads, due))
-
-
-def _finite(figures: list[float]) -> bool:
-    return math.isfinite(sum(figures))
 
 
 def _bad(figures: Tensor) -> Tensor:
@@ -364,6 +363,10 @@ def _evaluate(task: Task, state: State, log: Log | None, last: bool) -> None:
             warning = task.warning(figures) if state.step else None
             log.evaluation(state.step, figures, warning)
         state.metrics = engine.once(lambda: figures or {}, together=True)
+    loss = task.holdout_loss(state.metrics)
+    of_same = task.holdout is not task.train and count == glance(task.holdout, state.config)
+    if loss is not None and of_same and (best := state.turn(loss)) is not None and log:
+        log.turned(state.step, best, state.losses)
 
 
 def _show(task: Task, state: State, log: Log | None, last: bool) -> None:

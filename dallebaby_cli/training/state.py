@@ -16,6 +16,7 @@ from dallebaby_cli.training.dtensors import load_whole, local, whole
 from dallebaby_cli.training.loss_scale import LossScale
 from dallebaby_cli.training.parts import Objective, Part, is_sharded
 from dallebaby_cli.training.state_check import COUNTS
+from dallebaby_cli.training.turn import turned
 
 
 @dataclass
@@ -37,6 +38,8 @@ class State:
     """that a CPU computes with; results depend on it, by rounding. 0: as torch has it"""
     metrics: dict[str, float] = field(default_factory=dict)
     """of the last evaluation"""
+    losses: dict[int, float] = field(default_factory=dict)
+    """step → hold-out loss, of all evaluations of the same pictures"""
     loss_scale: LossScale | None = None
     """in fp16 alone"""
     planned: int = 0
@@ -125,6 +128,13 @@ class State:
         for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             copy.copy_(buffer if bad is None else torch.where(bad, copy, buffer))
 
+    def turn(self, loss: float) -> int | None:
+        """Add the hold-out loss of this step; the step of the lowest one, when it shows for the
+        first time that the loss has `turned`."""
+        before = turned(self.losses)
+        self.losses = {**self.losses, self.step: loss}
+        return turned(self.losses) if before is None else None
+
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights, whole. All ranks call it."""
         return whole(self.ema.state_dict())
@@ -138,6 +148,7 @@ class State:
             **main[1].state_dict(),
             "ema": self.averaged(),
             **{name: getattr(self, name) for name in COUNTS},
+            "losses": self.losses,
         }
         if others:
             state["parts"] = {name: part.state_dict() for name, part in others}
@@ -168,5 +179,6 @@ class State:
         load_whole(self.ema, saved["ema"])
         for name in COUNTS:  # those of an older version lack some
             setattr(self, name, saved.get(name, getattr(self, name)))
+        self.losses = dict(saved.get("losses", {}))
         if self.loss_scale and "loss_scale" in saved:  # which older ones, and other devices', lack
             self.loss_scale.load_state_dict(saved["loss_scale"])

@@ -36,6 +36,8 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
         value = saved.get(name, 0 if name != "step" else None)  # older versions lack some
         _require(type(value) is kind or (name not in saved and value == 0), f"its {name}")
         _require(math.isfinite(value) and 0 <= value <= most, f"its {name}")
+    for step, loss in _mapping(saved.get("losses", {}), "losses").items():
+        _require(type(step) is int and type(loss) is float, "its losses")
     (main, *_), others = parts.values(), [*parts.items()][1:]
     _check_part(saved, main, "")
     _check_weights(saved.get("ema"), ema, "ema")

@@ -89,6 +89,9 @@ class LineTask:
     def over(self, figures: dict[str, float]) -> str | None:
         return None
 
+    def holdout_loss(self, figures: dict[str, float]) -> float | None:
+        return figures["error"]
+
     def learned(self, figures: dict[str, float]) -> bool:
         return figures["error"] < self.floor
 

@@ -1,12 +1,23 @@
-"""When a hold-out loss has turned, on curves of real runs and on what may be drawn of any."""
+"""When a hold-out loss has turned, on curves of real runs and on what may be drawn of any; and what
+a run says of it."""
 
 import math
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_loop import CPU, LineTask, log
+from torch import nn
 
+from dallebaby_cli import progress
+from dallebaby_cli.config import RunConfig
+from dallebaby_cli.errors import Interrupted
+from dallebaby_cli.training import loop
 from dallebaby_cli.training.turn import BEHIND, CLEARLY, turned
 
 # bits per code of 64 drawn shapes (tiny preset, eval_every=35), which the run memorises
@@ -78,3 +89,69 @@ def test_order_and_unit_do_not_matter_and_gaps_count_as_nothing(
     backwards = {at: scale * losses[at] for at in sorted(losses, reverse=True)}
     gaps = {at + 10**10: value for at, value in zip(losses, (math.nan, math.inf), strict=False)}
     assert turned({**backwards, **gaps}) == step
+
+
+# ---------------------------------------------------------------- in a run
+
+WORDS = (
+    "step 14: the hold-out loss was lowest at step 6 (2.73) and is 3.88 now: after 4 epochs the "
+    "model memorises its training pictures and gets worse at all others; prepare more pictures, or "
+    "train for as long as that (--steps 6)"
+)
+
+
+@dataclass
+class Memorising(LineTask):
+    """A task whose hold-out error is that of a real run, evaluation by evaluation of 2 steps."""
+
+    evaluated: int = 0
+
+    def evaluate(self, model: nn.Module, pictures: range, count: int) -> dict[str, float]:
+        self.evaluated += 1
+        return {"error": MEMORISED[self.evaluated - 1]}
+
+
+def fit(task: LineTask, folder: Path, steps: int = 18) -> list[progress.Event]:
+    """What a run told, which takes 8 of 30 pictures a step; stopped or not."""
+    told: list[progress.Event] = []
+    config = RunConfig(batch_size=8, eval_every=2, save_every_s=0, eval_images=64)
+    try:
+        loop.fit(task, config, steps, folder, CPU, told.append)
+    except Interrupted:
+        told.append(progress.Note("stopped"))
+    return told
+
+
+def warnings(told: list[progress.Event]) -> list[str]:
+    return [e.text for e in told if isinstance(e, progress.Note) and e.level == "warning"]
+
+
+def test_a_run_says_once_where_it_turned_and_counts_its_epochs(tmp_path: Path) -> None:
+    told = fit(Memorising(), tmp_path)
+    assert warnings(told) == [WORDS]
+    (event,) = (row for row in log(tmp_path) if row["event"] == "turned")
+    assert (event["step"], event["best"], f"step 14: {event['text']}") == (14, 6, WORDS)
+    last = [row for row in log(tmp_path) if row["event"] == "step"][-1]
+    assert last["epochs"] == 18 * 8 / 30
+    (shown,) = (e for e in told if isinstance(e, progress.Progress) and e.done == 18)
+    assert ", 4.8 epochs, " in shown.detail
+
+
+@pytest.mark.parametrize("stop", [5, 12, 15])
+def test_a_run_that_was_stopped_says_the_same_once(tmp_path: Path, stop: int) -> None:
+    task = Memorising(at_step={stop: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    told = fit(task, tmp_path)
+    assert isinstance(told[-1], progress.Note) and told[-1].text == "stopped"
+    again = Memorising(evaluated=(stop + 2) // 2)  # evaluations at even steps, those before it gone
+    assert warnings([*told, *fit(again, tmp_path)]) == [WORDS]
+
+
+def test_a_run_without_hold_out_pictures_has_nothing_that_turns(tmp_path: Path) -> None:
+    pictures = range(30)
+    assert not warnings(fit(Memorising(train=pictures, holdout=pictures), tmp_path))
+
+
+def test_a_last_evaluation_of_more_pictures_is_left_out(tmp_path: Path) -> None:
+    """The one at step 14 is the last here, and reads all 70 where others read 64."""
+    assert not warnings(fit(Memorising(), tmp_path, 14))
+    assert warnings(fit(Memorising(holdout=range(64)), tmp_path / "all", 14)) == [WORDS]
