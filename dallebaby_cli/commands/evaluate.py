@@ -65,6 +65,10 @@ def evaluate(
             ("hold-out", done.holdout),
             ("reconstruction", done.reconstruction),
             ("codes that differ from the nearest training picture", done.distance),
+            *(
+                (f"1 - cosine to the nearest training picture, to {network}", figures)
+                for network, figures in done.distance_seen.items()
+            ),
             ("pretrained networks", done.pretrained),
         )
         if figures

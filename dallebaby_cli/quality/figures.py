@@ -22,6 +22,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A drawn picture and the training picture nearest to it."""
+
+    prompt: str
+    caption: str
+    """of the training picture; empty if it has none"""
+    codes_differ: float
+    """share of the codes that are not the same"""
+    seen_apart: float | None
+    """1 - cosine of what a network sees in them; None without a network"""
+
+
+@dataclass(frozen=True)
 class OfClass:
     """How often a judge reads one class where it is asked for."""
 
@@ -81,6 +94,10 @@ class Evaluated:
     reconstruction: dict[str, float] = field(default_factory=dict)
     distance: dict[str, float] = field(default_factory=dict)
     """shares of codes that differ from the nearest training picture's"""
+    distance_seen: dict[str, dict[str, float]] = field(default_factory=dict)
+    """network → the same by 1 - cosine of what it sees"""
+    nearest: list[Pair] = field(default_factory=list)
+    """of all drawn pictures, those that are nearest to a training picture"""
     agreement: list[Row] = field(default_factory=list)
     judge: Judged | None = None
     """who read the classes of `agreement`, where the pictures are no scenes"""
@@ -91,4 +108,6 @@ class Evaluated:
     """how far sets of pictures are from the hold-out ones, to pretrained networks"""
     missing: list[str] = field(default_factory=list)
     samples: list[Path] = field(default_factory=list)
-    """drawn pictures with what was asked and what was read"""
+    """drawn pictures with what was asked and what was read, or beside the nearest in training"""
+    report: Path | None = None
+    """the page that shows all of this"""

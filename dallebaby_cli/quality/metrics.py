@@ -76,16 +76,19 @@ def nearest(
     codes: Tensor,
     known: Iterable[np.ndarray],
     progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """For each grid of codes (A, N), the smallest share of places in which it differs from any of
-    the known ones (B, N), given some at a time: 0 is a copy. float32 (A,); `progress` is told how
-    many are compared."""
-    least = torch.full((len(codes),), float(codes.shape[1]), device=codes.device)
+    the known ones (B, N), given some at a time: 0 is a copy. float32 (A,), and which of them that
+    is, int64 (A,), the first of several; `progress` is told how many are compared."""
+    least = torch.full((len(codes),), torch.inf, device=codes.device)
+    place = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
     done = 0
     with devices.autocast(codes.device, "fp32"):  # exact: there are at most 65,536 codes
         for part in known:
             others = torch.from_numpy(part.astype(np.float32)).to(codes.device)
-            least = torch.minimum(least, torch.cdist(codes.float(), others, p=0).amin(1))
+            differ, column = torch.cdist(codes.float(), others, p=0).min(1)
+            place = torch.where(differ < least, column + done, place)
+            least = torch.minimum(least, differ)
             done += len(part)
             progress(done)
-    return (least / codes.shape[1]).cpu().numpy()
+    return (least / codes.shape[1]).cpu().numpy(), place.cpu().numpy()

@@ -20,7 +20,13 @@ from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import features
 from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
-from dallebaby_cli.stages import judge_captions, judge_holdout, judge_labels, judge_scenes
+from dallebaby_cli.stages import (
+    judge_captions,
+    judge_copies,
+    judge_holdout,
+    judge_labels,
+    judge_scenes,
+)
 from dallebaby_cli.stages.judge_labels import Prepared
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.shards import Shards
@@ -86,6 +92,9 @@ def _evaluate(
         if not scenes:
             prepared = judge_labels.prepare(done, home, data.images, config, sampler.device, report)
         made = judge_holdout.judge(done, sampler, data, _eyes(prepared), config, report)
+        if made and engine.first():
+            eyes, tokenizer = _eyes(prepared), sampler.image_tokenizer
+            judge_copies.judge(done, home, tokenizer, made, eyes, config, report)
         if made and not scenes and engine.first():
             judge_captions.judge(done, sampler, made.held_out, made.codes, config, report)
         if prepared:

@@ -1,5 +1,5 @@
 """A part of `evaluate`: how well a model does on the hold-out pictures of its own data, and how far
-what it draws is from them."""
+the set of what it draws is from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,10 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.pictures import to_tensor
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.progress import Progress, Report
-from dallebaby_cli.quality import metrics, pretrained, scores
+from dallebaby_cli.quality import pretrained, scores
 from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
+from dallebaby_cli.quality.memorisation import Drawn
 from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
@@ -65,15 +66,6 @@ def same(home: Path, name: str, identity: str) -> tuple[Path, Manifest]:
     return folder, found
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What a model made of captions of the hold-out pictures."""
-
-    held_out: Captioned
-    codes: Tensor
-    """(B, G, G), of the first B pictures with captions"""
-
-
 @torch.no_grad()
 def judge(
     done: Evaluated,
@@ -97,13 +89,11 @@ def judge(
         done.missing.append("the hold-out pictures have no captions to draw, so nothing is drawn")
         return None
     codes = each.draw(sampler, captions, config.sampling, config.seed, "hold-out captions", report)
-    if engine.first():
-        _judge_distance(done, codes.flatten(1), training, held_out, report)
     if pictures and engine.first():
-        drawn = to_tensor(sampler.paint(codes))
+        painted = to_tensor(sampler.paint(codes))
         tokenizer = sampler.image_tokenizer
-        judge_pictures(done, tokenizer, pictures, own, config, drawn, captions)
-    return Drawn(held_out, codes)
+        judge_pictures(done, tokenizer, pictures, own, config, painted, captions)
+    return Drawn(codes, captions, training, held_out)
 
 
 def _score_holdout(
@@ -167,21 +157,3 @@ def judge_pictures(
     done.pretrained.update(judged.figures)
     done.compared.extend(judged.compared)
     done.missing.extend(judged.missing)
-
-
-def _judge_distance(
-    done: Evaluated, codes: Tensor, training: Captioned, held_out: Captioned, report: Report
-) -> None:
-    """How near the training pictures the drawn ones are, beside as many held-out ones, which no
-    model drew: much nearer is copying."""
-    others = held_out.read_to_score(held_out.sample(len(codes)))[1]
-    both = torch.cat((codes, others.to(codes.device)))
-    total = len(training)
-    nearest = metrics.nearest(
-        both, training.codes(), lambda done: report(Progress("distance", done, total, "images"))
-    )
-    for name, part in (("drawn", nearest[: len(codes)]), ("holdout", nearest[len(codes) :])):
-        done.distance[f"{name}_median"] = float(np.median(part))
-        done.distance[f"{name}_least"] = float(part.min())
-        done.distance[f"{name}_copies"] = int((part == 0).sum())
-        done.distance[f"{name}_compared"] = len(part)

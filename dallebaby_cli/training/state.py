@@ -132,7 +132,7 @@ class State:
         """Add the hold-out loss of this step; the step of the lowest one, when it shows for the
         first time that the loss has `turned`."""
         before = turned(self.losses)
-        self.losses = {**self.losses, self.step: loss}
+        self.losses = {**self.losses, self.step: float(loss)}
         return turned(self.losses) if before is None else None
 
     def averaged(self) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ QUICK += tuple(
     for setting in ("steps=3", "batch_size=8", "eval_images=20", "model.width=8")
     for word in ("--set", f"classifier.{setting}")
 )
+QUICK += ("--set", "near_pictures=12")
 
 
 @pytest.fixture(scope="module")
