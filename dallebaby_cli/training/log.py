@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from dallebaby_cli import files
 from dallebaby_cli.config import RunConfig
+from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store.pictures import write_png
 from dallebaby_cli.training import pictures_of_run
@@ -31,6 +33,10 @@ class Told(Protocol):
     def units_per_step(self) -> int: ...
     @property
     def train(self) -> Sized: ...
+    @property
+    def holdout(self) -> Sized: ...
+    @property
+    def model(self) -> nn.Module: ...
 
 
 class Log:
@@ -57,6 +63,14 @@ class Log:
         log = _whole_lines(files.own(folder / "log.jsonl"))
         self.file = log.open("a", encoding="utf-8", newline="\n")
         self.board = Board(folder / "tensorboard", report)
+        self.event(
+            "start",
+            device=devices.describe(device),
+            precision=devices.resolve_precision(device, config.precision),
+            parameters=sum(weight.numel() for weight in task.model.parameters()),
+            train=len(task.train),
+            holdout=0 if task.holdout is task.train else len(task.holdout),
+        )
 
     def __enter__(self) -> "Log":
         return self

@@ -1,9 +1,7 @@
 """What a run leaves behind to look at: the pictures as they came, and the curves of its log."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,10 +9,9 @@ from PIL import Image
 from dallebaby_cli import files
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store.pictures import write_gif, write_png
+from dallebaby_cli.training import log_reader
 
 MOST_FRAMES = 100
-MOST_CURVES = 40
-MOST = 10**15  # that a step or a figure can be
 
 
 def keep_frame(folder: Path, step: int, picture: np.ndarray) -> None:
@@ -51,11 +48,11 @@ def _whole(paths: Iterator[Path]) -> Iterator[Image.Image]:
 
 
 def _draw_curves(folder: Path, out: Path) -> None:
-    """The loss and every hold-out figure over the steps. A step that a killed run took twice
-    counts once."""
+    """The loss, the learning rate and every hold-out figure over the steps."""
     from matplotlib.figure import Figure  # here, because it takes half a second
 
-    found = curves(folder / "log.jsonl")
+    found = log_reader.read(folder / "log.jsonl").curves
+    found.pop("epochs", None)  # a straight line
     columns = 2
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")
@@ -67,29 +64,3 @@ def _draw_curves(folder: Path, out: Path) -> None:
         axes.grid(alpha=0.3)
     with files.atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def curves(log: Path) -> dict[str, dict[int, float]]:
-    """Figure → step → value of what log.jsonl tells, the loss first. Raises FileNotFoundError, or
-    BadInput if it is no file."""
-    found: dict[str, dict[int, float]] = {"loss": {}}
-    for event in _events(log):
-        told, step = event.get("event"), event.get("step")
-        if told not in ("step", "evaluation") or type(step) is not int or not 0 <= step < MOST:
-            continue
-        names = ["loss"] if told == "step" else [n for n in event if n not in ("step", "time")]
-        for name in names:
-            value: Any = event.get(name)
-            known = name in found or len(found) < MOST_CURVES
-            if known and type(value) in (int, float) and not abs(value) >= MOST:  # NaN is drawn
-                found.setdefault(name, {})[step] = value
-    return found
-
-
-def _events(log: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log, but for those that a power cut filled with zeros or cut in two."""
-    for line in files.read_lines(log):
-        with suppress(ValueError):
-            event = files.parse_json(line.lstrip(b"\0"))
-            if isinstance(event, dict):
-                yield event

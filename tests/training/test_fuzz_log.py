@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from mutations import anything, fuzz, mutated
 
-from dallebaby_cli.training import pictures_of_run
+from dallebaby_cli.training import log_reader
 
 EVENTS = [
     {"event": "resume", "step": 2, "time": 1.5},
@@ -23,6 +23,6 @@ OTHER = FIELDS.map(lambda fields: json.dumps({**EVENTS[2], **fields}).encode() +
 def test_any_log(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     log = tmp_path_factory.getbasetemp() / "any.jsonl"
     log.write_bytes(content)
-    for steps in pictures_of_run.curves(log).values():
+    for steps in log_reader.read(log).curves.values():
         assert all(step >= 0 for step in steps)
-        assert all(math.isnan(v) or abs(v) < pictures_of_run.MOST for v in steps.values())
+        assert all(math.isnan(v) or abs(v) < log_reader.MOST for v in steps.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.training import pictures_of_run
+from dallebaby_cli.training import log_reader, pictures_of_run
 from dallebaby_cli.training.log import _whole_lines
 
 STEP = {"event": "step", "step": 3, "loss": 0.5, "lr": 1e-3, "time": 9.5}
@@ -27,12 +27,35 @@ def test_zeros_halves_and_other_things_are_passed_over(tmp_path: Path) -> None:
     content += b'{"event": "step", "step": 6, "loss": 1' + b"0" * 400 + b"}\n" + line(**FIGURES)
     content += line(**{**STEP, "step": 5, "loss": 0.75})
     log.write_bytes(content)
-    found = pictures_of_run.curves(log)
+    found = log_reader.read(log).curves
     assert found["loss"] == {3: 0.5, 5: 0.75} and found["psnr"] == {4: 20}
-    assert [*found] == ["loss", "psnr", "codes_used"]
+    assert [*found] == ["loss", "lr", "psnr", "codes_used"]
     notes: list[object] = []
     pictures_of_run.bind(tmp_path, notes.append)
     assert not notes and (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_the_story_of_a_run_that_was_stopped_and_went_back(tmp_path: Path) -> None:
+    start = {"event": "start", "device": "cpu, 2 threads", "train": 30}
+    step = {"event": "step", "lr": 1e-3}
+    score = {"event": "evaluation", "bits_per_code": 3.5}
+    told = [{**start, "time": 100.0}, {**score, "step": 0, "time": 101.0}]
+    told += [
+        {**step, "step": s, "loss": s / 10, "epochs": s / 5, "time": 102.0 + s} for s in (0, 3, 6)
+    ]
+    told += [{"event": "warning", "step": 6, "text": "far off" * 999, "time": "noon"}]
+    told += [{**start, "time": 9000.0}, {"event": "resume", "step": 2, "time": 9001.0}]
+    told += [{**step, "step": 4, "loss": 9.0, "epochs": 0.8, "time": 9003.0}]
+    told += [{**score, "step": 5, "time": 9004.5}, {"event": "turned", "step": 5, "text": "over"}]
+    (tmp_path / "log.jsonl").write_bytes(b"".join(line(**event) for event in told))
+    story = log_reader.read(tmp_path / "log.jsonl")
+    assert story.curves["loss"] == {0: 0.0, 3: 0.3, 4: 9.0}, "step 6 was undone"
+    assert story.curves["epochs"] == {0: 0.0, 3: 0.6, 4: 0.8}
+    assert story.curves["bits_per_code"] == {0: 3.5, 5: 3.5}
+    assert story.starts == [{"device": "cpu, 2 threads", "train": 30}] * 2 and story.resumed == [2]
+    (first, long), last = story.warnings[0], story.warnings[1]
+    assert first == 6 and len(long) == log_reader.LONGEST and last == (5, "over")
+    assert story.seconds == 8.0 + 4.5, "between a stop and the next start nothing was done"
 
 
 def test_what_a_kill_left_at_the_end_is_cut_off(tmp_path: Path) -> None:
