@@ -80,6 +80,7 @@ def evaluate(
         *([_retrieval(done.retrieval)] if done.retrieval else []),
     ]
     pages = [f"pictures: {path}" for path in done.samples]
+    pages += [f"report: {done.report}"] if done.report else []
     painted = f" with the decoder of {done.vae}" if done.vae else ""
     settings.result(asdict(done), f"{done.model}{painted}", *tables, *done.missing, *pages)
 

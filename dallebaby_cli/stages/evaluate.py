@@ -19,6 +19,7 @@ from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import features
 from dallebaby_cli.quality.features import Features
+from dallebaby_cli.quality import report as page
 from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.stages import (
     judge_captions,
@@ -55,6 +56,8 @@ def evaluate(
             done = _evaluate(home, config, model, vae_folder(home, vae), device, report)
         else:
             done = _evaluate_vae(home, config, only_vae, device, report)
+        if engine.first():
+            done = replace(done, report=page.of_evaluation(home, done, report))
         engine.wait()
     return done
 

@@ -25,6 +25,7 @@ from dallebaby_cli.errors import BadInput, Mismatch, MissingInput, UsageError
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.quality import report as page
 from dallebaby_cli.quality import scores
 from dallebaby_cli.store import extra_captions, manifest, weights
 from dallebaby_cli.store.codes_id import codes_id, is_maker
@@ -212,6 +213,7 @@ def train(
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
         task.tokenizer.save(folder / "tokenizer.json")
+        page.keep_prompts(folder, task.prompts)
         with files.atomic_path(folder / "vae.safetensors") as temporary:
             shutil.copyfile(vae_folder / "model.safetensors", temporary)
 
@@ -220,9 +222,11 @@ def train(
         "vae": weights.read_model(vae_folder, "vae")["model"],
         "caption_drop": task.config.caption_drop,
     }
-    return run.finish(
+    done = run.finish(
         folder, "dalle", task, task.config, parents, lambda: described, target, report, begin
     )
+    page.at_end(done, report)
+    return done
 
 
 def _whole_name(home: Path, name: str) -> str:

@@ -18,6 +18,7 @@ from dallebaby_cli.models.tokenizers import losses
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import features, scores
+from dallebaby_cli.quality import report as page
 from dallebaby_cli.stages import sharpen as finishing
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
@@ -230,10 +231,11 @@ def train_vae(
         return {"model": task.model.describe()}
 
     done = run.finish(folder, "vae", task, first, parents, describe, target, report)
-    if not share:
-        return done
-    second = finishing.after_it(task.config, share)
-    return finishing.finish(done, task.train, task.holdout, second, target, report)
+    if share:
+        second = finishing.after_it(task.config, share)
+        done = finishing.finish(done, task.train, task.holdout, second, target, report)
+    page.at_end(done, report)
+    return done
 
 
 def _sharpen(
@@ -268,7 +270,9 @@ def _sharpen(
 
     source = replace(source, counts=finishing.without(source.counts))
     done = run.copied(folder, source, dvae.state_dict(), describe, config, parents)
-    return finishing.finish(done, train, holdout, config, device, report)
+    done = finishing.finish(done, train, holdout, config, device, report)
+    page.at_end(done, report)
+    return done
 
 
 def _with_kept_grid(home: Path, config: TrainVaeConfig, run_name: str | None) -> TrainVaeConfig:

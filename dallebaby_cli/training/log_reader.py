@@ -12,7 +12,7 @@ from dallebaby_cli import files
 
 MOST_CURVES = 40
 MOST = 10**15  # that a step or a figure can be
-MOST_WORDS = 50  # starts and warnings
+MOST_STARTS = 50
 LONGEST = 500  # letters of a warning
 OF_A_STEP = ("loss", "lr", "epochs")
 
@@ -27,7 +27,12 @@ class Story:
     """what each start found: device, precision, parameters, pictures"""
     resumed: list[int] = field(default_factory=list)
     """steps from which the run went on after it was stopped"""
-    warnings: list[tuple[int, str]] = field(default_factory=list)
+    warning: tuple[int, str] | None = None
+    """step and text of the last one"""
+    turned: str = ""
+    """what was said where the hold-out loss had turned"""
+    scored: int = 0
+    """step of the last evaluation"""
     seconds: float = 0.0
     """at work, without the time between a stop and the next start"""
 
@@ -37,7 +42,7 @@ def read(log: Path) -> Story:
     story, before = Story(), math.nan
     for event in _events(log):
         told, step, time = event.get("event"), event.get("step"), event.get("time")
-        if told == "start" and len(story.starts) < MOST_WORDS:
+        if told == "start" and len(story.starts) < MOST_STARTS:
             story.starts.append({k: v for k, v in event.items() if k not in ("event", "time")})
         if told == "start" or not _is_figure(time):
             before = math.nan
@@ -51,10 +56,14 @@ def read(log: Path) -> Story:
 
 def _add(story: Story, event: dict[str, Any], step: int) -> None:
     told, text = event.get("event"), event.get("text")
-    if told in ("warning", "turned") and isinstance(text, str):
-        story.warnings = [*story.warnings, (step, text[:LONGEST])][-MOST_WORDS:]
+    if told == "warning" and isinstance(text, str):
+        story.warning = (step, text[:LONGEST])
+    if told == "turned" and isinstance(text, str):
+        story.turned = f"step {step:,}: {text[:LONGEST]}"
+    if told == "evaluation":
+        story.scored = step
     if told == "resume":
-        story.resumed = [*story.resumed, step][-MOST_WORDS:]
+        story.resumed = [*story.resumed, step][-MOST_STARTS:]
     if told not in ("step", "evaluation"):
         return
     names = OF_A_STEP if told == "step" else [n for n in event if n not in ("step", "time")]

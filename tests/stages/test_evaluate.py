@@ -1,5 +1,7 @@
 """`evaluate` on real, hardly trained models: every figure, what is left out and why."""
 
+import base64
+import html
 import json
 import math
 import shutil
@@ -105,11 +107,23 @@ def test_scenes_have_every_figure_and_the_same_ones_again(cli: Cli, home: Path) 
     for path in facts["samples"]:
         with Image.open(path) as sheet:
             assert sheet.width > 500
+    (seen,) = facts["distance_seen"].values()
+    assert seen["known"] == 12 and distance["known"] > 100 and len(facts["nearest"]) == N
+    apart = [pair["seen_apart"] for pair in facts["nearest"]]
+    assert apart == sorted(apart) and apart[0] == pytest.approx(seen["drawn_least"])
+    page = Path(facts["report"]).read_text(encoding="utf-8")
+    assert facts["report"] == str(home / "dalle/s/report.html")
+    for words in ("held-out pairs", "KID x 1000", "efficientnet-lite0", "Not measured", "FID and"):
+        assert words in page
+    for path in facts["samples"]:
+        assert base64.b64encode(Path(path).read_bytes()).decode() in page
+    assert all(html.escape(pair["prompt"]) in page for pair in facts["nearest"])
     (judge,) = manifest.every(home, "classifier")
     assert judge[1].complete and judge[1].counts["steps"] == 3
 
     again = cli(*arguments)
     assert json.loads(again.out) == facts and "classifier" not in again.err
+    assert Path(facts["report"]).read_text(encoding="utf-8") == page
 
 
 def test_two_processes_find_the_same_figures(home: Path, tmp_path: Path) -> None:
@@ -121,7 +135,7 @@ def test_two_processes_find_the_same_figures(home: Path, tmp_path: Path) -> None
         facts = json.loads(ran.out)
         (judge,) = manifest.every(place, "classifier")
         sheets = [Path(path).read_bytes() for path in facts.pop("samples")]
-        found.append((facts | {"model": ""}, judge[1].hashes, judge[1].id, sheets))
+        found.append((facts | {"model": "", "report": ""}, judge[1].hashes, judge[1].id, sheets))
     assert found[0] == found[1]
 
 

@@ -53,8 +53,8 @@ def test_the_story_of_a_run_that_was_stopped_and_went_back(tmp_path: Path) -> No
     assert story.curves["epochs"] == {0: 0.0, 3: 0.6, 4: 0.8}
     assert story.curves["bits_per_code"] == {0: 3.5, 5: 3.5}
     assert story.starts == [{"device": "cpu, 2 threads", "train": 30}] * 2 and story.resumed == [2]
-    (first, long), last = story.warnings[0], story.warnings[1]
-    assert first == 6 and len(long) == log_reader.LONGEST and last == (5, "over")
+    assert story.warning and story.warning[0] == 6 and story.turned == "step 5: over"
+    assert len(story.warning[1]) == log_reader.LONGEST and story.scored == 5
     assert story.seconds == 8.0 + 4.5, "between a stop and the next start nothing was done"
 
 

@@ -1,0 +1,268 @@
+"""report.html: all that is known of a run on one page, which needs no network and no program but a
+browser. `train` writes it at its end, `evaluate` writes it again with what it has found."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dallebaby_cli import files
+from dallebaby_cli.config.settings import flat
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.quality.curves import chart
+from dallebaby_cli.quality.figures import Evaluated
+from dallebaby_cli.quality.page import Html, join, page, picture, section, table, tag
+from dallebaby_cli.store import manifest
+from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.training import engine, log_reader
+from dallebaby_cli.training.log_reader import Story
+from dallebaby_cli.training.run import Finished
+
+NAME = "report.html"
+ELSEWHERE = "samples/evaluate.html"
+PROMPTS = "prompts.json"  # the captions that samples.png shows, beside it
+FRAMES = 8
+LARGEST = 8 << 20  # bytes of a picture
+SHOWN = {  # of a run's folder, with what it shows
+    "samples.png": "drawn by the finished model, each from a caption of its own",
+    "reconstructions.png": "hold-out pictures, and below each what is left of it",
+    "codebook.png": "what each code paints where all its neighbours are the same",
+}
+CURVES = ("loss", "bits_per_code", "psnr", "lr", "epochs")
+EFFORT = ("steps", "minutes", "compiled", "threads", "step_s", "planned", "mfu")
+"""Counts that are not about how good a run is."""
+
+
+def write(folder: Path, out: Path, report: Report, done: Evaluated | None = None) -> Path | None:
+    """Write the page of the run in `folder`, with what an evaluation found. Where that cannot be, a
+    note says why: no page is a reason to lose a run."""
+    try:
+        files.write_text(out, of_run(folder, done))
+    except Exception as error:  # whatever the libraries make of damaged files and full disks
+        report(Note(f"{out} cannot be written ({error})", "warning"))
+        return None
+    return out
+
+
+def at_end(done: Finished, report: Report) -> None:
+    """Write the page of a run that has come to its end, in the first rank; where nothing was left
+    to do, that of an evaluation stays."""
+    out = done.folder / NAME
+    if engine.first() and (done.fresh or not out.exists()):
+        write(done.folder, out, report)
+
+
+def keep_prompts(folder: Path, prompts: list[str]) -> None:
+    """Write down what a run's samples show, before there are any."""
+    files.write_text(folder / PROMPTS, json.dumps({"prompts": prompts}, indent=2) + "\n")
+
+
+def of_evaluation(home: Path, done: Evaluated, report: Report) -> Path | None:
+    """Write the page of a model with what an evaluation found: in its run's folder, or, of a model
+    from elsewhere, among the samples."""
+    ours = done.model.resolve().is_relative_to(home.resolve())
+    out = done.model / NAME if ours else home / ELSEWHERE
+    return write(done.model, out, report, done)
+
+
+def of_run(folder: Path, done: Evaluated | None = None) -> str:
+    """The page. Whatever is not there, or is damaged, is left out. Raises BadInput where the
+    manifest makes no sense."""
+    about = manifest.read(folder) or Manifest(kind=folder.parent.name, name=folder.name)
+    story = _story(folder / "log.jsonl")
+    return page(
+        f"{about.kind}/{about.name}",
+        *_head(about, story),
+        section("Pictures", *_pictures(folder)),
+        section("While it learned", *_filmstrip(folder)),
+        section("Curves", *_curves(story)),
+        *_quality(about, done),
+        section("What it cost", _cost(about, story)),
+        section("Made from", table([(n, i[:12]) for n, i in about.parents.items()])),
+        section("Settings", _settings(about)),
+    )
+
+
+def _story(log: Path) -> Story:
+    try:
+        return log_reader.read(log)
+    except (FileNotFoundError, BadInput):
+        return Story()
+
+
+def _head(about: Manifest, story: Story) -> Iterator[Html]:
+    state = f"finished {about.when[:16].replace('T', ' ')} UTC" if about.complete else "unfinished"
+    yield tag("p", f"A run of dallebaby {about.version}, {state}.", class_="dim")
+    start = story.starts[-1] if story.starts else {}
+    if start.get("holdout") == 0:
+        text = "Nothing is held out, so all figures are of training pictures: they say how well it "
+        yield tag("p", text + "knows those, and nothing of others.", class_="warning")
+    last = story.warning[1] if story.warning and story.warning[0] == story.scored else ""
+    for text in filter(None, (story.turned, last)):
+        yield tag("p", text, class_="warning")
+
+
+# ---------------------------------------------------------------- pictures and curves
+
+
+def _pictures(folder: Path) -> Iterator[Html]:
+    for name, words in SHOWN.items():
+        if content := _png(folder / name):
+            yield picture(content, words)
+            if name == "samples.png":
+                yield _prompts(folder)
+
+
+def _prompts(folder: Path) -> Html:
+    """What the samples show, row by row, if the run has kept that."""
+    try:
+        prompts = files.read_json(folder / PROMPTS, "").get("prompts")
+    except (FileNotFoundError, BadInput):
+        return Html("")
+    known = [p for p in prompts if isinstance(p, str)] if isinstance(prompts, list) else []
+    return tag("ol", *(tag("li", prompt) for prompt in known)) if known else Html("")
+
+
+def _filmstrip(folder: Path) -> Iterator[Html]:
+    """A few of the frames, evenly over the run: the same captions, or pictures, each time."""
+    paths = [p for p in sorted((folder / "frames").glob("*.png")) if p.stem.isdecimal()]
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), FRAMES)).round().astype(int)
+    frames = [
+        picture(content, f"step {int(paths[i].stem):,}")
+        for i in chosen
+        if (content := _png(paths[i]))
+    ]
+    if frames:
+        yield tag("div", *frames, class_="strip")
+
+
+def _png(path: Path) -> bytes | None:
+    """The content of a picture that is one, and whole."""
+    try:
+        content = files.read_small(path, LARGEST)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as found:
+            found.load()
+    except (FileNotFoundError, BadInput, OSError, SyntaxError, ValueError):
+        return None
+    return content
+
+
+def _curves(story: Story) -> Iterator[Html]:
+    charts = [chart(n.replace("_", " "), story.curves.get(n, {})) for n in CURVES]
+    if any(charts):
+        yield tag("div", *charts, class_="charts")
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
+    if done is None:
+        kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
+        yield section("Figures", _figures(kept))
+        command = "evaluate --only-vae" if about.kind == "vae" else "evaluate --model"
+        text = "Agreement with what was asked, distances and copies are not measured yet: "
+        yield tag("p", f"{text}dallebaby {command} does so, and writes this page again.")
+        return
+    if done.vae:
+        yield tag("p", f"Painted by the decoder of {done.vae.name}.", class_="dim")
+    yield section("Hold-out pictures", _figures(done.holdout))
+    yield section("Pictures that come back from their codes", _figures(done.reconstruction))
+    yield section("Does it draw what is asked?", _rows(done.agreement))
+    yield section("Distance of sets of pictures", _rows(done.compared), _figures(done.pretrained))
+    yield section("Is it copied?", *_copies(done))
+    yield section("Sheets", *_sheets(done.samples))
+    if done.missing:
+        yield section("Not measured", tag("ul", *(tag("li", text) for text in done.missing)))
+
+
+def _copies(done: Evaluated) -> Iterator[Html]:
+    measured = {"codes that differ": done.distance, **done.distance_seen}
+    for by, figures in measured.items():
+        if "drawn_close" in figures:
+            yield tag(
+                "p",
+                f"By {by}: {figures['drawn_close']:.1%} of the drawn pictures are nearer to one of "
+                f"{figures['known']:,} training pictures than hold-out pictures are, but for the "
+                f"nearest {figures['close_by_chance']:.1%} of those; so much is chance.",
+            )
+            yield _figures(figures)
+    if done.nearest:
+        head = ("drawn", "nearest in training", "codes that differ", "1 - cosine")
+        pairs = [
+            (p.prompt, p.caption, f"{p.codes_differ:.0%}", _number(p.seen_apart))
+            for p in done.nearest
+        ]
+        yield table(pairs, head)
+
+
+def _sheets(paths: Sequence[Path]) -> Iterator[Html]:
+    for path in paths:
+        if content := _png(path):
+            yield picture(content, path.stem.replace("-", " "))
+
+
+def _rows(rows: Sequence[Any]) -> Html:
+    """A table of any dataclasses of one kind; what is in a dict becomes columns of its own."""
+    lines = []
+    for row in rows:
+        line: dict[str, str] = {}
+        for name, value in asdict(row).items():
+            inner = value if isinstance(value, dict) else {name: value}
+            line |= {key: _number(inner[key], isinstance(value, dict)) for key in inner}
+        lines.append(line)
+    head = list(dict.fromkeys(key for line in lines for key in line))
+    cells = [[line.get(key, "") for key in head] for line in lines]
+    return table(cells, [key.replace("_", " ") for key in head]) if lines else Html("")
+
+
+def _figures(figures: Mapping[str, Any]) -> Html:
+    rows = [(name.replace("_", " "), _number(value)) for name, value in figures.items()]
+    return table(rows) if rows else Html("")
+
+
+def _number(value: object, share: bool = False) -> str:
+    """As people write it."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        return (
+            f"{value:.1%}" if share else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+        )
+    return str(value)
+
+
+# ---------------------------------------------------------------- what it took
+
+
+def _cost(about: Manifest, story: Story) -> Html:
+    counts, start = about.counts, story.starts[-1] if story.starts else {}
+    batch, steps = about.config.get("batch_size"), counts.get("steps")
+    rows: dict[str, object] = {"minutes": story.seconds / 60 if story.seconds else None}
+    rows |= {"steps": steps, "steps that were planned": counts.get("planned")}
+    if isinstance(batch, int) and isinstance(steps, int):
+        rows["pictures seen"] = batch * steps
+    if epochs := story.curves.get("epochs"):
+        rows["epochs: how often each was seen"] = [*epochs.values()][-1]
+    rows |= {"training pictures": start.get("train"), "hold-out pictures": start.get("holdout")}
+    rows["parameters"] = start.get("parameters")
+    devices = [str(s["device"]) for s in story.starts if "device" in s]
+    rows["device"] = " | ".join(dict.fromkeys(devices)) or None
+    rows["precision"] = start.get("precision")
+    mfu = counts.get("mfu")
+    rows["MFU, of this device's measured peak"] = f"{mfu:.1%}" if isinstance(mfu, float) else None
+    rows["went on after a stop at step"] = ", ".join(f"{s:,}" for s in story.resumed) or None
+    return _figures({name: value for name, value in rows.items() if value is not None})
+
+
+def _settings(about: Manifest) -> Html:
+    rows = [(name, str(value)) for name, value in flat(about.config).items()]
+    return (
+        tag("details", tag("summary", f"{len(rows)} settings"), table(rows)) if rows else join(())
+    )

@@ -1,0 +1,219 @@
+"""report.html: a whole page of a real run, and of whatever is left of one."""
+
+import base64
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import Ran, draw_folder
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dallebaby_cli.progress import Event, Note
+from dallebaby_cli.quality import page, report
+from dallebaby_cli.quality.curves import chart
+from dallebaby_cli.quality.page import tag
+from dallebaby_cli.store import manifest
+
+Cli = Callable[..., Ran]
+OPEN = {"meta", "img"}  # elements that have no end
+ELEMENTS = OPEN | {"html", "head", "title", "style", "body", "h1", "h2", "p", "section", "figure"}
+ELEMENTS |= {"figcaption", "ol", "ul", "li", "div", "table", "tr", "th", "td", "details", "summary"}
+ELEMENTS |= {"svg", "line", "polyline", "circle", "text"}
+
+
+class Page(HTMLParser):
+    """What a browser finds; an element that is not closed in its place is an error."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.texts: list[str] = []
+        self.pictures: list[bytes] = []
+        self.seen: list[str] = []
+        self.feed(content)
+        self.close()
+        assert not self.stack
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert name in ELEMENTS, name
+        self.seen.append(name)
+        for key, value in attributes:
+            assert not key.startswith("on") and key not in ("href", "srcset", "style"), key
+            if key == "src":
+                assert value and value.startswith("data:image/png;base64,")
+                self.pictures.append(base64.b64decode(value.partition(",")[2], validate=True))
+        if name not in OPEN:
+            self.stack.append(name)
+
+    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert name in ELEMENTS
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.stack.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.stack and data.strip():
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """The folder of a finished transformer, to change."""
+    return shutil.copytree(trained / "dalle" / "d", tmp_path / "dalle" / "d")
+
+
+def test_training_ends_with_a_page_of_all_that_is_known(trained: Path) -> None:
+    folder = trained / "dalle" / "d"
+    content = (folder / "report.html").read_text(encoding="utf-8")
+    found = Page(content)
+    assert "://" not in content and "<script" not in content and "prefers-color-scheme" in content
+    assert found.pictures[0] == (folder / "samples.png").read_bytes()
+    assert set(found.pictures[1:]) == {p.read_bytes() for p in (folder / "frames").iterdir()}
+    for png in found.pictures:
+        Image.open(io.BytesIO(png)).load()
+    prompts = json.loads((folder / "prompts.json").read_text())["prompts"]
+    assert len(prompts) == 8 and all(prompt in found.texts for prompt in prompts)
+    _, about = manifest.find(trained, "dalle", "d")
+    assert f"{about.counts['bits_per_code']:,.4g}" in found.texts
+    assert all(f"{name}" in found.text for name in ("tokens/shapes@v", about.version, "batch_size"))
+    cells = found.texts
+    assert cells[cells.index("pictures seen") + 1] == str(4 * about.config["batch_size"])
+    assert "cpu, 1 threads" in found.text and "not measured yet" in found.text
+    for curve in ("loss: ", "bits per code: ", "lr: ", "epochs: "):
+        assert curve in found.text
+    assert found.seen.count("svg") == 4
+
+
+def test_a_dvae_has_its_page_too(trained: Path) -> None:
+    folder = trained / "vae" / "v"
+    found = Page((folder / "report.html").read_text(encoding="utf-8"))
+    shown = [(folder / name).read_bytes() for name in ("reconstructions.png", "codebook.png")]
+    assert found.pictures[:2] == shown and "psnr: " in found.text
+    assert "evaluate --only-vae" in found.text
+
+
+def test_the_same_run_has_the_same_page(run: Path) -> None:
+    assert report.of_run(run) == report.of_run(run) == (run / "report.html").read_text("utf-8")
+
+
+HOSTILE = "</li><script>alert('1')</script><img src=http://x onerror=\"x\"> & \ud800 \u202e ></p>"
+
+
+def test_text_from_outside_stays_text(run: Path) -> None:
+    (run / "prompts.json").write_text(json.dumps({"prompts": [HOSTILE, 7, "a red car"]}))
+    about = manifest.read(run)
+    assert about
+    config = {**about.config, HOSTILE: HOSTILE}
+    manifest.write(run, replace(about, config=config, counts={**about.counts, HOSTILE: HOSTILE}))
+    events = [{"event": "start", "device": HOSTILE, "train": HOSTILE, "holdout": HOSTILE}]
+    events += [{"event": "evaluation", "step": 4, "psnr": 20, HOSTILE: 3}]
+    events += [{"event": e, "step": 4, "text": HOSTILE} for e in ("warning", "turned")]
+    (run / "log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    found = Page(report.of_run(run))
+    kept = HOSTILE.replace("\ud800", "\ufffd").replace("\u202e", "")
+    assert found.texts.count(kept) >= 6 and "script" not in found.seen
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text())
+def test_any_text_stays_text(words: str, more: str) -> None:
+    made = tag("p", words, tag("td", more, alt=more, class_=words), "<b>")
+    found = Page(re.sub(r"^<p", "<div", made).removesuffix("</p>") + "</div>")
+    assert found.seen == ["div", "td"]
+    assert "".join(found.texts).replace("<b>", "").split() == page.clean(words + more).split()
+
+
+FLOATS = st.floats(-(10.0**15), 10.0**15) | st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@given(st.dictionaries(st.integers(0, 10**15), FLOATS, max_size=30))
+def test_any_curve_is_drawn(points: dict[int, float]) -> None:
+    drawn = chart("<loss>", points)
+    Page(drawn)
+    for pair in re.findall(r'points="([^"]*)"', drawn):
+        for x, y in (map(float, point.split(",")) for point in pair.split()):
+            assert 0 <= x <= 320 and 0 <= y <= 160
+
+
+def test_what_is_damaged_is_left_out(run: Path) -> None:
+    whole = Page(report.of_run(run))
+    (run / "samples.png").write_bytes((run / "samples.png").read_bytes()[:-50])
+    for frame in (run / "frames").iterdir():
+        frame.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(90))
+    (run / "frames" / "x.png").write_bytes(b"")
+    (run / "prompts.json").write_bytes(b"[" * 999)
+    (run / "log.jsonl").write_bytes(bytes(5000) + b'{"event": "step", "step": 3, "loss": 1e999}\n')
+    left = Page(report.of_run(run))
+    assert whole.pictures and not left.pictures and "svg" not in left.seen
+    assert "What it cost" in left.text and "Settings" in left.text
+    for name in ("samples.png", "frames", "prompts.json", "log.jsonl"):
+        shutil.rmtree(run / name, ignore_errors=True)
+        (run / name).unlink(missing_ok=True)
+    assert Page(report.of_run(run)).texts == left.texts
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(run / "samples.png")
+        os.mkfifo(run / "log.jsonl")
+        assert Page(report.of_run(run)).texts == left.texts
+
+
+def test_a_page_that_cannot_be_written_is_told_of(run: Path) -> None:
+    told: list[Event] = []
+    (run / "report.html").unlink()
+    (run / "report.html").mkdir()
+    assert report.write(run, run / "report.html", told.append) is None
+    (run / "manifest.json").write_text("{}")
+    assert report.write(run, run / "other.html", told.append) is None
+    texts = [note.text for note in told if isinstance(note, Note)]
+    assert "report.html cannot be written" in texts[0] and "has format None" in texts[1]
+    assert {note.level for note in told if isinstance(note, Note)} == {"warning"}
+
+
+def test_two_datasets_of_one_picture_nothing_held_out_and_a_run_that_went_on(
+    cli: Cli, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+
+    def done(*arguments: object) -> Ran:
+        ran = cli("--home", home, "--device", "cpu", *arguments)
+        assert ran.code == 0, ran.err
+        return ran
+
+    for name in ("one", "other"):
+        draw_folder(tmp_path / name, 1)
+        (tmp_path / name / "0000.txt").write_text(f"{name} <b>picture</b>\n")
+        done("prep", tmp_path / name, "--px", 32, "--workers", 1)
+    tiny = ("--preset", "tiny", "--set", "batch_size=2")
+    done("train-vae", "one", "other", *tiny, "--steps", 2, "--run", "v")
+    done("encode", "one", "other")
+    for steps in (2, 3):
+        ran = done("train", "one@v", "other@v", *tiny, "--steps", steps, "--run", "d")
+    folder = home / "dalle" / "d"
+    found = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "Nothing is held out" in found.text and "memorised" not in ran.err
+    assert {"tokens/one@v", "tokens/other@v"} <= {*found.texts}
+    assert {"one <b>picture</b>", "other <b>picture</b>"} <= {*found.texts}
+    cells = found.texts
+    assert cells[cells.index("went on after a stop at step") + 1] == "2"
+    assert cells[cells.index("training pictures") + 1] == "2"
+    assert cells[cells.index("hold-out pictures") + 1] == "0"
+    assert cells[cells.index("epochs: how often each was seen") + 1] == "3"
+
+    facts = json.loads(done("evaluate", "--pictures", 4, "--json").out)
+    assert facts["report"] == str(folder / "report.html")
+    again = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert "hold nothing out" in again.text and "Nothing is held out" in again.text
+    assert facts["missing"] and {*facts["missing"]} <= {*again.texts}
+    assert "not measured yet" not in again.text
