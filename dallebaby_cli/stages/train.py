@@ -21,14 +21,13 @@ from dallebaby_cli.config import (
 )
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import BadInput, Mismatch, MissingInput, UsageError
+from dallebaby_cli.errors import Mismatch, MissingInput, UsageError
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import report as page
 from dallebaby_cli.quality import scores
 from dallebaby_cli.store import extra_captions, manifest, weights
-from dallebaby_cli.store.codes_id import codes_id, is_maker
 from dallebaby_cli.store.extra_captions import ExtraCaptions
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
@@ -36,6 +35,7 @@ from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
 from dallebaby_cli.training import engine, memory, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
+from dallebaby_cli.training.makers import find_makers, painter
 from dallebaby_cli.training.parent import Parent
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -152,7 +152,7 @@ def prepare(
     for folder, tokens in found:
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
-    makers = _makers(home, [m for _, m in found])
+    makers = find_makers(home, [m for _, m in found])
     image_tokenizer = pretrained.load_image_tokenizer(makers[0], device)
     for source in sources:
         source.require(image_tokenizer.codes, image_tokenizer.grid)
@@ -209,7 +209,7 @@ def train(
     run_name = run_name or run.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
     task = _with_kept_tokenizer(_with_kept_digits(task, folder), folder)
-    vae_folder = _painter(folder, makers)
+    vae_folder = painter(folder, makers)
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
         task.tokenizer.save(folder / "tokenizer.json")
@@ -234,40 +234,6 @@ def _whole_name(home: Path, name: str) -> str:
     is."""
     found = sorted(manifest.every(home, "tokens"), key=lambda pair: not pair[1].complete)
     return next((m.name for _, m in found if m.name.partition("@")[0] == name), name)
-
-
-def _makers(home: Path, found: list[Manifest]) -> list[Path]:
-    """The dVAEs that made all these tokens, the newest first: those with several decoders make the
-    same codes. Raises Mismatch where codes are of several kinds, or have changed since."""
-    makers: dict[Path, Manifest] = {}
-    for tokens in found:
-        for path, identity in tokens.parents.items():
-            if path.startswith("vae/"):
-                name = path.removeprefix("vae/")
-                folder, makers[folder] = manifest.find(home, "vae", name)
-                weights.read_model(folder, "vae")  # else damage looks like other codes
-                if not is_maker(folder, makers[folder], identity):
-                    raise Mismatch(
-                        f"vae/{name} has been trained further since it made {tokens.name}; run "
-                        f"`dallebaby encode {tokens.name.partition('@')[0]} --vae {name}` again"
-                    )
-    if not makers:
-        names = ", ".join(tokens.name for tokens in found)
-        raise BadInput(f"tokens/{names}: the manifest names no dVAE; {manifest.again(found[0])}")
-    if len({*map(codes_id, makers)}) > 1:
-        raise Mismatch(
-            f"the tokens were made by different dVAEs ({', '.join(sorted(f.name for f in makers))})"
-            "; encode all datasets with one: `dallebaby encode NAME... --vae RUN`"
-        )
-    return sorted(makers, key=lambda folder: makers[folder].when, reverse=True)
-
-
-def _painter(folder: Path, makers: list[Path]) -> Path:
-    """Which of them a run paints with: that whose weights it was begun with, else the newest."""
-    copy = folder / "vae.safetensors"
-    inside = files.sha256_file(copy) if copy.exists() else ""
-    sealed = {weights.read_model(f, "vae")["files"]["model.safetensors"]: f for f in makers}
-    return sealed.get(inside, makers[0])
 
 
 def _extra_captions(

@@ -31,6 +31,8 @@ class Story:
     """step and text of the last one"""
     turned: str = ""
     """what was said where the hold-out loss had turned"""
+    taken: int = 0
+    """the last step"""
     scored: int = 0
     """step of the last evaluation"""
     seconds: float = 0.0
@@ -67,14 +69,16 @@ def _add(story: Story, event: dict[str, Any], step: int) -> None:
     if told not in ("step", "evaluation"):
         return
     names = OF_A_STEP if told == "step" else [n for n in event if n not in ("step", "time")]
+    if told == "step":
+        if step < story.taken:  # the run went back, and what came later is no more
+            for points in story.curves.values():
+                for undone in [s for s in points if s > step]:
+                    del points[undone]
+        story.taken = step
     for name in names:
-        value, points = event.get(name), story.curves.get(name)
-        if not _is_figure(value) or (points is None and len(story.curves) >= MOST_CURVES):
-            continue
-        points = story.curves.setdefault(name, {})
-        while points and step < next(reversed(points)):
-            points.popitem()  # the run went back, and what came later is no more
-        points[step] = value
+        value, known = event.get(name), name in story.curves or len(story.curves) < MOST_CURVES
+        if known and _is_figure(value):
+            story.curves.setdefault(name, {})[step] = value  # type: ignore[assignment]
 
 
 def _is_figure(value: object) -> bool:

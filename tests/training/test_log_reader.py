@@ -46,12 +46,16 @@ def test_the_story_of_a_run_that_was_stopped_and_went_back(tmp_path: Path) -> No
     told += [{"event": "warning", "step": 6, "text": "far off" * 999, "time": "noon"}]
     told += [{**start, "time": 9000.0}, {"event": "resume", "step": 2, "time": 9001.0}]
     told += [{**step, "step": 4, "loss": 9.0, "epochs": 0.8, "time": 9003.0}]
-    told += [{**score, "step": 5, "time": 9004.5}, {"event": "turned", "step": 5, "text": "over"}]
+    told += [
+        {**score, "step": 9, "time": 9003.5},
+        {**score, "step": 5, "time": 9004.5},
+        {"event": "turned", "step": 5, "text": "over"},
+    ]
     (tmp_path / "log.jsonl").write_bytes(b"".join(line(**event) for event in told))
     story = log_reader.read(tmp_path / "log.jsonl")
     assert story.curves["loss"] == {0: 0.0, 3: 0.3, 4: 9.0}, "step 6 was undone"
     assert story.curves["epochs"] == {0: 0.0, 3: 0.6, 4: 0.8}
-    assert story.curves["bits_per_code"] == {0: 3.5, 5: 3.5}
+    assert story.curves["bits_per_code"] == {0: 3.5, 9: 3.5, 5: 3.5}, "the kept one is judged last"
     assert story.starts == [{"device": "cpu, 2 threads", "train": 30}] * 2 and story.resumed == [2]
     assert story.warning and story.warning[0] == 6 and story.turned == "step 5: over"
     assert len(story.warning[1]) == log_reader.LONGEST and story.scored == 5
