@@ -28,4 +28,5 @@ def status(ctx: typer.Context) -> None:
         state = f"{row.state}, taken next" if row.newest else row.state
         name, parents = one_line(row.name), "\n".join(map(one_line, row.parents))
         table.add_row(row.kind, name, amount(row.bytes, "B"), parents, one_line(state))
-    settings.result(facts, table)
+    pages = [f"report: {one_line(row.report)}" for row in rows if row.report and row.newest]
+    settings.result(facts, table, *pages)

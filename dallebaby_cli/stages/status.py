@@ -23,6 +23,8 @@ class Artefact:
     newest: bool
     """whether the next command takes this one when none is named"""
     when: str
+    report: str = ""
+    """the path of its page, if it has one"""
 
 
 def status(home: Path) -> list[Artefact]:
@@ -49,8 +51,10 @@ def _rows(home: Path, kind: str, place: str, taken: str | None) -> list[Artefact
             continue
         if about is not None:
             parents = _parents(home, about.parents)
-            state = _state(folder, about)
-            found.append(Artefact(kind, name, state, size, parents, name == taken, about.when))
+            state, newest, page = _state(folder, about), name == taken, folder / "report.html"
+            report = str(page) if page.is_file() else ""
+            row = Artefact(kind, name, state, size, parents, newest, about.when, report)
+            found.append(row)
     return found
 
 

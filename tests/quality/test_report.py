@@ -106,6 +106,15 @@ def test_a_dvae_has_its_page_too(trained: Path) -> None:
     assert "evaluate --only-vae" in found.text
 
 
+def test_status_names_the_pages(cli: Cli, trained: Path) -> None:
+    ran = cli("--home", trained, "status", "--json")
+    pages = {row["kind"]: row["report"] for row in json.loads(ran.out)["artefacts"]}
+    assert pages["dalle"] == str(trained / "dalle" / "d" / "report.html")
+    assert pages["vae"] == str(trained / "vae" / "v" / "report.html") and not pages["images"]
+    told = cli("--home", trained, "status").out.replace("\n", "")
+    assert all(f"report: {pages[kind]}" in told for kind in ("dalle", "vae"))
+
+
 def test_the_same_run_has_the_same_page(run: Path) -> None:
     assert report.of_run(run) == report.of_run(run) == (run / "report.html").read_text("utf-8")
 
