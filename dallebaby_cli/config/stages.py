@@ -359,9 +359,9 @@ class EvaluateConfig(Bounded):
     pairs, two things"""
     holdout_pictures: int = bounded(2000, ge=1, le=COUNT)
     """most hold-out pictures that are read"""
-    near_pictures: int = bounded(2000, ge=1, le=COUNT)
-    """most training pictures that a network looks at, to find those nearest to what is drawn; by
-    their codes all are compared"""
+    near_pictures: int = bounded(1000, ge=1, le=COUNT)
+    """training pictures that a network looks at, to find those nearest to what is drawn, beside
+    those nearest by their codes; by codes all are compared"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of the pictures that are drawn, and of what is asked for"""
     kid_network: str = "auto"

@@ -18,6 +18,7 @@ from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.quality import metrics
 from dallebaby_cli.training.batches import Captioned
 
+SAME = 1e-5  # less is rounding
 CHANCE = 0.01  # of hold-out pictures that are as near to a training picture as a copy
 PART = 256  # training pictures at a time
 Progress = Callable[[int], None]
@@ -44,7 +45,7 @@ class Near:
     held_out: np.ndarray
     """(B,)"""
     place: np.ndarray
-    """index (A,) of the training picture nearest to each drawn one"""
+    """index (A + B,) of the training picture nearest to each, the drawn ones first"""
     known: int
     """training pictures they were compared with"""
 
@@ -56,7 +57,7 @@ class Near:
         for name, part in (("drawn", self.drawn), ("holdout", self.held_out)):
             found[f"{name}_median"] = float(np.median(part))
             found[f"{name}_least"] = float(part.min())
-            found[f"{name}_copies"] = int((part <= 0).sum())
+            found[f"{name}_copies"] = int((part < SAME).sum())
             found[f"{name}_compared"] = len(part)
         line = np.quantile(self.held_out, CHANCE, method="lower")
         found["drawn_close"] = float((self.drawn < line).mean())
@@ -69,7 +70,7 @@ def in_codes(codes: Tensor, held_out: Tensor, training: Captioned, progress: Pro
     both = torch.cat((codes, held_out.to(codes.device)))
     differ, place = metrics.nearest(both, training.codes(), progress)
     count = len(codes)
-    return Near(differ[:count], differ[count:], place[:count], len(training))
+    return Near(differ[:count], differ[count:], place, len(training))
 
 
 def in_features(
@@ -78,27 +79,26 @@ def in_features(
     training: Captioned,
     tokenizer: ImageTokenizer,
     look: Callable[[Tensor], Tensor],
-    most: int,
+    known: np.ndarray,
     progress: Progress,
 ) -> Near:
     """By 1 - cosine of the vectors that a network gives (`look`: uint8 (M, 3, P, P) → (M, C)),
-    among `most` training pictures: those of one sample. Some at a time are in memory."""
+    among the `known` training pictures, by their indices. Some at a time are in memory."""
 
     def see(codes: Tensor) -> Tensor:
         parts = torch.split(codes.long(), PART)
         return torch.cat([F.normalize(look(paint(tokenizer, part)).float()) for part in parts])
 
     seen = torch.cat((see(codes), see(held_out)))
-    sample = training.sample(most)
     nearest, place = torch.full((len(seen),), -torch.inf), torch.zeros(len(seen), dtype=torch.long)
-    for start in range(0, len(sample), PART):
-        rows = sample[start : start + PART]
+    for start in range(0, len(known), PART):
+        rows = known[start : start + PART]
         closest, column = (seen @ see(codes_of(training, rows)).T).max(1)
         place = torch.where(closest > nearest, torch.from_numpy(rows)[column], place)
         nearest = torch.maximum(nearest, closest)
         progress(start + len(rows))
     far, count = (1 - nearest).clamp(min=0).numpy(), len(codes)
-    return Near(far[:count], far[count:], place[:count].numpy(), len(sample))
+    return Near(far[:count], far[count:], place.numpy(), len(known))
 
 
 def codes_of(training: Captioned, rows: np.ndarray) -> Tensor:

@@ -46,10 +46,10 @@ def judge(
         seen = None
         done.missing.append("the nearest training pictures are found by their codes alone: see KID")
     else:
-        most = min(config.near_pictures, len(training))
+        known = np.union1d(near.place, training.sample(config.near_pictures))
         seen = memorisation.in_features(
-            *(drawn.codes, others, training, tokenizer, network.pooled, most),
-            watch("nearest", most),
+            *(drawn.codes, others, training, tokenizer, network.pooled, known),
+            watch("nearest", len(known)),
         )
         done.distance_seen[network.name] = seen.figures()
     _show(done, home, tokenizer, drawn, near, seen)
