@@ -174,7 +174,12 @@ def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
         yield tag("p", f"Painted by the decoder of {done.vae.name}.", class_="dim")
     yield section("Hold-out pictures", _figures(done.holdout))
     yield section("Pictures that come back from their codes", _figures(done.reconstruction))
-    yield section("Does it draw what is asked?", _rows(done.agreement))
+    yield section(
+        "Does it draw what is asked?",
+        _rows(done.agreement),
+        _rows(done.classes),
+        _rows(done.retrieval),
+    )
     yield section("Distance of sets of pictures", _rows(done.compared), _figures(done.pretrained))
     yield section("Is it copied?", *_copies(done))
     yield section("Sheets", *_sheets(done.samples))

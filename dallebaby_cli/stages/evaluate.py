@@ -18,8 +18,8 @@ from dallebaby_cli.errors import BadInput, Mismatch, MissingInput
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import features
-from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality import report as page
+from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.stages import (
     judge_captions,
@@ -57,7 +57,7 @@ def evaluate(
         else:
             done = _evaluate_vae(home, config, only_vae, device, report)
         if engine.first():
-            done = replace(done, report=page.of_evaluation(home, done, report))
+            done.report = page.of_evaluation(home, done, report)
         engine.wait()
     return done
 
@@ -91,17 +91,15 @@ def _evaluate(
         if not scenes:
             done.missing.append("nothing says what to ask for, so what it draws is not read")
     else:
-        prepared = None
+        prepared, tokenizer = None, sampler.image_tokenizer
         if not scenes:
             prepared = judge_labels.prepare(done, home, data.images, config, sampler.device, report)
         made = judge_holdout.judge(done, sampler, data, _eyes(prepared), config, report)
         if made and engine.first():
-            eyes, tokenizer = _eyes(prepared), sampler.image_tokenizer
-            judge_copies.judge(done, home, tokenizer, made, eyes, config, report)
+            judge_copies.judge(done, home, tokenizer, made, _eyes(prepared), config, report)
         if made and not scenes and engine.first():
             judge_captions.judge(done, sampler, made.held_out, made.codes, config, report)
         if prepared:
-            tokenizer = sampler.image_tokenizer
             judge_labels.judge(done, home, prepared, tokenizer, sampler, config, report)
     if scenes:
         judge_scenes.judge(done, home, sampler.image_tokenizer, sampler, config, report)

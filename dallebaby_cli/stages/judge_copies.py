@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dallebaby_cli.config import EvaluateConfig
 from dallebaby_cli.errors import BadInput, MissingInput
@@ -13,6 +14,7 @@ from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.prep import contact
 from dallebaby_cli.progress import Progress, Report
 from dallebaby_cli.quality import memorisation, pretrained
+from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated, Pair
 from dallebaby_cli.quality.memorisation import Drawn, Near
 from dallebaby_cli.store.codec import png
@@ -27,32 +29,38 @@ def judge(
     home: Path,
     tokenizer: ImageTokenizer,
     drawn: Drawn,
+    own: Features | None,
     config: EvaluateConfig,
     report: Report,
 ) -> None:
     """Fill in how near to training pictures the drawn ones are, beside as many held-out ones, which
-    no model drew: much nearer is copying."""
-    training, held_out = drawn.training, drawn.held_out
+    no model drew: much nearer is copying. Where no pretrained network is, `own` looks."""
+    training, held_out, codes = drawn.training, drawn.held_out, drawn.codes.flatten(1)
     others = memorisation.codes_of(held_out, held_out.sample(len(drawn.codes)))
 
     def watch(task: str, total: int) -> Callable[[int], None]:
         return lambda count: report(Progress(task, count, total, "images"))
 
-    near = memorisation.in_codes(drawn.codes, others, training, watch("distance", len(training)))
+    near = memorisation.in_codes(codes, others, training, watch("distance", len(training)))
     done.distance.update(near.figures())
-    try:
-        network = pretrained.load_judge(config.kid_network, tokenizer.device)
-    except (MissingInput, BadInput):
-        seen = None
+    network, seen = _network(config.kid_network, tokenizer.device, own), None
+    if network is None:
         done.missing.append("the nearest training pictures are found by their codes alone: see KID")
     else:
         known = np.union1d(near.place, training.sample(config.near_pictures))
         seen = memorisation.in_features(
-            *(drawn.codes, others, training, tokenizer, network.pooled, known),
+            *(codes, others, training, tokenizer, network.pooled, known),
             watch("nearest", len(known)),
         )
         done.distance_seen[network.name] = seen.figures()
     _show(done, home, tokenizer, drawn, near, seen)
+
+
+def _network(name: str, device: torch.device, own: Features | None) -> Features | None:
+    try:
+        return pretrained.load_judge(name, device)
+    except (MissingInput, BadInput):
+        return own if name == "auto" else None
 
 
 def _show(
@@ -66,7 +74,7 @@ def _show(
     """The nearest pairs of all, the drawn one left, each with its words."""
     by = seen or near
     nearest = np.argsort(by.drawn, kind="stable")[:SHOWN]
-    ours = drawn.codes[nearest].cpu()
+    ours = drawn.codes.flatten(1)[nearest].cpu()
     theirs = memorisation.codes_of(drawn.training, by.place[nearest])
     differ = (ours != theirs).float().mean(1).tolist()
     captions = memorisation.captions_of(drawn.training, by.place[nearest])
