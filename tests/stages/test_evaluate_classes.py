@@ -114,7 +114,12 @@ def test_drawn_classes_are_read_beside_real_and_rebuilt_ones(
     ]
     assert {row["network"] for row in facts["compared"]} == {f"judges/{folder.name}"}
     assert any("the dataset's own judge of classes" in text for text in facts["missing"])
-    (sheet,) = facts["samples"]
+    ((network, near),) = facts["distance_seen"].items()
+    assert network == facts["compared"][0]["network"] and near["drawn_compared"] == 13
+    page = Path(facts["report"]).read_text(encoding="utf-8")
+    assert all(f"<td>{name}</td>" in page.replace("\n", "") for name in COLOURS)
+    nearest, sheet = facts["samples"]
+    assert nearest == str(home / "samples/evaluate-nearest.png")
     with Image.open(sheet) as picture:
         step = 144 + 8
         assert picture.width == (1 + 4) * step + 8
