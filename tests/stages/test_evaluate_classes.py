@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # they train real models, though small ones
 Cli = Callable[..., Ran]
 COLOURS = {"blue": (0, 0, 255), "green": (0, 160, 0), "red": (255, 0, 0)}
 JUDGE = ("steps=60", "model.widths=[8,8]", "eval_images=20", "batch_size=32", "softened=0.1")
-QUICK = ("--device", "cpu", "--set", "retrieved=3")
+QUICK = ("--device", "cpu", "--set", "retrieved=3", "--set", "near_pictures=12")
 QUICK += tuple(word for setting in JUDGE for word in ("--set", f"judge.{setting}"))
 
 
@@ -170,7 +170,7 @@ def test_two_processes_draw_and_the_first_judges(home: Path) -> None:
         ("real", 6),
         ("rebuilt", 6),
     ]
-    assert [row["count"] for row in facts["retrieval"]] == [3, 3] and len(facts["samples"]) == 1
+    assert [row["count"] for row in facts["retrieval"]] == [3, 3] and len(facts["samples"]) == 2
 
 
 def seal_tokens(home: Path, name: str, change: Callable[[dict], dict]) -> None:
