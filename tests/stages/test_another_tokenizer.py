@@ -134,6 +134,7 @@ def test_every_stage_takes_it(cli: Cli, home: Path, tmp_path: Path) -> None:
     assert np.abs(start[12:, :32] - GREY).max() <= 2
 
     of_classifier = (*(f"classifier.{setting}" for setting in QUICK), "classifier.model.width=8")
+    of_classifier += ("near_pictures=12",)
     facts = run("evaluate", "--pictures", 6, sets=of_classifier)
     held = torch.from_numpy(pictures[source.rows("holdout")]).permute(0, 3, 1, 2).float()
     rebuilt = mean.decode(expected[source.rows("holdout")]).float()

@@ -177,11 +177,14 @@ def test_a_decoder_of_other_codes_is_refused(home: Path, cli: Cli, ask: Ask) -> 
 
 def test_evaluation_judges_the_decoder_that_is_named(home: Path, ask: Ask) -> None:
     asked = ("evaluate", "--pictures", 2, "--set", "holdout_pictures=16")
+    asked += ("--set", "near_pictures=12")
     own = ask(*asked, "--model", home / "dalle/d")
     new = ask(*asked, "--model", home / "dalle/d", "--vae", "n")
     inside = ask(*asked, "--model", transformer_with(home, "n"))
     assert new["vae"] == str(home / "vae/n") and own["vae"] is inside["vae"] is None
-    assert new | {"model": "", "vae": None} == inside | {"model": ""}
+    assert [Path(facts["report"]).parent.name for facts in (own, new)] == ["d", "d"]
+    nowhere = {"model": "", "vae": None, "report": ""}
+    assert new | nowhere == inside | nowhere
     assert new["holdout"] == own["holdout"] and new["reconstruction"] != own["reconstruction"]
 
 
