@@ -20,9 +20,10 @@ p.dim, figcaption, th { color: var(--dim); font-size: .85rem; font-weight: norma
 p.warning { background: var(--warn); padding: .5rem .8rem; border-radius: .4rem }
 div.wide { overflow-x: auto }
 div.strip { display: flex; gap: .8rem; overflow-x: auto }
-div.strip img { max-width: none }
+figure { margin: 0 }
+img { max-width: 100%; min-width: min(100%, 22rem); image-rendering: pixelated }
+div.strip img { width: 11rem; min-width: 0 }
 div.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)) }
-figure { margin: 0 } img { max-width: 100%; image-rendering: pixelated }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { text-align: left; padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid var(--line) }
 svg { width: 100%; height: auto; font-size: 11px; fill: var(--dim) }
@@ -60,10 +61,10 @@ def join(parts: Iterable[str]) -> Html:
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> Html:
-    """Rows of cells; a table that is wider than the screen can be moved."""
+    """Rows of cells, if there are any; a table that is wider than the screen can be moved."""
     titles = [tag("tr", *(tag("th", cell) for cell in head))] if head else []
     cells = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
-    return tag("div", tag("table", *titles, *cells), class_="wide")
+    return tag("div", tag("table", *titles, *cells), class_="wide") if cells else Html("")
 
 
 def picture(png: bytes, words: str) -> Html:

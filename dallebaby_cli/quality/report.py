@@ -3,13 +3,14 @@ browser. `train` writes it at its end, `evaluate` writes it again with what it h
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from dallebaby_cli import files
 from dallebaby_cli.config.settings import flat
@@ -17,7 +18,7 @@ from dallebaby_cli.errors import BadInput
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality.curves import chart
 from dallebaby_cli.quality.figures import Evaluated
-from dallebaby_cli.quality.page import Html, join, page, picture, section, table, tag
+from dallebaby_cli.quality.page import Html, page, picture, section, table, tag
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.training import engine, log_reader
@@ -28,7 +29,7 @@ NAME = "report.html"
 ELSEWHERE = "samples/evaluate.html"
 PROMPTS = "prompts.json"  # the captions that samples.png shows, beside it
 FRAMES = 8
-LARGEST = 8 << 20  # bytes of a picture
+LARGEST, MOST_PIXELS = 8 << 20, 1 << 25  # bytes and pixels of a picture
 SHOWN = {  # of a run's folder, with what it shows
     "samples.png": "drawn by the finished model, each from a caption of its own",
     "reconstructions.png": "hold-out pictures, and below each what is left of it",
@@ -75,15 +76,17 @@ def of_run(folder: Path, done: Evaluated | None = None) -> str:
     """The page. Whatever is not there, or is damaged, is left out. Raises BadInput where the
     manifest makes no sense."""
     about = manifest.read(folder) or Manifest(kind=folder.parent.name, name=folder.name)
-    story = _story(folder / "log.jsonl")
+    story, inner = _story(folder / "log.jsonl"), folder / "finish"
+    finish = _story(inner / "log.jsonl")
     return page(
         f"{about.kind}/{about.name}",
         *_head(about, story),
         section("Pictures", *_pictures(folder)),
         section("While it learned", *_filmstrip(folder)),
         section("Curves", *_curves(story)),
+        section("The finish", *_filmstrip(inner), *_curves(finish)),
         *_quality(about, done),
-        section("What it cost", _cost(about, story)),
+        section("What it cost", _cost(about, story, finish)),
         section("Made from", table([(n, i[:12]) for n, i in about.parents.items()])),
         section("Settings", _settings(about)),
     )
@@ -146,8 +149,10 @@ def _png(path: Path) -> bytes | None:
     """The content of a picture that is one, and whole."""
     try:
         content = files.read_small(path, LARGEST)
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as found:
-            found.load()
+        found = PngImageFile(io.BytesIO(content))  # Image.open refuses grids of many pictures
+        if math.prod(found.size) > MOST_PIXELS:
+            return None
+        found.load()
     except (FileNotFoundError, BadInput, OSError, SyntaxError, ValueError):
         return None
     return content
@@ -176,6 +181,7 @@ def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
     yield section("Pictures that come back from their codes", _figures(done.reconstruction))
     yield section(
         "Does it draw what is asked?",
+        _judge(done),
         _rows(done.agreement),
         _rows(done.classes),
         _rows(done.retrieval),
@@ -187,24 +193,28 @@ def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
         yield section("Not measured", tag("ul", *(tag("li", text) for text in done.missing)))
 
 
+def _judge(done: Evaluated) -> Html:
+    """Who has read the classes."""
+    if not done.judge:
+        return Html("")
+    words = f"Read by a judge of {done.judge.classes:,} classes that has seen "
+    words += f"{done.judge.trained_on:,} training pictures; guessing gets {done.judge.chance:.1%}."
+    return tag("p", words, class_="dim")
+
+
 def _copies(done: Evaluated) -> Iterator[Html]:
     measured = {"codes that differ": done.distance, **done.distance_seen}
     for by, figures in measured.items():
         if "drawn_close" in figures:
             yield tag(
                 "p",
-                f"By {by}: {figures['drawn_close']:.1%} of the drawn pictures are nearer to one of "
-                f"{figures['known']:,} training pictures than hold-out pictures are, but for the "
-                f"nearest {figures['close_by_chance']:.1%} of those; so much is chance.",
+                f"By {by}, {figures['drawn_close']:.1%} of the drawn pictures are nearer to a "
+                "training picture than nearly all hold-out pictures are; of pictures that are new, "
+                f"{figures['close_by_chance']:.1%} would be. {figures['drawn_copies']:,} are the "
+                f"same as one. {figures['known']:,} training pictures were compared.",
             )
             yield _figures(figures)
-    if done.nearest:
-        head = ("drawn", "nearest in training", "codes that differ", "1 - cosine")
-        pairs = [
-            (p.prompt, p.caption, f"{p.codes_differ:.0%}", _number(p.seen_apart))
-            for p in done.nearest
-        ]
-        yield table(pairs, head)
+    yield _rows(done.nearest)
 
 
 def _sheets(paths: Sequence[Path]) -> Iterator[Html]:
@@ -224,32 +234,32 @@ def _rows(rows: Sequence[Any]) -> Html:
         lines.append(line)
     head = list(dict.fromkeys(key for line in lines for key in line))
     cells = [[line.get(key, "") for key in head] for line in lines]
-    return table(cells, [key.replace("_", " ") for key in head]) if lines else Html("")
+    return table(cells, [key.replace("_", " ") for key in head])
 
 
 def _figures(figures: Mapping[str, Any]) -> Html:
-    rows = [(name.replace("_", " "), _number(value)) for name, value in figures.items()]
-    return table(rows) if rows else Html("")
+    return table([(name.replace("_", " "), _number(value)) for name, value in figures.items()])
 
 
 def _number(value: object, share: bool = False) -> str:
     """As people write it."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, int) and not share:
+        return f"{value:,}"
     if isinstance(value, int | float):
-        return (
-            f"{value:.1%}" if share else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-        )
+        return f"{value:.1%}" if share else f"{value:,.4g}"
     return str(value)
 
 
 # ---------------------------------------------------------------- what it took
 
 
-def _cost(about: Manifest, story: Story) -> Html:
+def _cost(about: Manifest, story: Story, finish: Story) -> Html:
     counts, start = about.counts, story.starts[-1] if story.starts else {}
     batch, steps = about.config.get("batch_size"), counts.get("steps")
-    rows: dict[str, object] = {"minutes": story.seconds / 60 if story.seconds else None}
+    rows: dict[str, object] = {"minutes": story.seconds / 60 or None}
+    rows["minutes of the finish"] = finish.seconds / 60 or None
     rows |= {"steps": steps, "steps that were planned": counts.get("planned")}
     if isinstance(batch, int) and isinstance(steps, int):
         rows["pictures seen"] = batch * steps
@@ -268,6 +278,4 @@ def _cost(about: Manifest, story: Story) -> Html:
 
 def _settings(about: Manifest) -> Html:
     rows = [(name, str(value)) for name, value in flat(about.config).items()]
-    return (
-        tag("details", tag("summary", f"{len(rows)} settings"), table(rows)) if rows else join(())
-    )
+    return tag("details", tag("summary", f"{len(rows)} settings"), table(rows))

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -163,6 +165,10 @@ def test_what_is_damaged_is_left_out(run: Path) -> None:
     for frame in (run / "frames").iterdir():
         frame.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(90))
     (run / "frames" / "x.png").write_bytes(b"")
+    vast = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + vast
+    vast_png = start + struct.pack(">I", zlib.crc32(b"IHDR" + vast)) + bytes(64)
+    (run / "frames" / "00000009.png").write_bytes(vast_png)
     (run / "prompts.json").write_bytes(b"[" * 999)
     (run / "log.jsonl").write_bytes(bytes(5000) + b'{"event": "step", "step": 3, "loss": 1e999}\n')
     left = Page(report.of_run(run))

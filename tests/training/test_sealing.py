@@ -25,7 +25,7 @@ from dallebaby_cli.store.tokens import Tokens
 pytestmark = pytest.mark.slow
 
 Cli = Callable[..., Ran]
-LAST = {"vae": 4, "dalle": 4, "tokens": 99, "images": 8}  # changes that are tried; all with SOAK
+LAST = {"vae": 5, "dalle": 5, "tokens": 99, "images": 8}  # changes that are tried; all with SOAK
 TINY = ("--preset", "tiny")
 COMMANDS = {
     "vae/v": ("train-vae", *TINY, "--steps", 6, "--run", "v"),
