@@ -159,16 +159,24 @@ def test_any_curve_is_drawn(points: dict[int, float]) -> None:
             assert 0 <= x <= 320 and 0 <= y <= 160
 
 
+def vast_png() -> bytes:
+    """A small file that says it is a picture of 3.6 thousand million pixels."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)}
+    chunks |= {b"IDAT": zlib.compress(bytes(180_001)), b"IEND": b""}
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in chunks.items():
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        parts += [struct.pack(">I", len(content)), kind, content, checksum]
+    return b"".join(parts)
+
+
 def test_what_is_damaged_is_left_out(run: Path) -> None:
     whole = Page(report.of_run(run))
     (run / "samples.png").write_bytes((run / "samples.png").read_bytes()[:-50])
     for frame in (run / "frames").iterdir():
         frame.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(90))
     (run / "frames" / "x.png").write_bytes(b"")
-    vast = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + vast
-    vast_png = start + struct.pack(">I", zlib.crc32(b"IHDR" + vast)) + bytes(64)
-    (run / "frames" / "00000009.png").write_bytes(vast_png)
+    (run / "frames" / "00000009.png").write_bytes(vast_png())
     (run / "prompts.json").write_bytes(b"[" * 999)
     (run / "log.jsonl").write_bytes(bytes(5000) + b'{"event": "step", "step": 3, "loss": 1e999}\n')
     left = Page(report.of_run(run))
