@@ -3,7 +3,7 @@
 state.pt             to resume from            model.safetensors   the averaged weights
 log.jsonl            one line an event         config.json         rebuilds the model
 tensorboard/, *.png  to look at                manifest.json       config, parents, figures
-frames/              become training.gif
+frames/              become training.gif       report.html         all of it on a page
 """
 
 import dataclasses
