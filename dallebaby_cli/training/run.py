@@ -108,6 +108,7 @@ def finish(
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         figures |= {} if state.mfu is None else {"mfu": state.mfu}
         figures |= {"planned": state.planned} if state.planned else {}
+        figures["epochs"] = state.step * config.batch_size / len(task.train)
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
         draft = dataclasses.replace(draft, counts=counts)

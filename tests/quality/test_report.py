@@ -25,6 +25,7 @@ from dallebaby_cli.quality import page, report
 from dallebaby_cli.quality.curves import chart
 from dallebaby_cli.quality.page import tag
 from dallebaby_cli.store import manifest
+from dallebaby_cli.training import log_reader
 
 Cli = Callable[..., Ran]
 OPEN = {"meta", "img"}  # elements that have no end
@@ -92,8 +93,10 @@ def test_training_ends_with_a_page_of_all_that_is_known(trained: Path) -> None:
     _, about = manifest.find(trained, "dalle", "d")
     assert f"{about.counts['bits_per_code']:,.4g}" in found.texts
     assert all(f"{name}" in found.text for name in ("tokens/shapes@v", about.version, "batch_size"))
-    cells = found.texts
-    assert cells[cells.index("pictures seen") + 1] == str(4 * about.config["batch_size"])
+    cells, seen = found.texts, 4 * about.config["batch_size"]
+    assert cells[cells.index("pictures seen") + 1] == str(seen)
+    (start,) = log_reader.read(folder / "log.jsonl").starts
+    assert about.counts["epochs"] == pytest.approx(seen / start["train"], abs=1e-4)
     assert "cpu, 1 threads" in found.text and "not measured yet" in found.text
     for curve in ("loss: ", "bits per code: ", "lr: ", "epochs: "):
         assert curve in found.text
@@ -221,11 +224,18 @@ def test_two_datasets_of_one_picture_nothing_held_out_and_a_run_that_went_on(
     tiny = ("--preset", "tiny", "--set", "batch_size=2")
     done("train-vae", "one", "other", *tiny, "--steps", 2, "--run", "v")
     done("encode", "one", "other")
-    for steps in (2, 3):
-        ran = done("train", "one@v", "other@v", *tiny, "--steps", steps, "--run", "d")
-    folder = home / "dalle" / "d"
-    found = Page((folder / "report.html").read_text(encoding="utf-8"))
-    assert "Nothing is held out" in found.text and "memorised" not in ran.err
+    train = ("train", "one@v", "other@v", *tiny, "--run", "d", "--steps")
+    done(*train, 2)
+    out = home / "dalle" / "d" / "report.html"
+    out.unlink()
+    (out / "in the way").mkdir(parents=True)
+    ran = done(*train, 3)
+    assert ": trained" in ran.out and "report.html cannot be written" in ran.err
+    assert "memorises" not in ran.err, "nothing is held out that could say so"
+    shutil.rmtree(out)
+    assert ": already trained" in done(*train, 3).out
+    found = Page(out.read_text(encoding="utf-8"))
+    assert "Nothing is held out" in found.text
     assert {"tokens/one@v", "tokens/other@v"} <= {*found.texts}
     assert {"one <b>picture</b>", "other <b>picture</b>"} <= {*found.texts}
     cells = found.texts
@@ -235,8 +245,8 @@ def test_two_datasets_of_one_picture_nothing_held_out_and_a_run_that_went_on(
     assert cells[cells.index("epochs: how often each was seen") + 1] == "3"
 
     facts = json.loads(done("evaluate", "--pictures", 4, "--json").out)
-    assert facts["report"] == str(folder / "report.html")
-    again = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert facts["report"] == str(out)
+    again = Page(out.read_text(encoding="utf-8"))
     assert "hold nothing out" in again.text and "Nothing is held out" in again.text
     assert facts["missing"] and {*facts["missing"]} <= {*again.texts}
     assert "not measured yet" not in again.text
