@@ -18,7 +18,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from dallebaby_cli.scenes import spec
 from dallebaby_cli.scenes.agreement import QUESTIONS
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.training import log_reader
 
 WEIGHTS = ("model.safetensors", "vae.safetensors")
 
@@ -192,11 +192,8 @@ def read(folder: Path) -> Manifest:
 
 
 def minutes(run: Path) -> float:
-    """How long a run trained, however often it was stopped: the time between the lines of its log,
-    but for those before it was started again."""
-    rows = [json.loads(row) for row in (run / "log.jsonl").read_text().splitlines()]
-    spans = (b["time"] - a["time"] for a, b in pairwise(rows) if b["event"] != "resume")
-    return sum(spans) / 60
+    """How long a run trained, however often it was stopped."""
+    return log_reader.read(run / "log.jsonl").seconds / 60
 
 
 def machine() -> str:

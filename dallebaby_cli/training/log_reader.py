@@ -46,7 +46,7 @@ def read(log: Path) -> Story:
         told, step, time = event.get("event"), event.get("step"), event.get("time")
         if told == "start" and len(story.starts) < MOST_STARTS:
             story.starts.append({k: v for k, v in event.items() if k not in ("event", "time")})
-        if told == "start" or not _is_figure(time):
+        if told in ("start", "resume") or not _is_figure(time):
             before = math.nan
         elif 0 <= time - before < MOST:  # type: ignore[operator]
             story.seconds += time - before  # type: ignore[operator]

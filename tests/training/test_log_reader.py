@@ -59,7 +59,7 @@ def test_the_story_of_a_run_that_was_stopped_and_went_back(tmp_path: Path) -> No
     assert story.starts == [{"device": "cpu, 2 threads", "train": 30}] * 2 and story.resumed == [2]
     assert story.warning and story.warning[0] == 6 and story.turned == "step 5: over"
     assert len(story.warning[1]) == log_reader.LONGEST and story.scored == 5
-    assert story.seconds == 8.0 + 4.5, "between a stop and the next start nothing was done"
+    assert story.seconds == 8.0 + 3.5, "between a stop and the next start nothing was done"
 
 
 def test_what_a_kill_left_at_the_end_is_cut_off(tmp_path: Path) -> None:
