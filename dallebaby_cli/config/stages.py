@@ -266,19 +266,21 @@ class EncodeConfig(Bounded):
     """pictures at a time; does not change the codes"""
     shard_pictures: int = bounded(8192, ge=1, le=COUNT)
     """pictures in a token shard: as many as a killed run does again at most"""
-    views: int = bounded(1, ge=1, le=1000)
-    """of each picture: as it is, then random crops of it; `train` draws one each time"""
+    views: int = bounded(0, ge=0, le=1000)
+    """of each picture: as it is, then random crops of it; `train` draws one each time. 0 is one, or
+    where few pictures are to train on as many as make up to 24,000 of them, at most 8"""
     crop: float = bounded(0.7, ge=0.05, le=1)
     """smallest share of a picture's area that a further view keeps; 1 crops nothing"""
-    flip: bool = False
-    """mirror half of the further views; not where there is writing, or left and right matter"""
+    flip: bool | None = None
+    """mirror half of the further views, but for captions that speak of left, right or writing; null
+    does so where views=0 takes several"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of the further views; each picture has its own from it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(
-            self.views == 1 or self.crop < 1 or self.flip,
+            self.views in (0, 1) or self.crop < 1 or self.flip is True,
             "views",
             self.views,
             "would all be the same; take crop below 1, or flip=true",

@@ -65,14 +65,47 @@ def encode(
         draft = Manifest(
             kind="tokens",
             name=f"{images.name}@{vae_manifest.name}",
-            config=settings.as_dict(config),
             parents={
                 f"images/{images.name}": images.id,
                 f"vae/{vae_manifest.name}": codes_id(vae_folder),
             },
         )
-        done.append(_encode_one(home, draft, vae_manifest.id, source, model, config, report))
+        chosen = _with_views(home, config, draft, vae_manifest.id, images, source, report)
+        draft = dataclasses.replace(draft, config=settings.as_dict(chosen))
+        done.append(_encode_one(home, draft, vae_manifest.id, source, model, chosen, report))
     return done
+
+
+def _with_views(
+    home: Path,
+    config: EncodeConfig,
+    draft: Manifest,
+    vae_id: str,
+    images: Manifest,
+    source: Shards,
+    report: Report,
+) -> EncodeConfig:
+    """With as many views as are asked for; if none are, with those that such tokens were begun
+    with, or as many as so few pictures need. Scenes need none: more of them can be drawn."""
+    if config.views:
+        return dataclasses.replace(config, flip=bool(config.flip))
+    found = manifest.read(manifest.artefact(home, "tokens", draft.name))
+    if found and _same_parents(found, draft, vae_id) and found.config.get("views"):
+        flip = found.config.get("flip") if config.flip is None else config.flip
+        kept = {"views": found.config["views"], "flip": flip}
+        return settings.build(EncodeConfig, {**settings.as_dict(config), **kept})
+    count, flip = len(source.rows("train")), config.flip is not False
+    views = 1 if manifest.is_drawn(images) else augment.usual_views(count)
+    if views == 1 or (config.crop == 1 and not flip):
+        return dataclasses.replace(config, views=1, flip=False)
+    report(
+        Note(
+            f"encode: {views} views of each picture, because only {count:,} are to train on: itself"
+            f" and crops of at least {config.crop:.0%} of it"
+            f"{', half of them mirrored' if flip else ''} (--set views=1 takes none)"
+        )
+    )
+    return dataclasses.replace(config, views=views, flip=flip)
 
 
 def _encode_one(
@@ -153,8 +186,12 @@ def _missing(
 def _is_same(found: Manifest, draft: Manifest, vae_id: str) -> bool:
     """Whether tokens are of the same pictures, codes and settings as the draft's. Older versions
     named the id of the whole dVAE."""
+    return found.config == draft.config and _same_parents(found, draft, vae_id)
+
+
+def _same_parents(found: Manifest, draft: Manifest, vae_id: str) -> bool:
     older = {k: vae_id if k.startswith("vae/") else v for k, v in draft.parents.items()}
-    return found.config == draft.config and found.parents in (draft.parents, older)
+    return found.parents in (draft.parents, older)
 
 
 def _as_written(found: Manifest, paths: list[Path]) -> set[Path]:
@@ -226,9 +263,14 @@ def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tens
     key and the view's number, and from nothing else."""
     pictures = torch.from_numpy(np.stack([source.image(int(row)) for row in rows]))
     pictures = pictures.permute(0, 3, 1, 2)
-    views = [pictures]
+    views, flip = [pictures], np.array([_mirrored(source, int(row), config) for row in rows])
     for view in range(1, config.views):
         seeds = ((config.seed, view, *source.key(int(row)).encode()) for row in rows)
         draws = np.stack([np.random.default_rng(seed).random(augment.DRAWS) for seed in seeds])
-        views.append(augment.vary(pictures, draws, config.crop, config.flip))
+        views.append(augment.vary(pictures, draws, config.crop, flip))
     return torch.stack(views, dim=1)
+
+
+def _mirrored(source: Shards, row: int, config: EncodeConfig) -> bool:
+    """Whether further views of a picture may be mirrored."""
+    return bool(config.flip) and augment.may_be_mirrored(source.captions(row))

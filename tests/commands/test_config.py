@@ -77,7 +77,7 @@ def test_the_command_shows_what_the_commands_take(cli: Cli, tmp_path: Path) -> N
     assert {field.name for field in dataclasses.fields(Setting)} < {*said[0]}
     plain = [re.split("  +", line) for line in cli(*asked).out.splitlines()]
     assert len(plain) == len(said) and {len(line) for line in plain} == {6}
-    assert ["encode", "views", "4", f"--config {file}", "1"] in [line[:5] for line in plain]
+    assert ["encode", "views", "4", f"--config {file}", "0"] in [line[:5] for line in plain]
 
 
 def test_without_a_preset_it_is_the_one_that_suits_the_device(cli: Cli) -> None:

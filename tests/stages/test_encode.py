@@ -77,6 +77,60 @@ def test_pictures_are_mirrored_only_when_asked(home: Path) -> None:
         EncodeConfig(views=2, crop=1)
 
 
+def test_few_pictures_get_views_and_hold_out_ones_are_scored_without(home: Path) -> None:
+    told: list[str] = []
+
+    def encoded(**changes: object) -> Encoded:
+        config = EncodeConfig(**changes)
+        (done,) = encode(home, config, [], device="cpu", report=listen)
+        return done
+
+    def listen(event: progress.Event) -> None:
+        if isinstance(event, progress.Note):
+            told.append(event.text)
+
+    done = encoded()
+    trained = len(Shards(home / "images" / "shapes").rows("train"))
+    assert done.manifest.counts["views"] == 8 and done.manifest.config["flip"] is True
+    assert f"encode: 8 views of each picture, because only {trained} are to train on: " in told[1]
+    assert (
+        "crops of at least 70% of it, half of them mirrored (--set views=1 takes none)" in told[1]
+    )
+    assert not encoded().fresh, "the same is chosen again"
+    assert not encoded(views=8, flip=True).fresh, "and may be asked for"
+    one = encoded(views=1)
+    assert one.fresh and one.manifest.config["flip"] is False
+    assert not any("views" in text for text in told[4:]), "it says nothing of what was asked for"
+    kept = encoded()
+    assert not kept.fresh and kept.manifest.id == one.manifest.id, "what is there stays as it is"
+    shutil.rmtree(one.folder)
+    assert encoded(flip=False).manifest.config["flip"] is False and "mirrored" not in told[-1]
+    assert encoded(flip=False).manifest.counts["views"] == 8
+
+
+def test_drawn_scenes_get_no_views(home: Path) -> None:
+    folder = home / "images" / "shapes"
+    found = manifest.read(folder)
+    assert found is not None
+    config = {**found.config, "source": {"layout": "scenes"}}
+    manifest.write(folder, dataclasses.replace(found, config=config))
+    assert codes(home, EncodeConfig())[0].manifest.counts["views"] == 1
+
+
+def test_a_picture_whose_caption_says_left_is_not_mirrored(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Shards.captions
+
+    def captions(shards: Shards, row: int) -> list[str]:
+        return [*said(shards, row), "its left half is blue"] if row % 2 else said(shards, row)
+
+    monkeypatch.setattr(Shards, "captions", captions)
+    _, found = codes(home, EncodeConfig(views=4, crop=1, flip=True))
+    same = (found == found[:, :1]).all((1, 2))
+    assert same[1::2].all() and same[::2].mean() < 0.3
+
+
 def test_lost_views_are_made_again_alike(home: Path) -> None:
     done, whole = codes(home, VIEWS)
     before = {path: path.read_bytes() for path in done.folder.glob("*.arrow")}

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dallebaby_cli.training.augment import DRAWS, SOFTENING, soften, vary
+from dallebaby_cli.training.augment import (
+    DRAWS,
+    SOFTENING,
+    may_be_mirrored,
+    soften,
+    usual_views,
+    vary,
+)
 
 SLOPE = torch.arange(16, dtype=torch.uint8).mul(8).expand(32, 3, 16, 16)  # dark left, light right
 
@@ -37,6 +44,47 @@ def test_half_are_mirrored_and_exactly() -> None:
     mirrored = (varied == SLOPE.flip(-1)).flatten(1).all(1)
     assert 8 < mirrored.sum() < 24
     assert torch.equal(varied[~mirrored], SLOPE[~mirrored])
+
+
+def test_only_those_are_mirrored_that_may_be() -> None:
+    may = np.arange(len(SLOPE)) % 2 == 0
+    varied = vary(SLOPE, draw(0), 1.0, may)
+    mirrored = (varied == SLOPE.flip(-1)).flatten(1).all(1).numpy()
+    assert not mirrored[~may].any() and 3 < mirrored.sum() < 13
+    all_mirrored = (vary(SLOPE, draw(0), 1.0, True) == SLOPE.flip(-1)).flatten(1).all(1).numpy()
+    assert np.array_equal(mirrored, all_mirrored & may), "others as ever"
+
+
+@pytest.mark.parametrize(
+    ("caption", "may"),
+    [
+        ("a red car", True),
+        ("a dog left of a tree", False),
+        ("The Right Whale", False),
+        ("a leftover pizza and bright lights", True),
+        ("the leftmost of them, looking rightwards", False),
+        ("a left-hand glove", False),
+        ("a righthand turn", False),
+        ("the letter A", False),
+        ("a photo of a 7", False),
+        ("the digit seven", False),
+        ("two dogs on a sofa", True),
+        ("a photo of two", False),
+        ("an alarm clock", False),
+        ("a stop sign", False),
+        ("a signal box in Texas", True),
+        ("", True),
+    ],
+)
+def test_captions_say_what_may_be_mirrored(caption: str, may: bool) -> None:
+    assert may_be_mirrored([caption]) is may
+    assert may_be_mirrored(["a red car", caption]) is may
+    assert may_be_mirrored([]) is True
+
+
+def test_few_pictures_get_more_views() -> None:
+    numbers = (0, 1, 30, 3000, 3001, 6000, 12_000, 12_001, 10**7)
+    assert [usual_views(n) for n in numbers] == [8, 8, 8, 8, 7, 4, 2, 1, 1]
 
 
 def test_crops_keep_at_least_so_much_and_differ() -> None:
