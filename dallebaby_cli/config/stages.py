@@ -253,6 +253,9 @@ class TrainConfig(RunConfig):
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
     caption_drop: float = bounded(0.1, ge=0, lt=1)
     """share of the captions left out, so that guidance has something to guide against"""
+    early_stop: bool = True
+    """where few pictures are seen again and again, keep the weights that did best on the hold-out
+    ones, and end when those say that it memorises"""
 
 
 # ---------------------------------------------------------------- encode and generate

@@ -31,6 +31,7 @@ class JudgeTask:
     unit: str = "images"
     compile: bool = False
     frames: int = 0
+    early_stop: bool = False
 
     def parts(self) -> dict[str, Objective]:
         """The classifier alone."""

@@ -36,7 +36,10 @@ SHOWN = {  # of a run's folder, with what it shows
     "codebook.png": "what each code paints where all its neighbours are the same",
 }
 CURVES = ("loss", "bits_per_code", "psnr", "lr", "epochs")
-EFFORT = ("steps", "minutes", "compiled", "threads", "step_s", "planned", "mfu", "epochs")
+EFFORT = (
+    *("steps", "minutes", "compiled", "threads", "step_s", "planned", "mfu", "epochs"),
+    *("kept", "pictures_wanted"),
+)
 """Counts that are not about how good a run is."""
 
 

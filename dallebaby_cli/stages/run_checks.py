@@ -41,7 +41,8 @@ def limits(most: Limits, device: torch.device) -> Check:
 
 def judge(run: Forecast, device: torch.device) -> list[Check]:
     """A row for each part of it."""
-    return [_learning(run), _loader(run), _memory(run, device), _time(run)]
+    rows = [_learning(run), _loader(run), _memory(run, device), _time(run)]
+    return [*rows, _pictures(run)] if run.memorises else rows
 
 
 def _learning(run: Forecast) -> Check:
@@ -68,6 +69,12 @@ def _memory(run: Forecast, device: torch.device) -> Check:
     if run.memory_bytes <= TIGHT * total:
         return Check(f"{run.stage}: memory", "ok", found)
     return Check(f"{run.stage}: memory", "warn", found, LESS_MEMORY)
+
+
+def _pictures(run: Forecast) -> Check:
+    found = f"each is seen {run.epochs:.1f} times: the run may memorise them, and then ends early"
+    advice = "prepare more of them, or take less time"
+    return Check(f"{run.stage}: pictures", "warn", found, advice)
 
 
 def _time(run: Forecast) -> Check:

@@ -74,6 +74,7 @@ class SharpenTask:
     unit: str = "images"
     compile: bool = False
     frames: int = 20
+    early_stop: bool = False
     drawn: list[Tensor] = field(default_factory=list)
     """what the decoder made of the batch, kept for the discriminator"""
     figures_before: dict[int, dict[str, float]] = field(default_factory=dict)

@@ -99,8 +99,12 @@ class DalleTask:
             "bits_per_caption_token": found["bits_per_caption_token"],
         }
 
+    @property
+    def early_stop(self) -> bool:
+        return self.config.early_stop
+
     def over(self, figures: Mapping[str, float]) -> str | None:
-        """Never: it takes all its steps."""
+        """Never, by these figures alone."""
         return None
 
     def holdout_loss(self, figures: Mapping[str, float]) -> float | None:

@@ -53,6 +53,7 @@ class VaeTask:
     unit: str = "images"
     compile: bool = False  # its steps become no faster, and those of VQ differ
     frames: int = 40
+    early_stop: bool = False  # it hardly memorises pictures
 
     def parts(self) -> dict[str, Objective]:
         return {"model": Objective(self.model, self.loss)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.training import loop, optim, pace, plan
+from dallebaby_cli.training import best, loop, optim, pace, plan
 from dallebaby_cli.training.batches import prefetch
 from dallebaby_cli.training.state import State
 
@@ -45,6 +45,8 @@ class Forecast:
     """how often each picture is seen"""
     seconds: float
     """that the whole run takes: evaluations, pictures and checkpoints, too"""
+    memorises: bool = False
+    """whether it sees each picture so often that it may memorise them, and then ends early"""
 
 
 def forecast(
@@ -65,6 +67,7 @@ def forecast(
     finally:
         pace.use(before)
     steps = plan.length(costs, config, task.frames)
+    epochs = steps * config.batch_size / pictures
     share = costs.flops_per_step / costs.step_s / peak if peak else 0.0
     return Forecast(
         stage=task.name,
@@ -79,8 +82,9 @@ def forecast(
         unit=task.unit,
         memory_bytes=devices.peak_bytes(device),
         steps=steps,
-        epochs=steps * config.batch_size / pictures,
+        epochs=epochs,
         seconds=plan.duration(costs, steps, config, task.frames),
+        memorises=task.early_stop and epochs > best.AGAIN,
     )
 
 

@@ -139,8 +139,9 @@ class Log:
             self.event("warning", step=step, text=warning)
             self.report(Note(f"step {step}: {warning}", "warning"))
 
-    def turned(self, step: int, best: int, losses: Mapping[int, float]) -> None:
-        """The hold-out loss has risen since the step where it was `best`: said once."""
+    def turned(self, step: int, best: int, losses: Mapping[int, float], ends: bool = False) -> None:
+        """The hold-out loss has risen since the step where it was `best`: said once, and to people
+        only if nothing `ends` the run for it."""
         text = (
             f"the hold-out loss was lowest at step {best} ({losses[best]:.3g}) and is "
             f"{losses[step]:.3g} now: after {step * self.epochs_per_step:,.0f} epochs the model "
@@ -148,7 +149,8 @@ class Log:
             f"or train for as long as that (--steps {best})"
         )
         self.event("turned", step=step, best=best, text=text)
-        self.report(Note(f"step {step}: {text}", "warning"))
+        if not ends:
+            self.report(Note(f"step {step}: {text}", "warning"))
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """The pictures of a step, the first of them as a frame too. Where they cannot be kept, the

@@ -1,9 +1,10 @@
 """The training loop: one function for every model.
 
 Each turn: evaluate? show? save? → stop? → step → log → count. There are N + 1 turns for N steps, so
-the same code scores the model before the first step and after the last. A step's batch, learning
-rate and dropout follow from its number and the saved state, so a run that was killed goes on
-exactly as it would have: bit for bit on a CPU.
+the same code scores the model before the first step and after the last. The last turn saves first
+and then judges what is kept, which may be weights of an earlier step (best.py). A step's batch,
+learning rate and dropout follow from its number and the saved state, so a run that was killed goes
+on exactly as it would have: bit for bit on a CPU.
 
 What a step consists of is the task's own affair: the loop gives it the batch and the parts that
 are trained (parts.py), and takes their gradients. Several ranks (engine.py) take these turns
@@ -17,9 +18,7 @@ import contextlib
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -33,17 +32,17 @@ from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
-from dallebaby_cli.training import engine, optim, pace
+from dallebaby_cli.training import best, engine, optim, pace
+from dallebaby_cli.training.account import MAX_BAD_STEPS, Account, Launched, Taken
 from dallebaby_cli.training.batches import prefetch, staged
 from dallebaby_cli.training.log import Log
-from dallebaby_cli.training.loss_scale import HALVINGS
 from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
+from dallebaby_cli.training.turn import turned
 
 T = TypeVar("T")
 
-MAX_BAD_STEPS = 5  # in a row, before the run goes back to its last checkpoint
 MAX_ROLLBACKS = 3
 SAVING = 0.02  # largest share of a run that writing checkpoints takes
 
@@ -89,6 +88,10 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, pictures: Any, count: int) -> dict[str, float]:
         """Figures on the first `count` of such pictures; the first is shown while training."""
 
+    @property
+    def early_stop(self) -> bool:
+        """Whether it may memorise its pictures, and is to end when its hold-out loss says so."""
+
     def over(self, figures: Mapping[str, float]) -> str | None:
         """Why the run ends before its last step, if such figures say so."""
 
@@ -108,80 +111,6 @@ class Task(Protocol):
     def pictures(self, model: nn.Module, last: bool) -> dict[str, np.ndarray]:
         """Named pictures, uint8 (H, W, 3), that show how far the model is; the first becomes a
         frame of training.gif. Those that take longer are for the `last` time only."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What became of a step."""
-
-    loss: float
-    ok: bool
-    """False if the loss or a gradient was not finite, and so nothing was changed"""
-    asked: int
-    """the signal that asked some rank to stop; 0 if none did"""
-    threads: int
-    """that the first rank wants for the next one; 0 to change nothing"""
-    due: bool
-    """whether the first rank wants a checkpoint"""
-
-
-@dataclass(frozen=True)
-class Launched:
-    """A step that was launched; a GPU may still be at work on it."""
-
-    step: int
-    lr: float
-    figures: Callable[[], list[float]]
-    """waits for the loss, the lengths of the gradients, and what the ranks told each other"""
-    wishes: tuple[int, int, bool]
-    """signal, threads and checkpoint that this rank asks for"""
-
-    def read(self) -> Taken:
-        """What became of it."""
-        figures = self.figures()
-        asked, threads, due = self.wishes
-        if engine.world() > 1:
-            interrupted, terminated, threads, wanted = map(int, figures[-4:])
-            due = bool(wanted)
-            asked = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
-        return Taken(figures[0], math.isfinite(sum(figures)), asked, threads, due)
-
-
-class Account:
-    """What became of the steps, read at once, or a step late where the state is `ahead`."""
-
-    def __init__(self, state: State, log: Log | None) -> None:
-        self.taken = Taken(0.0, True, 0, 0, False)
-        self._state, self._log = state, log
-        self._bad = 0  # in a row
-        self._most = MAX_BAD_STEPS + (HALVINGS if state.loss_scale else 0)
-        self._waiting: deque[Launched] = deque()
-
-    def add(self, launched: Launched) -> None:
-        """Read the step, or where the state is ahead the one before it."""
-        self._waiting.append(launched)
-        self.read(1 if self._state.ahead else 0)
-
-    def read(self, later: int = 0) -> bool:
-        """Read all steps but so many of the last; whether it is of use to go on from here."""
-        while len(self._waiting) > later and not self.hopeless:
-            launched = self._waiting.popleft()
-            self.taken = launched.read()
-            self._bad = 0 if self.taken.ok else self._bad + 1
-            self._state.skipped += not self.taken.ok
-            if self._log and not self.hopeless:
-                self._log.step(launched.step, self.taken.loss, launched.lr)
-        return not self.hopeless
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether too many steps in a row were not finite."""
-        return self._bad >= self._most
-
-    def forget(self) -> None:
-        """Begin anew after a roll-back, which undid steps that were not read yet."""
-        self._waiting.clear()
-        self._bad = 0
 
 
 def fit(
@@ -205,6 +134,7 @@ def fit(
     state_path = folder / "state.pt"
     if watch:
         state.threads = watch.chosen
+    state.best = best.Best() if task.early_stop else None
     resumed = state.resume(state_path)
     log = None
     if engine.first():
@@ -214,6 +144,11 @@ def fit(
         if log:
             log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
+    seen, every = glance(task.holdout, config), config.eval_every
+    if best.watches(task, config, steps):
+        every = best.every(config, steps, seen)
+    elif state.best and not state.best.weights:
+        state.best = None
     pace.use(state.threads)
     if watch:
         watch.chosen = state.threads
@@ -230,17 +165,16 @@ def fit(
                 batches.close()
                 batches = prefetch(read_batch, state.step, steps)
             last = state.step == steps
-            scored = last or state.step % config.eval_every == 0
-            shown = scored or state.step in frames
-            if shown and not account.read():
+            shown = state.step % config.eval_every == 0 or state.step in frames
+            scored = state.step % config.eval_every == 0 or state.step % every == 0
+            if (last or scored or shown) and not account.read():
                 continue
-            if scored:
-                _evaluate(task, state, log, last)
-                if not last and state.step and (why := task.over(state.metrics)):
+            if state.best if last else scored:
+                _evaluate(task, state, log, seen, state.step)
+                if not last and state.step and (why := _over(task, state, steps)):
                     report(Note(f"{task.name}: ends at step {state.step} of {steps}: {why}"))
-                    state.planned, steps = steps, state.step
-                    continue
-            if shown:
+                    state.planned, steps, last = steps, state.step, True
+            if shown and not last:
                 _show(task, state, log, last)
             alone = engine.world() == 1
             due = time.monotonic() - saved_at >= pause_s
@@ -253,7 +187,7 @@ def fit(
                 saved_at = time.monotonic()
                 pause_s = pause(config, saved_at - began)
             if last:
-                state.mfu = log.mfu if log else None
+                _end(task, state, log)
                 return state
             if asked:
                 engine.wait()  # until the first rank has written it
@@ -354,19 +288,40 @@ def judged(state: State, judge: Callable[[nn.Module], T]) -> T | None:
         return judge(state.ema)
 
 
-def _evaluate(task: Task, state: State, log: Log | None, last: bool) -> None:
-    """Score the averaged weights; all ranks know the figures."""
-    count = len(task.holdout) if last else glance(task.holdout, state.config)
+def _over(task: Task, state: State, steps: int) -> str | None:
+    """Why the run ends before its last step, if it is to."""
+    why = task.over(state.metrics)
+    return why if why or not state.best else best.over(state.losses, state.step, steps)
+
+
+def _end(task: Task, state: State, log: Log | None) -> None:
+    """Judge what is kept by all hold-out pictures, and show it."""
+    state.kept, whole = state.take_best(), len(task.holdout)
+    if not state.best or state.kept < state.step or whole > glance(task.holdout, state.config):
+        _evaluate(task, state, log, whole, state.kept)
+    _show(task, state, log, last=True)
+    state.mfu = log.mfu if log else None
+
+
+def _evaluate(task: Task, state: State, log: Log | None, count: int, step: int) -> None:
+    """Score the averaged weights, which are those of a step, by so many hold-out pictures; all
+    ranks know the figures."""
     with log.aside() if log else contextlib.nullcontext():
         figures = judged(state, lambda model: task.evaluate(model, task.holdout, count))
         if log and figures is not None:
-            warning = task.warning(figures) if state.step else None
-            log.evaluation(state.step, figures, warning)
+            told = step and (not state.best or step % state.config.eval_every == 0)
+            warning = task.warning(figures) if told else None
+            log.evaluation(step, figures, warning)
         state.metrics = engine.once(lambda: figures or {}, together=True)
-    loss = task.holdout_loss(state.metrics)
+    loss, before = task.holdout_loss(state.metrics), turned(state.losses)
     of_same = task.holdout is not task.train and count == glance(task.holdout, state.config)
-    if loss is not None and of_same and (best := state.turn(loss)) is not None and log:
-        log.turned(state.step, best, state.losses)
+    if loss is None or not of_same or step != state.step:
+        return
+    state.losses = {**state.losses, step: float(loss)}
+    if state.best:
+        state.best.add(state.losses, step, state.averaged)
+    if before is None and (lowest := turned(state.losses)) is not None and log:
+        log.turned(step, lowest, state.losses, ends=state.best is not None)
 
 
 def _show(task: Task, state: State, log: Log | None, last: bool) -> None:

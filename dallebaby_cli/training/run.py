@@ -25,7 +25,7 @@ from dallebaby_cli.errors import BadInput, Diverged, Mismatch, MissingInput, Usa
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.training import engine, loop, pace, pictures_of_run, plan
+from dallebaby_cli.training import best, engine, loop, pace, pictures_of_run, plan
 from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.state import State
 
@@ -33,7 +33,7 @@ TRIAL_STEPS = 200  # a shorter run may end without having learned anything
 COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0, "planned": 0}
 """Figures that a run goes on with, and the least that each can be."""
 MAY_CHANGE = (  # from start to start
-    *("steps", "minutes", "save_every_s", "shard", "recompute"),
+    *("steps", "minutes", "early_stop", "save_every_s", "shard", "recompute"),
     "finish",  # a run of its own, whose settings are looked at there
     "model.digits",  # which a run keeps
 )
@@ -86,7 +86,7 @@ def finish(
         if found is not None:
             _check_same(folder, found, resolved, parents)
         whole = found is not None and found.complete and _is_whole(folder, kind, task, report)
-        if found is not None and whole and _length(found, config) <= _taken(found):
+        if found is not None and whole and _length(found, config) <= _taken(found, task):
             return Finished(folder, found, False, _warning(folder, found, task))
         _check_state(folder, found, whole, task, report)
         most = engine.lowest(torch.get_num_threads())
@@ -102,15 +102,19 @@ def finish(
             manifest.write(folder, draft)
             begin()
         report(Note(f"{task.name}: {plan_.steps} steps{plan_.about}, in {folder}"))
+        if task.early_stop:
+            report(Note(f"{task.name}: {best.outlook(task, config, plan_.steps)}"))
         state = _fit(plan_, most, task, config, folder, device, report)
         _require_use(task, state, config, folder, report)
         averaged = state.averaged()
         figures = {**state.metrics, "skipped": state.skipped, "rollbacks": state.rollbacks}
         figures |= {} if state.mfu is None else {"mfu": state.mfu}
         figures |= {"planned": state.planned} if state.planned else {}
-        figures["epochs"] = state.step * config.batch_size / len(task.train)
+        figures |= best.figures(task, config, state.step, state.kept, state.planned)
         counts = {**draft.counts, "steps": state.step}
         counts |= {name: round(value, 4) for name, value in figures.items()}
+        if "kept" in counts:
+            report(Note(f"{task.name}: {best.conclusion(task, config, counts)}"))
         draft = dataclasses.replace(draft, counts=counts)
         if mine:  # what is only to look at comes first
             pictures_of_run.bind(folder, report)
@@ -368,12 +372,14 @@ def _length(found: Manifest, config: RunConfig) -> int:
     minutes if those have changed since."""
     if config.steps is not None:
         return config.steps
-    return max(round(found.counts["steps"] * config.minutes / found.counts["minutes"]), 1)
+    planned = max(found.counts["steps"], found.counts.get("planned", 0))
+    return max(round(planned * config.minutes / found.counts["minutes"]), 1)
 
 
-def _taken(found: Manifest) -> int:
-    """Steps that a complete run took, or was to take before its figures ended it."""
-    return max(found.counts["steps"], found.counts.get("planned", 0))
+def _taken(found: Manifest, task: loop.Task) -> int:
+    """Steps that a complete run took, or was to take, if what ended it still counts."""
+    goes_on = "kept" in found.counts and not task.early_stop
+    return max(found.counts["steps"], 0 if goes_on else found.counts.get("planned", 0))
 
 
 def _check_same(

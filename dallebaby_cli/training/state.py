@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from dallebaby_cli.config import RunConfig
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.training import checkpoint, engine, state_check
+from dallebaby_cli.training.best import Best
 from dallebaby_cli.training.dtensors import load_whole, local, whole
 from dallebaby_cli.training.loss_scale import LossScale
 from dallebaby_cli.training.parts import Objective, Part, is_sharded
 from dallebaby_cli.training.state_check import COUNTS
-from dallebaby_cli.training.turn import turned
 
 
 @dataclass
@@ -42,8 +42,12 @@ class State:
     """step → hold-out loss, of all evaluations of the same pictures"""
     loss_scale: LossScale | None = None
     """in fp16 alone"""
+    best: Best | None = None
+    """what did best on hold-out pictures, in runs that look for it"""
     planned: int = 0
     """steps that were planned, where the run ended before (`Task.over`); not saved"""
+    kept: int = 0
+    """step whose averaged weights the finished run keeps; not saved"""
     mfu: float | None = None
     """of the steps since this start (`Log.mfu`); the first rank's own, and not saved"""
 
@@ -128,12 +132,12 @@ class State:
         for copy, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             copy.copy_(buffer if bad is None else torch.where(bad, copy, buffer))
 
-    def turn(self, loss: float) -> int | None:
-        """Add the hold-out loss of this step; the step of the lowest one, when it shows for the
-        first time that the loss has `turned`."""
-        before = turned(self.losses)
-        self.losses = {**self.losses, self.step: float(loss)}
-        return turned(self.losses) if before is None else None
+    def take_best(self) -> int:
+        """Let the averaged weights be those that did best, if some did; the step of them."""
+        if not (self.best and self.best.weights):
+            return self.step
+        load_whole(self.ema, self.best.weights)
+        return self.best.step
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights, whole. All ranks call it."""
@@ -154,6 +158,8 @@ class State:
             state["parts"] = {name: part.state_dict() for name, part in others}
         if self.loss_scale:
             state["loss_scale"] = self.loss_scale.state_dict()
+        if self.best:
+            state["best"] = self.best.state_dict()
         if engine.first():
             checkpoint.save_state(path, state)
 
@@ -182,3 +188,5 @@ class State:
         self.losses = dict(saved.get("losses", {}))
         if self.loss_scale and "loss_scale" in saved:  # which older ones, and other devices', lack
             self.loss_scale.load_state_dict(saved["loss_scale"])
+        if self.best and "best" in saved:
+            self.best.load_state_dict(saved["best"])

@@ -50,6 +50,15 @@ def check(saved: Mapping[str, Any], parts: Mapping[str, Part], ema: nn.Module) -
         for name, number, least, limit in loss_scale.RANGES:
             found = scale.get(name, -1)
             _require(type(found) is number and least <= found <= limit, "its loss_scale")
+    if "best" in saved:
+        _check_best(_mapping(saved["best"], "best"), saved["step"], ema)
+
+
+def _check_best(saved: Mapping[str, Any], step: int, ema: nn.Module) -> None:
+    found, weights = saved.get("step"), _mapping(saved.get("weights"), "best")
+    _require(type(found) is int and 0 <= found <= step, "the step of its best")
+    if weights:
+        _check_weights(weights, ema, "best")
 
 
 def _check_part(saved: Mapping[str, Any], part: Part, at: str) -> None:

@@ -60,6 +60,7 @@ class LineTask:
     units_per_step: int = 8
     compile: bool = False
     frames: int = 3
+    early_stop: bool = False
     floor: float = math.inf
     train: range = range(30)
     holdout: range = range(70)
