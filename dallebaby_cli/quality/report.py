@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
@@ -17,13 +17,15 @@ from dallebaby_cli.config.settings import flat
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality.curves import chart
-from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.quality.page import Html, page, picture, section, table, tag
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.training import engine, log_reader
 from dallebaby_cli.training.log_reader import Story
 from dallebaby_cli.training.run import Finished
+
+if TYPE_CHECKING:  # it loads torchvision, which training does without
+    from dallebaby_cli.quality.figures import Evaluated
 
 NAME = "report.html"
 ELSEWHERE = "samples/evaluate.html"
@@ -43,7 +45,7 @@ EFFORT = (
 """Counts that are not about how good a run is."""
 
 
-def write(folder: Path, out: Path, report: Report, done: Evaluated | None = None) -> Path | None:
+def write(folder: Path, out: Path, report: Report, done: "Evaluated | None" = None) -> Path | None:
     """Write the page of the run in `folder`, with what an evaluation found. Where that cannot be, a
     note says why: no page is a reason to lose a run."""
     try:
@@ -67,7 +69,7 @@ def keep_prompts(folder: Path, prompts: list[str]) -> None:
     files.write_text(folder / PROMPTS, json.dumps({"prompts": prompts}, indent=2) + "\n")
 
 
-def of_evaluation(home: Path, done: Evaluated, report: Report) -> Path | None:
+def of_evaluation(home: Path, done: "Evaluated", report: Report) -> Path | None:
     """Write the page of a model with what an evaluation found: in its run's folder, or, of a model
     from elsewhere, among the samples."""
     ours = done.model.resolve().is_relative_to(home.resolve())
@@ -75,7 +77,7 @@ def of_evaluation(home: Path, done: Evaluated, report: Report) -> Path | None:
     return write(done.model, out, report, done)
 
 
-def of_run(folder: Path, done: Evaluated | None = None) -> str:
+def of_run(folder: Path, done: "Evaluated | None" = None) -> str:
     """The page. Whatever is not there, or is damaged, is left out. Raises BadInput where the
     manifest makes no sense."""
     about = manifest.read(folder) or Manifest(kind=folder.parent.name, name=folder.name)
@@ -170,7 +172,7 @@ def _curves(story: Story) -> Iterator[Html]:
 # ---------------------------------------------------------------- figures
 
 
-def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
+def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
     if done is None:
         kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
         yield section("Figures", _figures(kept))
@@ -196,7 +198,7 @@ def _quality(about: Manifest, done: Evaluated | None) -> Iterator[Html]:
         yield section("Not measured", tag("ul", *(tag("li", text) for text in done.missing)))
 
 
-def _judge(done: Evaluated) -> Html:
+def _judge(done: "Evaluated") -> Html:
     """Who has read the classes."""
     if not done.judge:
         return Html("")
@@ -205,7 +207,7 @@ def _judge(done: Evaluated) -> Html:
     return tag("p", words, class_="dim")
 
 
-def _copies(done: Evaluated) -> Iterator[Html]:
+def _copies(done: "Evaluated") -> Iterator[Html]:
     measured = {"codes that differ": done.distance, **done.distance_seen}
     for by, figures in measured.items():
         if "drawn_close" in figures:
