@@ -104,10 +104,10 @@ def prepare(home: Path) -> Path:
 
 
 def curve(log: Path) -> list[dict[str, float]]:
-    """Our points in time, from the run's first line on."""
+    """Our points in time, from the run's first evaluation on."""
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     scored = [event for event in events if event["event"] == "evaluation"]
-    return [{**event, "seconds": event["time"] - events[0]["time"]} for event in scored]
+    return [{**event, "seconds": event["time"] - scored[0]["time"]} for event in scored]
 
 
 def draw(

@@ -34,7 +34,7 @@ FRAMES = 8
 LARGEST, MOST_PIXELS = 8 << 20, 1 << 25  # bytes and pixels of a picture
 SHOWN = {  # of a run's folder, with what it shows
     "samples.png": "drawn by the finished model, each from a caption of its own",
-    "reconstructions.png": "hold-out pictures, and below each what is left of it",
+    "reconstructions.png": "hold-out pictures, and below each what comes back of it",
     "codebook.png": "what each code paints where all its neighbours are the same",
 }
 CURVES = ("loss", "bits_per_code", "psnr", "lr", "epochs")
