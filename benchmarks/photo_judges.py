@@ -9,7 +9,6 @@ the second never saw.
 """
 
 import hashlib
-import json
 import math
 import subprocess
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import baseline_environment
 import numpy as np
 import torch
 from baby import dallebaby
+from rows import keep, kept
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -238,17 +238,3 @@ def varied(pictures: np.ndarray) -> Tensor:
     cut = [x[:, y : y + px, z : z + px] for x, (y, z) in zip(padded, places, strict=True)]
     moved = torch.stack(cut)
     return torch.where(flips[:, None, None, None], moved.flip(-1), moved).to(torch.uint8)
-
-
-# ---------------------------------------------------------------- rows that are not run again
-
-
-def kept(path: Path) -> dict | None:
-    """What was found before."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def keep(path: Path, facts: dict) -> dict:
-    """Keep what was found."""
-    files.write_text(path, json.dumps(facts, indent=1))
-    return facts

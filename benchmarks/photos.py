@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import photo_judges
 import photos_vae
+import rows
 from baby import dallebaby, minutes, table
-from photos_vae import Row, Work, spread
+from photos_vae import Row, Work
 from PIL import Image
+from rows import spread
 
 from dallebaby_cli.store import manifest
 
@@ -45,12 +46,12 @@ def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Wor
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     run = f"{work.photos.images.name}-{name}-{options.grid}-{length}-{options.share:g}-{seed}"
     folder = work.folder / run
-    facts = photo_judges.kept(folder / "row.json")
+    facts = rows.kept(folder / "row.json")
     settings = [*row.settings, *options.train]
     if facts is None or facts["settings"] != settings:
         facts = {"settings": settings, "title": row.title, "seed": seed}
         facts |= make(run, row, seed, options, work)
-        photo_judges.keep(folder / "row.json", facts)
+        rows.keep(folder / "row.json", facts)
     facts["drawn"] = drawn(folder / "drawn", options.drawn)
     facts["rebuilt"] = np.load(folder / "rebuilt.npy")
     for kind in ("drawn", "rebuilt"):
@@ -133,8 +134,8 @@ def main() -> None:
         f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures against"
     )
     print(f"{photos.count:,} photographs.\n")
-    rows = [line(results, judges.names) for results in found.values()]
-    print(table([*head(judges.names), *rows]), flush=True)
+    body = [line(results, judges.names) for results in found.values()]
+    print(table([*head(judges.names), *body]), flush=True)
     lines = [photos.holdout, *(results[0]["drawn"] for results in found.values())]
     photos_vae.draw_sheet(work.folder / "drawn.png", lines)
     print(f"\n{work.folder / 'drawn.png'}: hold-out pictures, then drawn by {', '.join(found)}")

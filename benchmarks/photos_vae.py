@@ -28,11 +28,13 @@ from pathlib import Path
 import baseline_environment
 import numpy as np
 import photo_judges
+import rows
 import torch
 from baby import dallebaby, minutes, table
 from baselines import rebuilding
 from photo_judges import BASELINES, Judges, Photos
 from PIL import Image, ImageDraw
+from rows import spread
 from torchvision.transforms import functional as vision
 
 from dallebaby_cli.drawing.pretrained import load_image_tokenizer
@@ -103,19 +105,15 @@ def begin(options: argparse.Namespace) -> tuple[Photos, Judges]:
 
 def rows_asked(options: argparse.Namespace) -> dict[str, Row]:
     """Rows by name, in order."""
-    more = {}
-    for text in options.row:
-        name, _, settings = text.partition(":")
-        more[name.strip()] = Row(f"dallebaby, {settings.strip()}", tuple(settings.split()))
-    known = {**ROWS, **more}
-    asked = options.only or [*USUAL, *more]
-    if unknown := [name for name in asked if name not in known]:
-        sys.exit(f"--only {unknown[0]}: no such row; there are {', '.join(known)}")
-    rows = {name: known[name] for name in asked}
-    for name, row in rows.items():
+    more = {
+        name: Row(f"dallebaby, {' '.join(settings)}", settings)
+        for name, settings in rows.settings_of(options.row).items()
+    }
+    asked = rows.chosen({**ROWS, **more}, options.only or [*USUAL, *more])
+    for name, row in asked.items():
         if any("perceptual=" in setting and JUDGE in setting for setting in row.settings):
             sys.exit(f"{name}: a judge is no loss; take other features than those of {JUDGE}")
-    return rows
+    return asked
 
 
 # ---------------------------------------------------------------- one row
@@ -125,13 +123,13 @@ def result(name: str, row: Row, seed: int, options: argparse.Namespace, work: "W
     """The figures of a row: those that were kept, or of a training now."""
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     folder = work.folder / f"{name}-{options.grid}-{length}-{seed}"
-    facts = photo_judges.kept(folder / "row.json")
+    facts = rows.kept(folder / "row.json")
     if facts is None or facts["settings"] != [*row.settings]:
         train = baseline if row.program else ours
         run = f"{work.photos.images.name}-{folder.name}"
         facts = train(row, folder, run, seed, options, work.photos)
         facts |= {"settings": [*row.settings], "title": row.title, "seed": seed}
-        photo_judges.keep(folder / "row.json", facts)
+        rows.keep(folder / "row.json", facts)
     print(f"{name}, seed {seed}: {facts['psnr']:.2f} dB", file=sys.stderr, flush=True)
     facts["rebuilt"], facts["slipped"] = (
         np.load(folder / f"{kind}.npy") for kind in ("rebuilt", "slipped")
@@ -235,14 +233,6 @@ def controls(psnr: float, work: Work) -> Iterator[list[str]]:
 # ---------------------------------------------------------------- the table and the pictures
 
 
-def spread(values: list[float], form: str) -> str:
-    """The mean, and the least and the most where there are several."""
-    mean = format(statistics.mean(values), form)
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({format(min(values), form)} to {format(max(values), form)})"
-
-
 def line(found: list[dict], judges: list[str]) -> list[str]:
     """A row of the table from its seeds."""
 
@@ -291,7 +281,7 @@ def draw_pairs(path: Path, real: np.ndarray, two: dict[str, np.ndarray]) -> None
         ImageDraw.Draw(sheet).text((4, 2), str(number + 1), fill="black")
         tiles.append(np.array(sheet))
     write_png(path, grid(np.stack(tiles), PAIRS_ACROSS))
-    photo_judges.keep(path.with_suffix(".json"), key)
+    rows.keep(path.with_suffix(".json"), key)
 
 
 def main() -> None:
@@ -304,14 +294,14 @@ def main() -> None:
         for name, row in asked.items():
             if not row.program or seed == options.seeds[0]:
                 found[name].append(result(name, row, seed, options, work))
-    rows = [line(results, judges.names) for results in found.values()]
+    lines = [line(results, judges.names) for results in found.values()]
     first = next(iter(found.values()))
-    rows += controls(statistics.mean(facts["psnr"] for facts in first), work)
+    lines += controls(statistics.mean(facts["psnr"] for facts in first), work)
     print(f"\nKID × 1000, N = {photos.count:,} rebuilt hold-out pictures against as many others.")
     if "trained" in judges.names:
         right = judges.right(photos.holdout)
         print(f"The judge trained here tells {right:.1%} of the hold-out pictures' classes.")
-    print("\n" + table([*head(judges.names), *rows]), flush=True)
+    print("\n" + table([*head(judges.names), *lines]), flush=True)
     rebuilt = {name: results[0]["rebuilt"] for name, results in found.items()}
     draw_sheet(work.folder / "sheet.png", [photos.holdout, *rebuilt.values()])
     print(f"\n{work.folder / 'sheet.png'}: real pictures, then {', '.join(rebuilt)}")

@@ -1,0 +1,164 @@
+"""The ladder in miniature: which rows are run, what is kept, and what its figures mean."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import make
+from test_benchmarks import BENCHMARKS, ran
+
+from dallebaby_cli.quality.pretrained import Compared
+from dallebaby_cli.stages.evaluate import Evaluated, Row
+from dallebaby_cli.store import manifest
+
+TOKENS = "shapes@v"
+SMALL = ("--preset", "tiny", "--minutes", 1, "--steps", 2, "--threads", 1, "--seeds", 0, 1)
+
+
+class Tool:
+    """`dallebaby ARGUMENTS...` in this process, which has loaded torch already; what it was asked
+    for, and canned figures for `evaluate`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    def __call__(self, home: Path, *arguments: object) -> str:
+        self.asked.append(tuple(map(str, arguments)))
+        if arguments[0] != "evaluate":
+            try:
+                make(home, *arguments)
+            except AssertionError as error:
+                raise SystemExit(1) from error
+            return ""
+        done = Evaluated(
+            home,
+            compared=[
+                Compared("KID", "here", 4, 1.0, 2.5, 0.0),
+                Compared("FID", "x", 4, 1, None, 0),
+            ],
+            agreement=[
+                Row("seen pairs", "drawn", 4, {"thing": 0.5, "all": 0.25}),
+                Row("seen pairs", "real", 4, {"thing": 1.0, "all": 1.0}),
+            ],
+        )
+        return json.dumps(asdict(done), default=str) + "\n"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Tool:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    replacement = Tool()
+    monkeypatch.setattr(__import__("baby"), "dallebaby", replacement)
+    return replacement
+
+
+@pytest.fixture
+def ladder(tool: Tool) -> ModuleType:
+    return __import__("ladder")
+
+
+@pytest.mark.slow
+def test_rows_are_run_once_and_stand_beside_the_base_of_their_seed(
+    trained: Path,
+    tmp_path: Path,
+    tool: Tool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind in ("images", "vae", "tokens"):
+        (tmp_path / kind).symlink_to(trained / kind)
+    asked = (tmp_path, TOKENS, *SMALL, "--only", "text-0", "--row", "lost: model.depth=100000")
+
+    def script(*more: object) -> str:
+        return ran(BENCHMARKS / "ladder.py", (*asked, *more), monkeypatch, capsys)
+
+    out = script()
+    table = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    names = ["base: today's recipe", "text-0: no weight on the caption"]
+    assert [row[0] for row in table[2:]] == [f"| {name}" for name in names]
+    assert [row[3] for row in table[2:]] == ["2", "2"]
+    assert out.splitlines()[-1] == "lost: 2 of 2 seeds came to nothing"
+    assert len(tool.asked) == 6 and {words[0] for words in tool.asked} == {"train"}
+    first = [(words[words.index("--seed") + 1], "--set" in words) for words in tool.asked]
+    assert first != sorted(first), "in no order that a busy hour could favour"
+
+    lines = {line["row"]: line for line in json.loads(script("--json"))[TOKENS]}
+    assert len(tool.asked) == 8, "what was run is kept, and what came to nothing is tried again"
+    runs = {path.name: manifest.read(path) for path in (tmp_path / "dalle").iterdir()}
+    assert len(runs) == 4 and not [*tmp_path.rglob("state.pt")]
+    for name, line in lines.items():
+        for seed, bits, against in zip((0, 1), line["bits"], line["difference"], strict=True):
+            (about,) = (
+                m for n, m in runs.items() if m and n.startswith(f"ladder-{name}-2steps-{seed}")
+            )
+            assert about.counts["bits_per_code"] == bits and about.config["seed"] == seed
+            assert against == pytest.approx(bits - lines["base"]["bits"][seed])
+            assert about.config["text_weight"] == (0 if name == "text-0" else 0.125)
+
+    tool.asked.clear()
+    judged = script("--pictures", 4)
+    assert [words[0] for words in tool.asked].count("evaluate") == 4
+    assert judged.count("| 2.5 (2.5 to 2.5) | 0.25 (0.25 to 0.25) |") == 2
+    head = next(line for line in judged.splitlines() if line.startswith("| "))
+    assert head.endswith("| KID, here | right, seen pairs |")
+    tool.asked.clear()
+    script("--set", "text_weight=0.5", "--only", "text-0", "--seeds", 0)
+    (again, _) = sorted(tool.asked, key=lambda words: "model.depth=100000" in words)
+    assert "text_weight=0.5" in again and "text_weight=0" not in again, "the base alone is another"
+
+
+@pytest.mark.slow
+def test_views_are_made_once_and_leave_the_tokens_alone(
+    trained: Path,
+    tmp_path: Path,
+    tool: Tool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind in ("images", "vae", "tokens"):
+        (tmp_path / kind).symlink_to(trained / kind)
+    asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "flips")
+    out = ran(BENCHMARKS / "ladder.py", asked, monkeypatch, capsys)
+    assert "| flips: half of the views mirrored | " in out
+    (views,) = (tmp_path / "ladder" / "views").iterdir()
+    about = manifest.read(views / "tokens" / TOKENS)
+    assert about is not None and about.counts["views"] == 4 and about.config["flip"] is True
+    plain = manifest.read(trained / "tokens" / TOKENS)
+    assert plain is not None and plain.counts["views"] == 1
+    assert (views / "dalle").exists() and len([*(tmp_path / "dalle").iterdir()]) == 1
+
+
+def test_differences_are_clear_where_all_seeds_agree(ladder: ModuleType) -> None:
+    assert ladder.clear([-0.05, -0.04, -0.06]) and ladder.clear([0.02, 0.025])
+    assert not ladder.clear([-0.05, 0.01, -0.05])  # one seed says otherwise
+    assert not ladder.clear([-0.01, -0.05, -0.02])  # they agree on too little
+    assert not ladder.clear([-0.05]) and not ladder.clear([0.0, 0.0])
+
+
+def test_rows_are_compared_with_the_base_of_the_same_seed(ladder: ModuleType) -> None:
+    def facts(bits: float, **judged: float) -> dict:
+        both = {"judged": judged} if judged else {}
+        return {"bits": bits, "steps": 10, "images_per_s": 5.0, "seconds": 120.0, **both}
+
+    rows = {name: ladder.ROWS[name] for name in ("base", "batch-16", "wide")}
+    found = {
+        "base": {0: facts(5.0, KID=3.0), 1: facts(6.0)},
+        "batch-16": {0: facts(4.8), 1: facts(5.7)},
+        "wide": {},
+    }
+    lines = ladder.summed(found, rows)
+    assert [line["row"] for line in lines] == ["base", "batch-16"]
+    assert lines[1]["difference"] == pytest.approx([-0.2, -0.3]) and lines[1]["clear"]
+    text = ladder.shown(lines).splitlines()
+    assert text[2].endswith("| 5.500 (5.000 to 6.000) |  | 10 | 5 | 2.0 | 3 |")
+    assert "| **-0.250 (-0.300 to -0.200)** | 10 | 5 | 2.0 |  |" in text[3]
+
+
+def test_every_row_is_of_settings_that_there_are(ladder: ModuleType) -> None:
+    for name, row in ladder.ROWS.items():
+        if name != "base":
+            assert ladder.load("train", preset="scenes", settings=row.settings) and row.title
+            assert ladder.load("encode", settings=row.views)
+            assert bool(row.settings) != bool(row.views)
