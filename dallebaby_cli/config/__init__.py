@@ -23,3 +23,4 @@ from dallebaby_cli.config.stages import TrainClassifierConfig as TrainClassifier
 from dallebaby_cli.config.stages import TrainConfig as TrainConfig
 from dallebaby_cli.config.stages import TrainJudgeConfig as TrainJudgeConfig
 from dallebaby_cli.config.stages import TrainVaeConfig as TrainVaeConfig
+from dallebaby_cli.config.trials import Trials as Trials

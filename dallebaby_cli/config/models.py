@@ -6,10 +6,11 @@ The string below a field is its help. Importing this file does not import torch.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
+from dallebaby_cli.config.trials import Trials
 
 LARGEST_PX = 4096  # side of a picture that a model may have
 PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
@@ -176,6 +177,8 @@ class TransformerConfig(Bounded):
     taken from the dVAE, none where codes are predicted whole"""
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
+    trials: Trials = field(default_factory=Trials)
+    """ideas that are not decided, all off"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,11 +194,25 @@ class TransformerConfig(Bounded):
             self.digits,
             f"must make codes={self.codes:,} when multiplied",
         )
+        check(
+            not self.trials.levels or math.prod(self.trials.levels) == self.codes,
+            "model.trials.levels",
+            self.trials.levels,
+            f"must make codes={self.codes:,} when multiplied",
+        )
 
     @property
     def radices(self) -> tuple[int, ...]:
         """How many values each digit of a code has; one that is predicted whole is one digit."""
         return self.digits or (self.codes,)
+
+    @property
+    def read(self) -> tuple[tuple[int, ...], ...]:
+        """The ways in which a code that is read is taken apart: for each, how many values its parts
+        have. Every part has an embedding, and their sum is the code's."""
+        levels, how = self.trials.levels, self.trials.inputs
+        ways = {"codes": (self.radices,), "levels": (levels,), "both": (self.radices, levels)}
+        return ways[how] if levels else ways["codes"]
 
     @property
     def image_tokens(self) -> int:

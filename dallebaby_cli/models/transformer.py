@@ -24,7 +24,7 @@ The position of input i predicts input i + 1:
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,19 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dallebaby_cli.config import TransformerConfig
+from dallebaby_cli.models.block import Block, Past
 from dallebaby_cli.models.cross_entropy import cross_entropy
 from dallebaby_cli.models.digits import DigitBlock, join, split
 from dallebaby_cli.models.rms_norm import RMSNorm
 
 Pick = Callable[[int, Tensor], Tensor]
 """Decides the digit (B,) of that number, from 0 on, given its logits (B, L)."""
+
+NEAR = (  # rows down and columns to the right, of codes that are known before one
+    *((-1, -1), (-1, 0), (-1, 1), (0, -2), (-2, 0)),
+    *((-1, -2), (-1, 2), (-2, -1), (-2, 1), (-2, -2), (-2, 2)),
+)
+QUIET = 0.75  # of a run, after which a model reads all codes as they are
 
 
 class Cache:
@@ -50,23 +57,6 @@ class Cache:
         self.values = [like.new_zeros(shape) for _ in range(config.depth)]
         size = (batch, config.image_tokens + 1)
         self.codes = torch.full(size, config.codes, device=like.device)
-
-
-class Past(NamedTuple):
-    """What a block knows of the sequence so far, and where the new positions go."""
-
-    keys: Tensor
-    """of all S positions (B, H, S, E)"""
-    values: Tensor
-    """likewise"""
-    places: Tensor
-    """of the s new positions (s,) int64"""
-    seen: int
-    """positions from the first one on that are attended to"""
-    mask: Tensor | None
-    """(1, seen): 0 for those that are filled, -inf for others; all are if None"""
-    first: bool
-    """whether the new positions are the first ones, each of which sees those before it"""
 
 
 def rotary_table(config: TransformerConfig) -> Tensor:
@@ -85,74 +75,12 @@ def rotary_table(config: TransformerConfig) -> Tensor:
     return torch.stack((torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)))
 
 
-def places_above(grid: int) -> Tensor:
-    """The places (N, 3) above each one of the picture, to the left, straight and to the right; N
-    where that is outside."""
-    padded = F.pad(torch.arange(grid**2).view(grid, grid), (1, 1, 1, 0), value=grid**2)
-    return padded[:-1].unfold(1, 3, 1).flatten(0, 1)
-
-
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the planes of x (…, S, E), each of one number in the first half and its like in the
-    second, by angles whose cosines and signed sines are (2, S, E)."""
-    cos, sin = turns
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Attention (B, H, s, E) of queries over keys and values. Training in bf16 on a CPU takes three
-    operations: the backward pass of torch's one takes four to eight times as long there."""
-    bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if not (bf16 and causal and query.requires_grad):
-        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
-    batch, heads, new, width = query.shape
-    later = query.new_full((new, new), -torch.inf).triu(1).expand(batch * heads, -1, -1)
-    q, k = query.flatten(0, 1), key.flatten(0, 1)
-    weights = torch.baddbmm(later, q, k.mT, alpha=width**-0.5).softmax(-1)
-    return (weights @ value.flatten(0, 1)).view_as(value)
-
-
-class Block(nn.Module):
-    """Attention, then an MLP, each on a normalised input and added to the stream."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.dropout = config.dropout
-        self.attention_norm = RMSNorm(config.dim)
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.query_key_norm = RMSNorm(2, 1, config.dim // config.heads)
-        self.attention_out = nn.Linear(config.dim, config.dim, bias=False)
-        self.mlp_norm = RMSNorm(config.dim)
-        self.mlp_in = nn.Linear(config.dim, 4 * config.dim, bias=False)
-        self.mlp_out = nn.Linear(4 * config.dim, config.dim, bias=False)
-
-    def forward(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
-        """x (B, s, D) are the positions after those in `past`; without it, the whole sequence."""
-        x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), turns, past)))
-        return x + self._drop(self.mlp_out(F.relu(self.mlp_in(self.mlp_norm(x))).square()))
-
-    def _attend(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
-        batch, new, dim = x.shape
-        qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
-        query_key, value = qkv.split((2, 1), dim=2)
-        value = value.squeeze(2).transpose(1, 2)  # (B, H, s, E), as query and key
-        query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
-        query_key = rotate(query_key, turns)
-        if past is None:
-            query, key = query_key.type_as(value)
-            y = attend(query, key, value, None, causal=True)
-        else:
-            query, key = query_key.type_as(past.keys)
-            past.keys.index_copy_(2, past.places, key)
-            past.values.index_copy_(2, past.places, value.type_as(past.values))
-            key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
-            with torch.autocast(x.device.type, enabled=False):  # in the cache's own precision
-                y = attend(query, key, value, past.mask, past.first)
-        return y.transpose(1, 2).reshape(batch, new, dim)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+def places_near(grid: int, count: int) -> Tensor:
+    """The places (N, count) around each one of the picture: above to the left, straight and to the
+    right, then those further away; N where that is outside."""
+    padded = F.pad(torch.arange(grid**2).view(grid, grid), (2, 2, 2, 0), value=grid**2)
+    shifted = [padded[2 + down :, 2 + right :][:grid, :grid] for down, right in NEAR[:count]]
+    return torch.stack(shifted, dim=-1).flatten(0, 1)
 
 
 class Transformer(nn.Module):
@@ -171,11 +99,14 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        trials = config.trials
         text_ids = config.vocabulary + config.text_tokens + 1
-        self.text_embedding = nn.Embedding(text_ids, config.dim)
-        self.image_embedding = nn.Embedding(sum(config.radices), config.dim)
-        self.above_embedding = nn.Embedding(3 * (sum(config.radices) + 1), config.dim)
-        self.place_embedding = nn.Embedding(config.image_tokens, config.dim)
+        parts = sum(sum(radices) + 1 for radices in config.read)
+        width = config.dim * (1 + trials.values)
+        self.text_embedding = nn.Embedding(text_ids, width)
+        self.image_embedding = nn.Embedding(parts - 1, width)
+        self.above_embedding = nn.Embedding(trials.neighbours * parts, width)
+        self.place_embedding = nn.Embedding(config.image_tokens, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
         self.text_head = nn.Linear(config.dim, config.vocabulary + 1, bias=False)
@@ -188,8 +119,14 @@ class Transformer(nn.Module):
         self.digit_heads = nn.ModuleList(
             nn.Linear(config.dim, values, bias=False) for values in others
         )
+        told = len(trials.levels) if trials.foresight else 0
+        self.foresight = nn.Linear(config.dim, told, bias=False) if told else None
+        self.ahead_of = config.depth - max(config.depth // 4, 1)  # the block with that foresight
+        self.shortcut = nn.Parameter(torch.zeros(config.depth)) if trials.shortcut else None
+        self.skips = nn.Parameter(torch.zeros(config.depth)) if trials.skips else None
         self.register_buffer("turns", rotary_table(config), persistent=False)
-        self.register_buffer("above", places_above(config.grid), persistent=False)
+        near = places_near(config.grid, trials.neighbours)
+        self.register_buffer("above", near, persistent=False)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -202,6 +139,7 @@ class Transformer(nn.Module):
         | attention_out, mlp_out      | 0: each block starts as the identity            |
         | heads                       | 0: the first loss is exactly that of a guess    |
         | digits found at a position  | N(0, 1): as large as what else is known there   |
+        | gates, skips, foresight     | 0: nothing is done to what others would make    |
         | RMSNorm                     | 1                                               |
         """
         for embedding in (self.text_embedding, self.image_embedding, self.above_embedding):
@@ -210,32 +148,30 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.weight)
         for weight in self.digit_embeddings.parameters():
             nn.init.normal_(weight)
-        for weight in self.digit_heads.parameters():
+        for weight in (*self.digit_heads.parameters(), *self._of_trials()):
             nn.init.zeros_(weight)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for layer in (block.qkv, block.mlp_in):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-            for layer in (block.attention_out, block.mlp_out):
-                nn.init.zeros_(layer.weight)
-        for block in self.digit_blocks:
-            assert isinstance(block, DigitBlock)
+        for block in (*self.blocks, *self.digit_blocks):
+            assert isinstance(block, Block | DigitBlock)
             block.init_weights()
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V + 1) of the caption and (B, N, R) of the codes, those of each digit after
         those of the one before it, given captions (B, T) and codes (B, N), both int64. Each is
         predicted from what stands before it alone."""
-        before_words, before_codes = self._read(text, codes)
+        before_words, before_codes, _ = self._read(text, codes)
         logits = [head(rows) for rows, head, _ in self._teach(before_codes, codes)]
         of_codes = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         return self.text_head(before_words), of_codes
 
-    def losses(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, text: Tensor, codes: Tensor, progress: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
         is nothing to learn) and of the codes. Each picture counts the same, however long its
-        caption, so that the loss of a batch is the mean of its parts' losses."""
-        before_words, before_codes = self._read(text, codes)
+        caption, so that the loss of a batch is the mean of its parts' losses. When `progress` (0 to
+        1) of a training is over, it is made harder as `config.trials` says."""
+        read = self._slipped(codes, progress) if progress is not None else codes
+        before_words, before_codes, inside = self._read(text, read)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
         counted = (text >= self.config.vocabulary).cumsum(1) <= 1
         share = counted / counted.sum(1, keepdim=True)
@@ -245,8 +181,31 @@ class Transformer(nn.Module):
             cross_entropy(rows, head.weight, digit, every)
             for rows, head, digit in self._teach(before_codes, codes)
         ]
-        image_loss = torch.stack(parts).sum()
-        return text_loss / len(text), image_loss / codes.numel()
+        image_loss = torch.stack(parts).sum() / codes.numel()
+        if progress is not None and self.foresight is not None:
+            image_loss = image_loss + self._surprise(inside[self.ahead_of], codes)
+        return text_loss / len(text), image_loss
+
+    def _slipped(self, codes: Tensor, progress: float) -> Tensor:
+        """Codes (B, N), some of which are others, of each picture another share."""
+        most = self.config.trials.noise * max(0.0, 1 - progress / QUIET)
+        if not most:
+            return codes
+        lost = torch.rand(codes.shape, device=codes.device)
+        lost = lost < most * torch.rand(len(codes), 1, device=codes.device)
+        return torch.where(lost, torch.randint_like(codes, self.config.codes), codes)
+
+    def _surprise(self, x: Tensor, codes: Tensor) -> Tensor:
+        """How wrong the stream (B, S, D) inside is on the numbers of the next codes (B, N): the
+        weighted mean of squared errors, numbers being -1 to 1."""
+        assert self.foresight is not None
+        trials = self.config.trials
+        digits = split(codes, trials.levels)
+        pairs = zip(digits, trials.levels, strict=True)
+        numbers = torch.stack([2 * digit / (values - 1) - 1 for digit, values in pairs], dim=-1)
+        rows = x[:, self.config.text_tokens :]
+        seen = self.foresight(F.rms_norm(rows, rows.shape[-1:], eps=1e-6)).float()
+        return trials.foresight * (seen - numbers).square().mean()
 
     def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, nn.Linear, Tensor]]:
         """What each digit of codes (B, N) is predicted from (B, N, D), those before it being given,
@@ -271,8 +230,8 @@ class Transformer(nn.Module):
         found = self.digit_embeddings[index - 1](digit)
         return self.digit_blocks[index - 1](rows, found)
 
-    def _read(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """What the heads make predictions of: (B, T, D) and (B, N, D)."""
+    def _read(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """What the heads make predictions of, (B, T, D) and (B, N, D), and what `_run` kept."""
         config = self.config
         for name, ids, length in (
             ("text", text, config.text_tokens),
@@ -287,8 +246,9 @@ class Transformer(nn.Module):
         x = torch.cat(
             (self._embed_text(text), self._embed_codes(known, config.image_tokens)), dim=1
         )
-        x = self.norm(self._run(x, None))
-        return x[:, : config.text_tokens], x[:, config.text_tokens :]
+        x, inside = self._run(x, None)
+        x = self.norm(x)
+        return x[:, : config.text_tokens], x[:, config.text_tokens :], inside
 
     def compile(self, *options: Any, **more: Any) -> None:
         """torch.compile the blocks, all from one translation. Not the embeddings: compiled code
@@ -340,19 +300,21 @@ class Transformer(nn.Module):
     def _embed(self, before: Tensor, above: Tensor, places: Tensor) -> Tensor:
         """Inputs (B, s, D) of the code before (B, s), those above (B, s, 3) and the place (s, D) of
         each code that is to be predicted."""
-        tables = self.above_embedding.weight.view(3, -1, self.config.dim)
-        left, straight, right = map(self._look_up, above.unbind(2), tables.unbind())
+        tables = self.above_embedding.weight.view(above.shape[2], -1, places.shape[-1])
+        around = map(self._look_up, above.unbind(2), tables.unbind())
         before = self._look_up(before, self.image_embedding.weight)
-        return before + (left + straight + right) + places
+        return before + functools.reduce(torch.add, around) + places
 
     def _look_up(self, codes: Tensor, table: Tensor) -> Tensor:
         """What a table (R or R + 1, D), of the values of each digit after those of the one before
         it, has for codes (…): the sum over their digits (…, D)."""
-        radices, start = self.config.radices, 0
+        start = 0
         found: list[Tensor] = []
-        for values, digit in zip(radices, split(codes, radices), strict=True):
-            found.append(F.embedding(digit + start if start else digit, table))
-            start += values
+        for radices in self.config.read:
+            for values, digit in zip(radices, split(codes, radices), strict=True):
+                found.append(F.embedding(digit + start if start else digit, table))
+                start += values
+            start += 1  # the row of a code that is not there
         return functools.reduce(torch.add, found)
 
     def _predict(
@@ -370,15 +332,36 @@ class Transformer(nn.Module):
             Past(keys, values, places, seen, mask, first)
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
-        return self._spell(self.norm(self._run(x, past)[:, -1]), pick)
+        return self._spell(self.norm(self._run(x, past)[0][:, -1]), pick)
 
-    def _run(self, x: Tensor, past: list[Past] | None) -> Tensor:
-        """All blocks over the positions x (B, s, D)."""
+    def _run(self, x: Tensor, past: list[Past] | None) -> tuple[Tensor, dict[int, Tensor]]:
+        """All blocks over the positions x (B, s, D); what entered some of them is kept, by their
+        number."""
+        config, kept = self.config, {}
+        x, *told = x.split(config.dim, dim=-1)
         turns = self.turns if past is None else self.turns[:, past[0].places]
         again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
+            mirror = config.depth - 1 - index
+            if self.shortcut is not None and index:
+                x = x + self.shortcut[index] * kept[0]
+            if self.skips is not None and mirror < index:
+                x = x + self.skips[index] * kept[mirror]
+            if self._keeps(index):
+                kept[index] = x
             if again:
-                x = checkpoint(block, x, turns, None, use_reentrant=False)
+                x = checkpoint(block, x, turns, None, *told, use_reentrant=False)
             else:
-                x = block(x, turns, past[index] if past else None)
-        return x
+                x = block(x, turns, past[index] if past else None, *told)
+        return x, kept
+
+    def _keeps(self, index: int) -> bool:
+        """Whether what enters that block is of use later."""
+        skipped = self.skips is not None and 2 * index < self.config.depth - 1
+        shortcut = self.shortcut is not None and index == 0
+        return skipped or shortcut or (self.foresight is not None and index == self.ahead_of)
+
+    def _of_trials(self) -> list[Tensor]:
+        """Weights of ideas on trial that begin with 0."""
+        foresight = None if self.foresight is None else self.foresight.weight
+        return [w for w in (self.shortcut, self.skips, foresight) if w is not None]

@@ -83,7 +83,7 @@ class DalleTask:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         assert isinstance(model, Transformer)
-        text_loss, image_loss = model.losses(*batch)
+        text_loss, image_loss = model.losses(*batch, progress)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
@@ -172,7 +172,8 @@ def prepare(
     digits = before.config["model"]["digits"] if before else usual_digits(image_tokenizer.levels)
     sizes = {"codes": image_tokenizer.codes, "grid": image_tokenizer.grid}
     words = tokenizer.vocabulary
-    shape = replace(config.model, vocabulary=words, digits=tuple(digits), **sizes)
+    trials = config.model.trials.told(image_tokenizer.levels)
+    shape = replace(config.model, vocabulary=words, digits=tuple(digits), trials=trials, **sizes)
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
     holdout = Captioned(sources, "holdout", tokenizer, shape.text_tokens)

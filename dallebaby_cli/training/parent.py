@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
+from dallebaby_cli.config import DVAEConfig, TransformerConfig, Trials, settings
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
@@ -40,6 +40,8 @@ class Parent:
         """Raise Mismatch where its weights cannot become those of such a model."""
         theirs = self.config["model"]
         self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
+        tried = settings.build(Trials, theirs["trials"]).of_weights
+        self._require(tried, ours.trials, "model.trials.")
 
     def require_dvae(self, ours: DVAEConfig) -> None:
         """Raise Mismatch where its weights cannot become those of such a model, which may be of
@@ -67,13 +69,11 @@ class Parent:
     def _shape(self) -> DVAEConfig:
         return tokenizers.config_of(self.config["model"], self.folder / "config.json")
 
-    def _require(self, wanted: Mapping[str, Any], ours: object) -> None:
+    def _require(self, wanted: Mapping[str, Any], ours: object, at: str = "model.") -> None:
         other = {name: v for name, v in wanted.items() if getattr(ours, name) != v}
         if other:
             found = ", ".join(f"{name}={_spelt(getattr(ours, name))}" for name in other)
-            advice = " ".join(
-                f"--set model.{name}={_spelt(value)}" for name, value in other.items()
-            )
+            advice = " ".join(f"--set {at}{name}={_spelt(value)}" for name, value in other.items())
             raise Mismatch(
                 f"{self.name} is another model than one with {found}; take {advice} (or the preset "
                 "that it was trained with), or leave --from out"

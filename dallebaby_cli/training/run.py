@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli import files
-from dallebaby_cli.config import RunConfig, settings
+from dallebaby_cli.config import RunConfig, Trials, settings
 from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import BadInput, Diverged, Mismatch, MissingInput, UsageError
 from dallebaby_cli.progress import Note, Report
@@ -37,6 +37,8 @@ MAY_CHANGE = (  # from start to start
     "finish",  # a run of its own, whose settings are looked at there
     "model.digits",  # which a run keeps
 )
+SINCE = {f"model.trials.{name}": value for name, value in as_dict(Trials()).items()}
+"""Settings that older versions lacked, with the value that is as if they were not there."""
 
 
 @dataclass(frozen=True)
@@ -360,11 +362,13 @@ def _check_share(config: RunConfig) -> None:
 
 
 def _identity(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    return {
-        name: _identity(value, f"{at}{name}.") if isinstance(value, Mapping) else value
-        for name, value in config.items()
-        if at + name not in MAY_CHANGE
-    }
+    told: dict[str, Any] = {}
+    for name, value in config.items():
+        key = at + name
+        inner = _identity(value, f"{key}.") if isinstance(value, Mapping) else value
+        if key not in MAY_CHANGE and not (key in SINCE and SINCE[key] == value) and inner != {}:
+            told[name] = inner
+    return told
 
 
 def _length(found: Manifest, config: RunConfig) -> int:

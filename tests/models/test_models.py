@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from conftest import forced
 from torch import Tensor
 from torch.nn import functional as F
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig
+from dallebaby_cli.config import DVAEConfig, TransformerConfig, Trials
+from dallebaby_cli.models.block import attend
 from dallebaby_cli.models.tokenizers.dvae import DVAE, denormalise
 from dallebaby_cli.models.tokenizers.losses import reconstruction
-from dallebaby_cli.models.transformer import Cache, Transformer, attend
+from dallebaby_cli.models.transformer import Cache, Transformer
 
 
 @pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
@@ -64,10 +66,33 @@ def transformer() -> Transformer:
     return lively(SHAPE)
 
 
-@pytest.fixture(params=[(), (5, 2, 5)], ids=["whole", "digits"])
+LEVELS = {"levels": (5, 2, 5)}
+TRIED: dict[str, dict[str, Any]] = {
+    "levels": {"inputs": "levels", **LEVELS},
+    "both": {"inputs": "both", **LEVELS},
+    "neighbours": {"neighbours": 5},
+    "5x5": {"neighbours": 11},
+    "values": {"values": True},
+    "shortcut": {"shortcut": True},
+    "skips": {"skips": True},
+    "gates": {"gates": True},
+    "swiglu": {"mlp": "swiglu"},
+    "foresight": {"foresight": 1, **LEVELS},
+}
+"""Ideas on trial, each alone."""
+TOGETHER = {name: value for idea in TRIED.values() for name, value in idea.items()}
+MODELS = {
+    "whole": SHAPE,
+    "digits": replace(SHAPE, digits=(5, 2, 5)),
+    **{name: replace(SHAPE, depth=4, trials=Trials(**idea)) for name, idea in TRIED.items()},
+    "all": replace(SHAPE, depth=5, digits=(10, 5), trials=Trials(**TOGETHER)),
+}
+
+
+@pytest.fixture(params=MODELS)
 def either(request: pytest.FixtureRequest) -> Transformer:
-    """It, and one that predicts each code in three digits."""
-    return lively(replace(SHAPE, digits=request.param))
+    """It, one that predicts each code in three digits, and those of ideas on trial."""
+    return lively(MODELS[request.param])
 
 
 def lively(shape: TransformerConfig) -> Transformer:
@@ -118,7 +143,7 @@ def test_cached_decoding_equals_the_whole_forward_pass(
 ) -> None:
     text, codes = batch(3)
     _, expected = either(text, codes)
-    cache = Cache(SHAPE, 3, torch.empty(0))
+    cache = Cache(either.config, 3, torch.empty(0))
     cache.codes[:, :given] = codes[:, :given]
     logits: list[Tensor] = []
     either.prefill(text, given, cache, forced(either, codes[:, given], logits))
@@ -132,10 +157,15 @@ def test_cached_decoding_equals_the_whole_forward_pass(
     torch.testing.assert_close(found, expected[:, given:], atol=1e-4, rtol=1e-4)
 
 
+AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -2), (-2, 0)]
+AROUND += [(-1, -2), (-1, 2), (-2, -1), (-2, 1), (-2, -2), (-2, 2)]
+
+
 def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:
     """The same from the definitions: one sequence, position by position, head by head, complex
     numbers for the rotations."""
     c, weights = model.config, dict(model.named_parameters())
+    tried = c.trials
     side, head = c.grid, c.dim // c.heads
     embedded, angles = [], []
     for i in range(1 + c.text_tokens):
@@ -145,13 +175,13 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
     embedded[-1] = embedded[-1] + weights["place_embedding.weight"][0]
     for place in range(1, c.image_tokens):
         row, column = divmod(place, side)
-        x = of_digits(weights["image_embedding.weight"], codes[place - 1], c.radices)
+        x = of_ways(weights["image_embedding.weight"], codes[place - 1], c)
         x = x + weights["place_embedding.weight"][place]
-        for kind, beside in enumerate((column - 1, column, column + 1)):
-            there = row > 0 and 0 <= beside < side
-            code = codes[(row - 1) * side + beside] if there else c.codes
-            table = weights["above_embedding.weight"].view(3, -1, c.dim)[kind]
-            x = x + of_digits(table, code, c.radices)
+        tables = weights["above_embedding.weight"].chunk(tried.neighbours)
+        for (down, right), table in zip(AROUND, tables, strict=False):
+            there = 0 <= row + down and 0 <= column + right < side
+            code = codes[(row + down) * side + column + right] if there else c.codes
+            x = x + of_ways(table, code, c)
         embedded.append(x)
         row, column = divmod(place - 1, side)  # it stands where the code is that it reads
         angles.append((row + c.text_tokens + 1, column + c.text_tokens + 1))
@@ -162,8 +192,14 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
     planes = head // 4
     speeds = 100.0 ** (-torch.arange(planes) / planes)
     turns = torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in angles])
-    stream = torch.stack(embedded)
+    stream, told = torch.stack(embedded)[:, : c.dim], torch.stack(embedded)[:, c.dim :]
+    entered: list[Tensor] = []
     for number in range(c.depth):
+        if tried.shortcut and number:
+            stream = stream + weights["shortcut"][number] * entered[0]
+        if tried.skips and number > c.depth - 1 - number:
+            stream = stream + weights["skips"][number] * entered[c.depth - 1 - number]
+        entered.append(stream)
         own = {
             k.split(".", 2)[2]: w for k, w in weights.items() if k.startswith(f"blocks.{number}.")
         }
@@ -171,6 +207,8 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
         heads = []
         for h in range(c.heads):
             q, k, v = (x[:, a * c.dim + h * head :][:, :head] for a in range(3))
+            if tried.values:
+                v = v + own["share"] * told[:, h * head :][:, :head]
             q = norm(q, own["query_key_norm.weight"][0, 0])
             k = norm(k, own["query_key_norm.weight"][1, 0])
             q, k = (
@@ -181,9 +219,13 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
             scores = (q @ k.conj().T).real / head**0.5
             scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
             heads.append(scores.softmax(-1) @ v)
+            if tried.gates:
+                attended = norm(stream, own["attention_norm.weight"])
+                heads[h] = heads[h] * 2 * (attended @ own["gate.weight"][h]).sigmoid()[:, None]
         stream = stream + torch.cat(heads, dim=-1) @ own["attention_out.weight"].T
         x = norm(stream, own["mlp_norm.weight"]) @ own["mlp_in.weight"].T
-        stream = stream + x.clamp(min=0) ** 2 @ own["mlp_out.weight"].T
+        x = F.silu(x[:, :96]) * x[:, 96:] if tried.mlp == "swiglu" else x.clamp(min=0) ** 2
+        stream = stream + x @ own["mlp_out.weight"].T
     stream = norm(stream, weights["norm.weight"])
     words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
     logits = [picture @ weights["image_head.weight"].T]
@@ -196,6 +238,16 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
         picture = picture + x.clamp(min=0) ** 2 @ mlp_out.T
         logits.append(picture @ weights[f"digit_heads.{number}.weight"].T)
     return words @ weights["text_head.weight"].T, torch.cat(logits, dim=-1)
+
+
+def of_ways(table: Tensor, code: int, c: TransformerConfig) -> Tensor:
+    """What a table has for a code, as it is taken apart by digits, by levels, or by both, the parts
+    of which come behind a row of their own."""
+    if c.trials.inputs == "both":
+        first = sum(c.radices) + 1
+        digits = of_digits(table[:first], code, c.radices)
+        return digits + of_digits(table[first:], code, c.trials.levels)
+    return of_digits(table, code, c.trials.levels if c.trials.inputs == "levels" else c.radices)
 
 
 def of_digits(table: Tensor, code: int, radices: tuple[int, ...]) -> Tensor:

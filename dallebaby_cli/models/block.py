@@ -1,0 +1,122 @@
+"""A block of the transformer: attention, with or without a cache of what came before, and an MLP.
+
+Shapes: B sequences, S positions, s of them new, D width, H heads, E = D / H.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dallebaby_cli.config import TransformerConfig
+from dallebaby_cli.models.rms_norm import RMSNorm
+
+VECTOR = 16  # numbers that a processor takes at a time: widths are multiples
+
+
+class Past(NamedTuple):
+    """What a block knows of the sequence so far, and where the new positions go."""
+
+    keys: Tensor
+    """of all S positions (B, H, S, E)"""
+    values: Tensor
+    """likewise"""
+    places: Tensor
+    """of the s new positions (s,) int64"""
+    seen: int
+    """positions from the first one on that are attended to"""
+    mask: Tensor | None
+    """(1, seen): 0 for those that are filled, -inf for others; all are if None"""
+    first: bool
+    """whether the new positions are the first ones, each of which sees those before it"""
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the planes of x (…, S, E), each of one number in the first half and its like in the
+    second, by angles whose cosines and signed sines are (2, S, E)."""
+    cos, sin = turns
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention (B, H, s, E) of queries over keys and values. Training in bf16 on a CPU takes three
+    operations: the backward pass of torch's one takes four to eight times as long there."""
+    bf16 = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not (bf16 and causal and query.requires_grad):
+        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+    batch, heads, new, width = query.shape
+    later = query.new_full((new, new), -torch.inf).triu(1).expand(batch * heads, -1, -1)
+    q, k = query.flatten(0, 1), key.flatten(0, 1)
+    weights = torch.baddbmm(later, q, k.mT, alpha=width**-0.5).softmax(-1)
+    return (weights @ value.flatten(0, 1)).view_as(value)
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each on a normalised input and added to the stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.attention_norm = RMSNorm(config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.query_key_norm = RMSNorm(2, 1, config.dim // config.heads)
+        self.attention_out = nn.Linear(config.dim, config.dim, bias=False)
+        self.mlp_norm = RMSNorm(config.dim)
+        self.gated = config.trials.mlp == "swiglu"
+        hidden = -(-8 * config.dim // (3 * VECTOR)) * VECTOR if self.gated else 4 * config.dim
+        self.mlp_in = nn.Linear(config.dim, (1 + self.gated) * hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, config.dim, bias=False)
+        gates, values = config.trials.gates, config.trials.values
+        self.gate = nn.Linear(config.dim, config.heads, bias=False) if gates else None
+        self.share = nn.Parameter(torch.ones(1)) if values else None  # of what values are told
+
+    def init_weights(self) -> None:
+        """As in the table of `Transformer.init_weights`."""
+        for layer in (self.qkv, self.mlp_in):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        for layer in (self.attention_out, self.mlp_out, *([self.gate] if self.gate else ())):
+            nn.init.zeros_(layer.weight)
+
+    def forward(
+        self, x: Tensor, turns: Tensor, past: Past | None, told: Tensor | None = None
+    ) -> Tensor:
+        """x (B, s, D) are the positions after those in `past`; without it, the whole sequence.
+        `told` (B, s, D) is added to their values."""
+        y = self._attend(self.attention_norm(x), turns, past, told)
+        x = x + self._drop(self.attention_out(y))
+        return x + self._drop(self.mlp_out(self._bend(self.mlp_in(self.mlp_norm(x)))))
+
+    def _bend(self, x: Tensor) -> Tensor:
+        if self.gated:
+            gate, up = x.chunk(2, dim=-1)
+            return F.silu(gate) * up
+        return F.relu(x).square()
+
+    def _attend(self, x: Tensor, turns: Tensor, past: Past | None, told: Tensor | None) -> Tensor:
+        batch, new, dim = x.shape
+        qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
+        query_key, value = qkv.split((2, 1), dim=2)
+        value = value.squeeze(2)
+        if told is not None:
+            value = value + (self.share * told).view_as(value).type_as(value)
+        value = value.transpose(1, 2)  # (B, H, s, E), as query and key
+        query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
+        query_key = rotate(query_key, turns)
+        if past is None:
+            query, key = query_key.type_as(value)
+            y = attend(query, key, value, None, causal=True)
+        else:
+            query, key = query_key.type_as(past.keys)
+            past.keys.index_copy_(2, past.places, key)
+            past.values.index_copy_(2, past.places, value.type_as(past.values))
+            key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
+            with torch.autocast(x.device.type, enabled=False):  # in the cache's own precision
+                y = attend(query, key, value, past.mask, past.first)
+        if self.gate is not None:  # closed to a half at first, which the factor makes up for
+            y = y * (2 * self.gate(x).sigmoid()).mT[..., None].type_as(y)
+        return y.transpose(1, 2).reshape(batch, new, dim)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
