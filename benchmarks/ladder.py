@@ -11,14 +11,15 @@ differ by from the base row of the same seed; bold is what differs in every seed
 direction, by more than the seeds differ from one another. With --pictures a row's model is judged
 by `dallebaby evaluate`, too, on so many pictures of each kind.
 
-HOME/ladder keeps what each row came to, under its settings as they are in full, so that a row whose
+Where neither --only nor --row names any, the rows are the ideas of config/trials.py; others, of
+settings that have long been there, are asked for by name. Rates and shapes are those of preset
+`scenes`, or differ from its. HOME/ladder keeps what each row came to, under its settings as they are in full, so that a row whose
 defaults have changed is run again and no other. A row that came to nothing is named at the end.
 --set is for all rows. --steps makes it all a miniature.
 """
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -33,8 +34,9 @@ import rows
 from baby import dallebaby, minutes, table
 from rows import spread
 
-from dallebaby_cli.config.settings import as_dict, load
+from dallebaby_cli.config.settings import load
 from dallebaby_cli.store import manifest
+from dallebaby_cli.training import run as training_run
 
 BASE = "base"
 
@@ -50,25 +52,48 @@ class Row:
     """of `encode`: it trains on tokens that are made so"""
 
 
+def tried(title: str, *settings: str) -> Row:
+    return Row(title, tuple(f"model.trials.{setting}" for setting in settings))
+
+
+TRIED = {
+    "near-5x5": tried("a position is told all known codes of 5 x 5", "neighbours=11"),
+    "near-5": tried("and the ones two to the left and two above", "neighbours=5"),
+    "both": tried("embeddings of codes and of their levels", "inputs=both"),
+    "levels": tried("embeddings of levels alone", "inputs=levels"),
+    "noise": tried("codes read are replaced, up to all at first", "noise=1"),
+    "noise-low": tried("up to 30 % at first", "noise=0.3"),
+    "foresight": tried("the stream inside tells the next code's levels", "foresight=1"),
+    "values": tried("value embeddings", "values=true"),
+    "shortcut": tried("embeddings again before each block", "shortcut=true"),
+    "skips": tried("skips of a U-net", "skips=true"),
+    "gates": tried("a gate for each head", "gates=true"),
+    "swiglu": tried("SwiGLU", "mlp=swiglu"),
+}
+"""Ideas of config/trials.py: the rows that are run where none is named."""
 ROWS = {
     BASE: Row("today's recipe"),
+    **TRIED,
+    "short": Row("captions of at most 8 tokens", ("model.text_tokens=8",)),
     "text-0": Row("no weight on the caption", ("text_weight=0",)),
     "text-4": Row("a quarter of the weight on it", ("text_weight=0.25",)),
     "drop-0": Row("no caption left out", ("caption_drop=0",)),
     "drop-20": Row("20 % of them left out", ("caption_drop=0.2",)),
     "batch-16": Row("16 pictures a step", ("batch_size=16",)),
     "batch-64": Row("64 pictures a step", ("batch_size=64",)),
-    "rate-half": Row("half the rate", ("optim.lr=4e-3",)),
-    "rate-twice": Row("twice the rate", ("optim.lr=16e-3",)),
+    "rate-4": Row("rate 4e-3", ("optim.lr=4e-3",)),
+    "rate-16": Row("rate 16e-3", ("optim.lr=16e-3",)),
     "warmup-1": Row("warm-up of 1 %", ("optim.warmup_fraction=0.01",)),
     "warmup-10": Row("warm-up of 10 %", ("optim.warmup_fraction=0.1",)),
     "final-0": Row("rate ends at 0", ("optim.final_lr_fraction=0",)),
-    "ema-98": Row("average of about 50 steps", ("ema_decay=0.98",)),
-    "ema-998": Row("average of about 500 steps", ("ema_decay=0.998",)),
+    "decay-0": Row("no weight decay", ("optim.weight_decay=0",)),
+    "betas-95": Row("AdamW's second average over 20 steps", ("optim.betas=[0.9,0.95]",)),
+    "ema-98": Row("averaged over 50 steps", ("ema_decay=0.98",)),
+    "ema-998": Row("averaged over 500 steps", ("ema_decay=0.998",)),
     "dropout": Row("dropout 0.1", ("model.dropout=0.1",)),
     "wide": Row("wider, less deep", ("model.dim=256", "model.depth=2")),
     "deep": Row("deeper, less wide", ("model.dim=144", "model.depth=7", "model.heads=3")),
-    "flips": Row("half of the views mirrored", views=("views=4", "flip=true", "crop=1")),
+    "flips": Row("half of the further views mirrored", views=("views=4", "flip=true", "crop=1")),
     "crops": Row("random crops", views=("views=4", "crop=0.7")),
 }
 
@@ -96,7 +121,7 @@ def rows_asked(options: argparse.Namespace) -> dict[str, Row]:
     """Rows by name, the base first."""
     given = rows.settings_of(options.row)
     known = {**ROWS, **{name: Row(" ".join(words), words) for name, words in given.items()}}
-    names = [*options.only, *given] if options.only else known
+    names = [*(options.only or ([] if given else TRIED)), *given]
     return rows.chosen(known, dict.fromkeys([BASE, *names]))
 
 
@@ -109,11 +134,12 @@ def result(
     """The figures of a row: those that were kept, or of a training now; None if it came to
     nothing."""
     settings = [*options.set, *row.settings]
-    config = as_dict(load("train", preset=options.preset, settings=[*settings, f"seed={seed}"]))
-    data = manifest.find(options.home, "tokens", tokens)[1].id
-    about = json.dumps([data, config, row.views, options.threads], sort_keys=True)
+    config = load("train", preset=options.preset, settings=[*settings, f"seed={seed}"])
+    about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
+    about |= {"views": " ".join(row.views), "threads": str(options.threads)}
+    digest = training_run.name([], options.preset, config, about).rpartition("-")[2]
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
-    run = f"ladder-{name}-{length}-{seed}-{hashlib.sha256(about.encode()).hexdigest()[:6]}"
+    run = f"ladder-{name}-{length}-{seed}-{digest}"
     path = options.home / "ladder" / tokens / run / "row.json"
     home = with_views(options.home, tokens, row.views) if row.views else options.home
     facts = rows.kept(path)

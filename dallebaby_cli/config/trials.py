@@ -19,7 +19,7 @@ class Trials(Bounded):
 
     section = "model.trials."
 
-    noise: float = bounded(0.0, ge=0, lt=1)
+    noise: float = bounded(0.0, ge=0, le=1)
     """largest share of a picture's codes that is replaced at random in what the model reads while
     it learns, as its own slips will be; falls to 0 over three quarters of the run (reAR, arXiv
     2510.04450)"""
