@@ -13,9 +13,9 @@ by `dallebaby evaluate`, too, on so many pictures of each kind.
 
 Where neither --only nor --row names any, the rows are the ideas of config/trials.py; others, of
 settings that have long been there, are asked for by name. Rates and shapes are those of preset
-`scenes`, or differ from its. HOME/ladder keeps what each row came to, under its settings as they are in full, so that a row whose
-defaults have changed is run again and no other. A row that came to nothing is named at the end.
---set is for all rows. --steps makes it all a miniature.
+`scenes`, or differ from its. HOME/ladder keeps what each row came to, under its settings as they
+are in full, so that a row whose defaults have changed is run again and no other. A row that came to
+nothing is named at the end. --set is for all rows. --steps makes it all a miniature.
 """
 
 import argparse

@@ -298,6 +298,11 @@ class SampleConfig(Bounded):
     """how hard the caption pulls; 1 is none"""
     guidance_ramp: float = bounded(0.0, ge=0, le=1)
     """share of the picture over which guidance rises from 1 to its value; 0 is constant"""
+    guidance_power: float = bounded(0.0, ge=0, le=100)
+    """guidance rises from 1 along half a cosine over the whole picture, the later the higher this
+    is; 0 is constant, or as guidance_ramp says"""
+    guidance_interval: tuple[float, ...] = bounded((0.0, 1.0), ge=0, le=1)
+    """shares of the picture between which the caption pulls; outside guidance is 1"""
     temperature: float = bounded(1.0, ge=0, le=10)
     """below 1 safer, above 1 wilder; 0 always takes the likeliest code"""
     top_k: int = bounded(0, ge=0, le=COUNT)
@@ -310,6 +315,11 @@ class SampleConfig(Bounded):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_temperature(self.temperature)
+        both = self.guidance_ramp and self.guidance_power
+        check(not both, "guidance_power", self.guidance_power, "is one rise, guidance_ramp another")
+        between = self.guidance_interval
+        ordered = len(between) == 2 and between[0] < between[1]
+        check(ordered, "guidance_interval", between, "needs two numbers, the lower one first")
 
 
 # ---------------------------------------------------------------- evaluate

@@ -1,8 +1,10 @@
 """The choice of the next code: guidance, temperature, top-k, top-p, and noise that makes it fair.
 
 Guidance is that of Ho & Salimans (2022, arXiv 2207.12598): logits are pushed away from those that
-the empty caption gives. Noise comes from SplitMix64 (Steele, Lea & Flood 2014) read at any place:
-each number is a hash of where it is, so it is the same beside any other picture, on any device.
+the empty caption gives; in a part of the picture alone after Kynkäänniemi et al. (2024, arXiv
+2404.07724), rising by a power and a cosine as in RAR (2024, arXiv 2411.00776). Noise comes from
+SplitMix64 (Steele, Lea & Flood 2014) read at any place: each number is a hash of where it is, so it
+is the same beside any other picture, on any device.
 
 Where codes are predicted digit by digit, digits are chosen so, with numbers of their own: guidance,
 temperature, top-k and top-p are of a digit, given those before it.
@@ -10,6 +12,7 @@ temperature, top-k and top-p are of a digit, given those before it.
 Shapes: B pictures, N codes of a picture, K codebook, or the values of a digit.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,7 +58,10 @@ def _signed(number: int) -> int:
 def guidance_at(share: float, config: SampleConfig) -> float:
     """How hard the caption pulls when so much of the picture is drawn."""
     risen = min(1.0, share / config.guidance_ramp) if config.guidance_ramp else 1.0
-    return 1 + (config.guidance - 1) * risen
+    if config.guidance_power:
+        risen = (1 - math.cos(math.pi * share**config.guidance_power)) / 2
+    first, end = config.guidance_interval
+    return 1 + (config.guidance - 1) * risen * (first <= share < end)
 
 
 def guide(logits: Tensor, guidance: Tensor | float) -> Tensor:

@@ -12,7 +12,7 @@ from conftest import forced, lively_sampler
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.half_precision import halve
-from dallebaby_cli.drawing.next_code import choose, keys, noise
+from dallebaby_cli.drawing.next_code import choose, guidance_at, keys, noise
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
@@ -51,6 +51,12 @@ def slow_draw(
         pull = config.guidance
         if number < rising:
             pull = 1 + number / rising * (config.guidance - 1)
+        share = number / shape.image_tokens
+        if config.guidance_power:
+            angle = np.pi * share**config.guidance_power
+            pull = 1 + (config.guidance - 1) * np.sin(angle / 2) ** 2
+        if not config.guidance_interval[0] <= share < config.guidance_interval[1]:
+            pull = 1
         code, first, place = 0, 0, 1
         for values in shape.radices:
             digit = slice(first, first + values)
@@ -72,6 +78,8 @@ def slow_draw(
         SampleConfig(guidance=3),
         SampleConfig(guidance=2.5, temperature=0.7, top_k=20, top_p=0.9),
         SampleConfig(guidance=4, guidance_ramp=0.6),
+        SampleConfig(guidance=5, guidance_power=1.5),
+        SampleConfig(guidance=4, guidance_interval=(0.25, 0.75)),
         SampleConfig(guidance=1, temperature=0),
     ],
 )
@@ -209,6 +217,22 @@ def test_a_ramp_begins_without_guidance_and_changes_pictures(sampler: Sampler) -
     assert torch.equal(ramped[:, 0, 0], free[:, 0, 0])
     assert not torch.equal(ramped, free)
     assert not torch.equal(ramped, sampler.draw(PROMPTS, SEEDS, SampleConfig(guidance=6)))
+
+
+def test_guidance_of_an_interval_and_along_a_cosine() -> None:
+    middle = SampleConfig(guidance=3, guidance_interval=(0.25, 0.75))
+    assert [guidance_at(n / 4, middle) for n in range(4)] == [1, 3, 3, 1]
+    rising = SampleConfig(guidance=5, guidance_power=1)
+    expected = [1, 1 + 4 * (1 - 0.5**0.5) / 2, 3, 1 + 4 * (1 + 0.5**0.5) / 2]
+    assert [guidance_at(n / 4, rising) for n in range(4)] == pytest.approx(expected)
+    late = SampleConfig(guidance=5, guidance_power=2)
+    assert all(guidance_at(n / 8, late) < guidance_at(n / 8, rising) for n in range(1, 8))
+    assert [guidance_at(n / 4, SampleConfig(guidance=2)) for n in range(4)] == [2] * 4
+    for wrong in ({"guidance_interval": (0.5, 0.5)}, {"guidance_interval": (0.5,)}):
+        with pytest.raises(UsageError, match=r"guidance_interval=\(0.5.*the lower one first"):
+            SampleConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="guidance_power=1: is one rise, guidance_ramp another"):
+        SampleConfig(guidance_power=1, guidance_ramp=1)
 
 
 @torch.no_grad()
