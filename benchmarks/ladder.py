@@ -25,13 +25,14 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rows
 from baby import dallebaby, minutes, table
+from judged import judged
 from rows import spread
 
 from dallebaby_cli.config.settings import load
@@ -193,27 +194,6 @@ def figures(run: Path) -> dict[str, Any]:
     }
 
 
-def judged(
-    home: Path, model: Path, pictures: int, settings: Iterable[str] = ()
-) -> dict[str, float]:
-    """What `evaluate` says of the pictures that a model draws: distances by figure and network, and
-    how often a picture is what was asked for, by kind."""
-    sets = [word for setting in settings for word in ("--set", setting)]
-    asked = ("--pictures", pictures, "--json", *sets)
-    found = json.loads(dallebaby(home, "evaluate", "--model", model, *asked))
-    far = {
-        f"{row['figure']}, {row['network']}": row["drawn"]
-        for row in found.get("compared", ())
-        if row.get("drawn") is not None
-    }
-    right = {
-        f"right, {row['kind']}": row["right"].get("all", statistics.mean(row["right"].values()))
-        for row in found.get("agreement", ())
-        if row.get("pictures") == "drawn" and row.get("right")
-    }
-    return far | right
-
-
 # ---------------------------------------------------------------- the table
 
 
@@ -230,9 +210,9 @@ def summed(found: Mapping[str, Mapping[int, dict[str, Any]]], asked: Mapping[str
         for figure in ("bits", "steps", "images_per_s", "seconds"):
             line[figure] = [facts[figure] for facts in by_seed.values()]
         line |= {"difference": differences, "clear": clear(differences)}
-        judged = [facts["judged"] for facts in by_seed.values() if "judged" in facts]
-        names = {name: None for facts in judged for name in facts}
-        line["judged"] = {n: [facts[n] for facts in judged if n in facts] for n in names}
+        scored = [facts["judged"] for facts in by_seed.values() if "judged" in facts]
+        names = {name: None for facts in scored for name in facts}
+        line["judged"] = {n: [facts[n] for facts in scored if n in facts] for n in names}
         lines.append(line)
     return lines
 
@@ -246,7 +226,7 @@ def clear(differences: list[float]) -> bool:
 
 def shown(lines: list[dict[str, Any]]) -> str:
     """The lines as a Markdown table."""
-    judged = [*{name: None for line in lines for name in line["judged"]}]
+    columns = [*{name: None for line in lines for name in line["judged"]}]
     head = ["", "bits a code", "against the base, same seed", "steps", "images/s", "minutes"]
     body = []
     for line in lines:
@@ -255,10 +235,10 @@ def shown(lines: list[dict[str, Any]]) -> str:
         cells += [f"**{differs}**" if line["clear"] else differs]
         cells += [f"{statistics.mean(line[name]):,.0f}" for name in ("steps", "images_per_s")]
         cells += [f"{statistics.mean(line['seconds']) / 60:.1f}"]
-        found = (line["judged"].get(name) for name in judged)
+        found = (line["judged"].get(name) for name in columns)
         cells += [spread(values, ".4g") if values else "" for values in found]
         body.append(cells)
-    return table([[*head, *judged], ["---"] * (len(head) + len(judged)), *body])
+    return table([[*head, *columns], ["---"] * (len(head) + len(columns)), *body])
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""The ladder in miniature: which rows are run, what is kept, and what its figures mean."""
+"""The ladder and the sweep of drawings in miniature: which rows are run, what is kept, and what
+their figures mean."""
 
 import json
 from dataclasses import asdict
@@ -9,6 +10,7 @@ import pytest
 from conftest import make
 from test_benchmarks import BENCHMARKS, ran
 
+from dallebaby_cli.config.settings import load
 from dallebaby_cli.quality.pretrained import Compared
 from dallebaby_cli.stages.evaluate import Evaluated, Row
 from dallebaby_cli.store import manifest
@@ -32,10 +34,11 @@ class Tool:
             except AssertionError as error:
                 raise SystemExit(1) from error
             return ""
+        cold = any(word == "sampling.temperature=0.5" for word in self.asked[-1])
         done = Evaluated(
             home,
             compared=[
-                Compared("KID", "here", 4, 1.0, 2.5, 0.0),
+                Compared("KID", "here", 4, 1.0, 2.5 + cold, 0.0),
                 Compared("FID", "x", 4, 1, None, 0),
             ],
             agreement=[
@@ -121,7 +124,7 @@ def test_views_are_made_once_and_leave_the_tokens_alone(
         (tmp_path / kind).symlink_to(trained / kind)
     asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "flips")
     out = ran(BENCHMARKS / "ladder.py", asked, monkeypatch, capsys)
-    assert "| flips: half of the views mirrored | " in out
+    assert "| flips: half of the further views mirrored | " in out
     (views,) = (tmp_path / "ladder" / "views").iterdir()
     about = manifest.read(views / "tokens" / TOKENS)
     assert about is not None and about.counts["views"] == 4 and about.config["flip"] is True
@@ -162,3 +165,52 @@ def test_every_row_is_of_settings_that_there_are(ladder: ModuleType) -> None:
             assert ladder.load("train", preset="scenes", settings=row.settings) and row.title
             assert ladder.load("encode", settings=row.views)
             assert bool(row.settings) != bool(row.views)
+
+
+# ---------------------------------------------------------------- ways of drawing
+
+
+def test_ways_of_drawing_are_judged_once(
+    trained: Path,
+    tmp_path: Path,
+    tool: Tool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "dalle").symlink_to(trained / "dalle")
+    asked = (tmp_path, "d", "--pictures", 4, "--temperatures", 0.5, 1, "--guidances", 1, 3)
+    shapes = ("--shapes", "constant", "middle", "--threads", 1)
+    out = ran(BENCHMARKS / "drawing_sweep.py", (*asked, *shapes), monkeypatch, capsys)
+    table = [line.split(" | ") for line in out.splitlines() if line.startswith("| ")]
+    assert table[0][3:] == ["KID, here", "right, seen pairs", "unbeaten |"]
+    drawn = [(row[0][2:], *row[1:]) for row in table[2:]]
+    assert drawn == [
+        ("constant", "0.5", "1", "3.5", "**25.0%**", " |"),
+        ("constant", "1", "1", "**2.5**", "**25.0%**", "★ |"),
+        ("constant", "0.5", "3", "3.5", "**25.0%**", " |"),
+        ("constant", "1", "3", "**2.5**", "**25.0%**", "★ |"),
+        ("middle", "0.5", "3", "3.5", "**25.0%**", " |"),
+        ("middle", "1", "3", "**2.5**", "**25.0%**", "★ |"),
+    ], "without guidance one shape is as any other"
+    asked_for = [" ".join(words) for words in tool.asked]
+    assert len(asked_for) == 6
+    assert "sampling.guidance_interval=[0.1,0.8]" in asked_for[-1]
+    again = ran(BENCHMARKS / "drawing_sweep.py", (*asked, "--json"), monkeypatch, capsys)
+    assert len(tool.asked) == 6
+    assert [row["unbeaten"] for row in json.loads(again)] == [False, True, False, True]
+
+
+def test_settings_of_shapes_are_settings_that_there_are(tool: Tool) -> None:
+    shapes = __import__("drawing_sweep").SHAPES
+    for settings in shapes.values():
+        assert load("evaluate", settings=[f"sampling.{setting}" for setting in settings])
+
+
+def test_what_evaluate_cannot_measure_is_left_out(
+    tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = __import__("judged").judged
+    answers = ["{}", json.dumps({"agreement": [{"pictures": "drawn", "right": {"class": 0.5}}]})]
+    monkeypatch.setattr(__import__("baby"), "dallebaby", lambda *_: answers.pop(0))
+    assert judged(Path(), Path(), 4) == {}
+    assert judged(Path(), Path(), 4) == {"right, asked": 0.5}
