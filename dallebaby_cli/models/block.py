@@ -99,7 +99,7 @@ class Block(nn.Module):
         qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
         query_key, value = qkv.split((2, 1), dim=2)
         value = value.squeeze(2)
-        if told is not None:
+        if told is not None and self.share is not None:
             value = value + (self.share * told).view_as(value).type_as(value)
         value = value.transpose(1, 2)  # (B, H, s, E), as query and key
         query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)

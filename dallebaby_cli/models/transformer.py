@@ -148,8 +148,8 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.weight)
         for weight in self.digit_embeddings.parameters():
             nn.init.normal_(weight)
-        for weight in (*self.digit_heads.parameters(), *self._of_trials()):
-            nn.init.zeros_(weight)
+        for unused in (*self.digit_heads.parameters(), *self._of_trials()):
+            nn.init.zeros_(unused)
         for block in (*self.blocks, *self.digit_blocks):
             assert isinstance(block, Block | DigitBlock)
             block.init_weights()
@@ -337,8 +337,9 @@ class Transformer(nn.Module):
     def _run(self, x: Tensor, past: list[Past] | None) -> tuple[Tensor, dict[int, Tensor]]:
         """All blocks over the positions x (B, s, D); what entered some of them is kept, by their
         number."""
-        config, kept = self.config, {}
-        x, *told = x.split(config.dim, dim=-1)
+        config = self.config
+        kept: dict[int, Tensor] = {}
+        x, *told = torch.split(x, config.dim, dim=-1)
         turns = self.turns if past is None else self.turns[:, past[0].places]
         again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):

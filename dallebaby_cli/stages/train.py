@@ -83,7 +83,8 @@ class DalleTask:
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         assert isinstance(model, Transformer)
-        text_loss, image_loss = model.losses(*batch, progress)
+        text, codes = batch
+        text_loss, image_loss = model.losses(text, codes, progress)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
