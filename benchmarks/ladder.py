@@ -62,6 +62,7 @@ TRIED = {
     "near-5": tried("and the ones two to the left and two above", "neighbours=5"),
     "both": tried("embeddings of codes and of their levels", "inputs=both"),
     "levels": tried("embeddings of levels alone", "inputs=levels"),
+    "heads": tried("classes share vectors of their levels", "outputs=both"),
     "noise": tried("codes read are replaced, up to all at first", "noise=1"),
     "noise-low": tried("up to 30 % at first", "noise=0.3"),
     "foresight": tried("the stream inside tells the next code's levels", "foresight=1"),

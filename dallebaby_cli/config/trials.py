@@ -1,7 +1,8 @@
 """Ideas for the transformer that are not decided: none is in use unless it is asked for.
 
 `benchmarks/ladder.py` compares them. One that wins becomes the default and leaves this file, one
-that loses leaves it with the lines that it took. The string below a field is its help.
+that loses leaves it with the lines that it took, and models that were trained with it are not read
+any more. The string below a field is its help.
 """
 
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ class Trials(Bounded):
     inputs: Literal["codes", "levels", "both"] = "codes"
     """what of a code has an embedding: itself, each number that the dVAE writes it in, or both
     (MaskBit, arXiv 2409.16211)"""
+    outputs: Literal["codes", "both"] = "codes"
+    """what of a code has a vector that its logit is made with: itself, or beside it each number
+    that the dVAE writes it in, so that codes that are alike share what is learned (not where codes
+    are predicted in digits, which share it anyway)"""
     levels: tuple[int, ...] = bounded((), ge=2, le=65536)
     """how many values each of these numbers has; always taken from the dVAE, where they are of use
     here"""
@@ -55,9 +60,11 @@ class Trials(Bounded):
     def told(self, levels: tuple[int, ...]) -> "Trials":
         """With the levels of an image tokenizer, where they are of use. Raises UsageError where it
         has none."""
-        if not self.foresight and self.inputs == "codes":
+        wanting = {"inputs": self.inputs != "codes", "outputs": self.outputs != "codes"}
+        wanting["foresight"] = self.foresight > 0
+        name = next((name for name, wants in wanting.items() if wants), None)
+        if name is None:
             return replace(self, levels=())
-        name = "foresight" if self.inputs == "codes" else "inputs"
         why = "needs codes that are made of several numbers, as those of model.quantizer=fsq are"
         check(len(levels) > 1, f"model.trials.{name}", getattr(self, name), why)
         return replace(self, levels=levels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +25,14 @@ def join(digits: Sequence[Tensor], radices: Sequence[int]) -> Tensor:
     for digit, radix in zip(digits[-2::-1], radices[-2::-1], strict=True):
         codes = codes * radix + digit
     return codes
+
+
+def numbers_of_codes(codes: int, levels: tuple[int, ...]) -> Tensor:
+    """Where the numbers of each code (K, numbers) stand in a table that has the values of each
+    number after those of the one before it."""
+    digits = split(torch.arange(codes), levels)
+    starts = (sum(levels[:place]) for place in range(len(levels)))
+    return torch.stack([d + start for d, start in zip(digits, starts, strict=True)], dim=1)
 
 
 class DigitBlock(nn.Module):

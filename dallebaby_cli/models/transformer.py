@@ -34,16 +34,13 @@ from torch.utils.checkpoint import checkpoint
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.models.block import Block, Past
 from dallebaby_cli.models.cross_entropy import cross_entropy
-from dallebaby_cli.models.digits import DigitBlock, join, split
+from dallebaby_cli.models.digits import DigitBlock, join, numbers_of_codes, split
+from dallebaby_cli.models.places import places_near, rotary_table
 from dallebaby_cli.models.rms_norm import RMSNorm
 
 Pick = Callable[[int, Tensor], Tensor]
 """Decides the digit (B,) of that number, from 0 on, given its logits (B, L)."""
 
-NEAR = (  # rows down and columns to the right, of codes that are known before one
-    *((-1, -1), (-1, 0), (-1, 1), (0, -2), (-2, 0)),
-    *((-1, -2), (-1, 2), (-2, -1), (-2, 1), (-2, -2), (-2, 2)),
-)
 QUIET = 0.75  # of a run, after which a model reads all codes as they are
 
 
@@ -59,30 +56,6 @@ class Cache:
         self.codes = torch.full(size, config.codes, device=like.device)
 
 
-def rotary_table(config: TransformerConfig) -> Tensor:
-    """Cosines and signed sines (2, S, E) of every position's angles, as `rotate` takes them: half
-    of a head's planes turn with the row, half with the column. Caption position i counts as (i, i);
-    the picture's rows and columns follow on."""
-    text = torch.arange(config.text_tokens + 1).repeat(2, 1)  # start and caption
-    rows = torch.arange(config.grid).repeat_interleave(config.grid)
-    columns = torch.arange(config.grid).repeat(config.grid)
-    image = torch.stack((rows, columns)) + config.text_tokens + 1
-    places = torch.cat((text, image), dim=1)[:, : config.sequence_len]  # (2, S)
-    planes = config.dim // config.heads // 4
-    frequencies = 100.0 ** -(torch.arange(planes) / planes)
-    angles = (places[:, :, None] * frequencies).movedim(0, 1).flatten(1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack((torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)))
-
-
-def places_near(grid: int, count: int) -> Tensor:
-    """The places (N, count) around each one of the picture: above to the left, straight and to the
-    right, then those further away; N where that is outside."""
-    padded = F.pad(torch.arange(grid**2).view(grid, grid), (2, 2, 2, 0), value=grid**2)
-    shifted = [padded[2 + down :, 2 + right :][:grid, :grid] for down, right in NEAR[:count]]
-    return torch.stack(shifted, dim=-1).flatten(0, 1)
-
-
 class Transformer(nn.Module):
     """Caption tokens and image codes in, the logits of the next ones out.
 
@@ -93,6 +66,7 @@ class Transformer(nn.Module):
 
     turns: Tensor
     above: Tensor
+    numbers: Tensor
     recompute = False
     """whether what blocks keep for the backward pass is made again then: less memory, more work"""
 
@@ -119,6 +93,10 @@ class Transformer(nn.Module):
         self.digit_heads = nn.ModuleList(
             nn.Linear(config.dim, values, bias=False) for values in others
         )
+        shared = trials.levels if trials.outputs == "both" and not config.digits else ()
+        self.level_head = nn.Linear(config.dim, sum(shared), bias=False) if shared else None
+        numbers = numbers_of_codes(config.codes, shared) if shared else None
+        self.register_buffer("numbers", numbers, persistent=False)
         told = len(trials.levels) if trials.foresight else 0
         self.foresight = nn.Linear(config.dim, told, bias=False) if told else None
         self.ahead_of = config.depth - max(config.depth // 4, 1)  # the block with that foresight
@@ -159,7 +137,8 @@ class Transformer(nn.Module):
         those of the one before it, given captions (B, T) and codes (B, N), both int64. Each is
         predicted from what stands before it alone."""
         before_words, before_codes, _ = self._read(text, codes)
-        logits = [head(rows) for rows, head, _ in self._teach(before_codes, codes)]
+        taught = enumerate(self._teach(before_codes, codes))
+        logits = [self._logits(index, rows) for index, (rows, _) in taught]
         of_codes = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         return self.text_head(before_words), of_codes
 
@@ -178,8 +157,8 @@ class Transformer(nn.Module):
         text_loss = cross_entropy(before_words, self.text_head.weight, target, share)
         every = torch.ones_like(codes, dtype=torch.float32)
         parts = [
-            cross_entropy(rows, head.weight, digit, every)
-            for rows, head, digit in self._teach(before_codes, codes)
+            cross_entropy(rows, self._classes(index), digit, every)
+            for index, (rows, digit) in enumerate(self._teach(before_codes, codes))
         ]
         image_loss = torch.stack(parts).sum() / codes.numel()
         if progress is not None and self.foresight is not None:
@@ -207,22 +186,38 @@ class Transformer(nn.Module):
         seen = self.foresight(F.rms_norm(rows, rows.shape[-1:], eps=1e-6)).float()
         return trials.foresight * (seen - numbers).square().mean()
 
-    def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, nn.Linear, Tensor]]:
+    def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What each digit of codes (B, N) is predicted from (B, N, D), those before it being given,
-        by which head, and the digit (B, N)."""
+        and the digit (B, N)."""
         digits = split(codes, self.config.radices)
-        heads = cast(tuple[nn.Linear, ...], (self.image_head, *self.digit_heads))
-        for index, (head, digit) in enumerate(zip(heads, digits, strict=True)):
+        for index, digit in enumerate(digits):
             rows = self._told(index, rows, digits[index - 1]) if index else rows
-            yield rows, head, digit
+            yield rows, digit
 
     def _spell(self, rows: Tensor, pick: Pick) -> Tensor:
         """The codes (B,) after what stands before them (B, D), `pick`ed digit by digit."""
-        digits = [pick(0, self.image_head(rows))]
-        for index, head in enumerate(self.digit_heads, 1):
+        digits = [pick(0, self._logits(0, rows))]
+        for index in range(1, len(self.config.radices)):
             rows = self._told(index, rows, digits[-1])
-            digits.append(pick(index, head(rows)))
+            digits.append(pick(index, self._logits(index, rows)))
         return join(digits, self.config.radices)
+
+    def _logits(self, index: int, rows: Tensor) -> Tensor:
+        """Of the digit of that number (…, L), given what it is predicted from (…, D)."""
+        logits: Tensor = self._head(index)(rows)
+        if index or self.level_head is None:
+            return logits
+        return logits + self.level_head(rows)[..., self.numbers].sum(-1)
+
+    def _classes(self, index: int) -> Tensor:
+        """The vectors (L, D) whose products with what a digit is predicted from are its logits."""
+        classes: Tensor = self._head(index).weight
+        if index or self.level_head is None:
+            return classes
+        return classes + F.embedding(self.numbers, self.level_head.weight).sum(1)
+
+    def _head(self, index: int) -> nn.Linear:
+        return cast(nn.Linear, self.digit_heads[index - 1]) if index else self.image_head
 
     def _told(self, index: int, rows: Tensor, digit: Tensor) -> Tensor:
         """What the digit of that number is predicted from (…, D), given what the one before it was
@@ -364,5 +359,5 @@ class Transformer(nn.Module):
 
     def _of_trials(self) -> list[Tensor]:
         """Weights of ideas on trial that begin with 0."""
-        foresight = None if self.foresight is None else self.foresight.weight
-        return [w for w in (self.shortcut, self.skips, foresight) if w is not None]
+        heads = [head.weight for head in (self.level_head, self.foresight) if head is not None]
+        return [*heads, *(mix for mix in (self.shortcut, self.skips) if mix is not None)]

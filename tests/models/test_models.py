@@ -70,6 +70,7 @@ LEVELS = {"levels": (5, 2, 5)}
 TRIED: dict[str, dict[str, Any]] = {
     "levels": {"inputs": "levels", **LEVELS},
     "both": {"inputs": "both", **LEVELS},
+    "outputs": {"outputs": "both", **LEVELS},
     "neighbours": {"neighbours": 5},
     "5x5": {"neighbours": 11},
     "values": {"values": True},
@@ -228,7 +229,12 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
         stream = stream + x @ own["mlp_out.weight"].T
     stream = norm(stream, weights["norm.weight"])
     words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
-    logits = [picture @ weights["image_head.weight"].T]
+    classes = weights["image_head.weight"]
+    if tried.outputs == "both" and not c.digits:
+        table = weights["level_head.weight"]
+        shared = [of_digits(table, code, tried.levels) for code in range(c.codes)]
+        classes = classes + torch.stack(shared)
+    logits = [picture @ classes.T]
     for number in range(len(c.radices) - 1):
         own = {k: w for k, w in weights.items() if k.startswith(f"digit_blocks.{number}.")}
         norm_, mlp_in, mlp_out = own.values()

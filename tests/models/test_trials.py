@@ -75,9 +75,11 @@ def test_levels_are_taken_where_they_are_of_use() -> None:
     assert Trials(inputs="both").told((8, 5)).levels == (8, 5)
     assert Trials(foresight=1).told((8, 5)).levels == (8, 5)
     assert Trials(inputs="levels", levels=(8, 5)).told((4, 4)).levels == (4, 4)
-    for idea, name in ((Trials(inputs="levels"), "inputs"), (Trials(foresight=1), "foresight")):
+    assert Trials(outputs="both").told((8, 5)).levels == (8, 5)
+    ideas = {"inputs": "levels", "outputs": "both", "foresight": 1}
+    for name, value in ideas.items():
         with pytest.raises(UsageError, match=f"^model.trials.{name}=.*needs codes that are made"):
-            idea.told(())
+            Trials(**{name: value}).told(())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"model.trials.levels=.*must make codes=50"):
         replace(SHAPE, trials=Trials(inputs="both", levels=(5, 5)))
 

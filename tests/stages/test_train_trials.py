@@ -16,6 +16,7 @@ ALL = {
     "noise": 0.5,
     "foresight": 0.1,
     "inputs": "both",
+    "outputs": "both",
     "neighbours": 11,
     "values": True,
     "shortcut": True,
