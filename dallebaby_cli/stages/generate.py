@@ -32,6 +32,7 @@ from dallebaby_cli.training import engine
 MOST_BYTES = 200_000_000  # of a picture to begin with
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most
+LATER = ("guidance_power", "guidance_interval")  # settings that older pictures do not tell
 
 
 @dataclass(frozen=True)
@@ -296,10 +297,11 @@ def _draw(
 
 
 def _settings(config: SampleConfig) -> str:
-    """Of the pictures: how many are drawn at a time changes none."""
-    values = settings.as_dict(config)
+    """Of the pictures: how many are drawn at a time changes none, and what came later is told where
+    it is set, so that pictures of before are known as those that would be drawn now."""
+    values, usual = settings.as_dict(config), settings.as_dict(SampleConfig())
     del values["batch_size"]
-    return json.dumps(values)
+    return json.dumps({k: v for k, v in values.items() if k not in LATER or v != usual[k]})
 
 
 def _kept(sampler: Sampler, image: Path | None, keep: int | None) -> Tensor | None:

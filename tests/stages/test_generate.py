@@ -142,6 +142,18 @@ def test_metadata_suffices_to_draw_a_picture_again(
         assert np.array_equal(sampler.paint(codes)[0], pixels(path))
 
 
+def test_settings_that_came_later_are_told_where_they_are_set() -> None:
+    """Else each picture of before would be another one than that which is drawn now."""
+    before = ("guidance", "guidance_ramp", "temperature", "top_k", "top_p")
+    assert [*json.loads(stage._settings(SampleConfig()))] == [*before]
+    later = SampleConfig(guidance_power=1, guidance_interval=(0, 0.5))
+    assert json.loads(stage._settings(later)) == {
+        **json.loads(stage._settings(SampleConfig())),
+        "guidance_power": 1,
+        "guidance_interval": [0, 0.5],
+    }
+
+
 def test_best_is_drawn_from_the_candidates(generate: Cli, tmp_path: Path) -> None:
     def seeds(*options: object) -> list[int]:
         facts = drawn(generate("a red car", "--seed", 3, "--json", *options))
