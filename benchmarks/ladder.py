@@ -40,6 +40,7 @@ from dallebaby_cli.store import manifest
 from dallebaby_cli.training import run as training_run
 
 BASE = "base"
+FIGURES = ("bits", "steps", "images_per_s", "seconds", "compiled", "threads")
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def summed(found: Mapping[str, Mapping[int, dict[str, Any]]], asked: Mapping[str
         pairs = [(facts, found[BASE][seed]) for seed, facts in by_seed.items()]
         differences = [facts["bits"] - base["bits"] for facts, base in pairs]
         line: dict[str, Any] = {"row": name, "title": asked[name].title, "seeds": [*by_seed]}
-        for figure in ("bits", "steps", "images_per_s", "seconds"):
+        for figure in FIGURES:
             line[figure] = [facts[figure] for facts in by_seed.values()]
         line |= {"difference": differences, "clear": clear(differences)}
         scored = [facts["judged"] for facts in by_seed.values() if "judged" in facts]
@@ -223,6 +224,15 @@ def clear(differences: list[float]) -> bool:
     low, high = min(differences), max(differences)
     mean = statistics.mean(differences)
     return len(differences) > 1 and low * high > 0 and abs(mean) > high - low
+
+
+def uneven(lines: list[dict[str, Any]]) -> str:
+    """What to say where the planner chose otherwise for some runs than for others."""
+    ways = {way for line in lines for way in zip(line["compiled"], line["threads"], strict=True)}
+    if len(ways) < 2:
+        return ""
+    told = "Some runs were compiled and others not, or they had other threads (--json says which)"
+    return f"{told}: --set compile=false and --threads 1 make them alike."
 
 
 def shown(lines: list[dict[str, Any]]) -> str:
@@ -264,6 +274,8 @@ def main() -> None:
         tables[tokens] = summed(results, asked)
         if not options.json:
             print(f"\n{tokens}\n\n{shown(tables[tokens])}", flush=True)
+            if told := uneven(tables[tokens]):
+                print(f"\n{told}")
             for name, by_seed in results.items():
                 if len(by_seed) < len(options.seeds):
                     lost = len(options.seeds) - len(by_seed)

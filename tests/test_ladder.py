@@ -143,7 +143,8 @@ def test_differences_are_clear_where_all_seeds_agree(ladder: ModuleType) -> None
 def test_rows_are_compared_with_the_base_of_the_same_seed(ladder: ModuleType) -> None:
     def facts(bits: float, **judged: float) -> dict:
         both = {"judged": judged} if judged else {}
-        return {"bits": bits, "steps": 10, "images_per_s": 5.0, "seconds": 120.0, **both}
+        alike = {"steps": 10, "images_per_s": 5.0, "seconds": 120.0, "threads": 1}
+        return {"bits": bits, "compiled": False, **alike, **both}
 
     rows = {name: ladder.ROWS[name] for name in ("base", "batch-16", "wide")}
     found = {
@@ -157,6 +158,9 @@ def test_rows_are_compared_with_the_base_of_the_same_seed(ladder: ModuleType) ->
     text = ladder.shown(lines).splitlines()
     assert text[2].endswith("| 5.500 (5.000 to 6.000) |  | 10 | 5 | 2.0 | 3 |")
     assert "| **-0.250 (-0.300 to -0.200)** | 10 | 5 | 2.0 |  |" in text[3]
+    assert ladder.uneven(lines) == ""
+    lines[1]["compiled"] = [True, False]
+    assert "--set compile=false" in ladder.uneven(lines)
 
 
 def test_every_row_is_of_settings_that_there_are(ladder: ModuleType) -> None:
