@@ -2,7 +2,7 @@
 minutes and threads, several seeds.
 
     python benchmarks/ladder.py HOME TOKENS... --minutes M [--seeds 0 1 2] [--only ROW ...]
-        [--row "NAME: SETTING SETTING"] [--set SETTING ...] [--pictures N] [--json]
+        [--row "NAME: SETTING SETTING"] [--set SETTING ...] [--pictures N] [--kept] [--json]
 
 TOKENS are NAME@RUN in HOME, as `dallebaby encode` leaves them; each gets a table of its own, in
 Markdown. Rows are run in a random order of row and seed (the same one each time), so that a machine
@@ -15,7 +15,8 @@ Where neither --only nor --row names any, the rows are the ideas of config/trial
 settings that have long been there, are asked for by name. Rates and shapes are those of preset
 `scenes`, or differ from its. HOME/ladder keeps what each row came to, under its settings as they
 are in full, so that a row whose defaults have changed is run again and no other. A row that came to
-nothing is named at the end. --set is for all rows. --steps makes it all a miniature.
+nothing is named at the end. --kept shows the table of what there is so far. --set is for all rows.
+--steps makes it all a miniature.
 """
 
 import argparse
@@ -116,6 +117,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--pictures", type=int, default=0, help="judged of each kind")
     parser.add_argument("--steps", type=int, help="train so long in place of the minutes")
+    parser.add_argument("--kept", action="store_true", help="show what is kept, and run nothing")
     parser.add_argument("--json", action="store_true", help="print figures in place of the tables")
     return parser.parse_args()
 
@@ -144,8 +146,10 @@ def result(
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     run = f"ladder-{name}-{length}-{seed}-{digest}"
     path = options.home / "ladder" / tokens / run / "row.json"
-    home = with_views(options.home, tokens, row.views) if row.views else options.home
     facts = rows.kept(path)
+    if options.kept:
+        return facts
+    home = with_views(options.home, tokens, row.views) if row.views else options.home
     try:
         if facts is None:
             sets = [word for setting in settings for word in ("--set", setting)]
@@ -279,7 +283,8 @@ def main() -> None:
             for name, by_seed in results.items():
                 if len(by_seed) < len(options.seeds):
                     lost = len(options.seeds) - len(by_seed)
-                    print(f"{name}: {lost} of {len(options.seeds)} seeds came to nothing")
+                    why = "are not there yet" if options.kept else "came to nothing"
+                    print(f"{name}: {lost} of {len(options.seeds)} seeds {why}")
     if options.json:
         print(json.dumps(tables))
 

@@ -87,6 +87,9 @@ def test_rows_are_run_once_and_stand_beside_the_base_of_their_seed(
     first = [(words[words.index("--seed") + 1], "--set" in words) for words in tool.asked]
     assert first != sorted(first), "in no order that a busy hour could favour"
 
+    shown = script("--kept").splitlines()
+    assert len(tool.asked) == 6 and shown[-1] == "lost: 2 of 2 seeds are not there yet"
+    assert [line for line in shown if line.startswith("| ")] == [" | ".join(row) for row in table]
     lines = {line["row"]: line for line in json.loads(script("--json"))[TOKENS]}
     assert len(tool.asked) == 8, "what was run is kept, and what came to nothing is tried again"
     runs = {path.name: manifest.read(path) for path in (tmp_path / "dalle").iterdir()}
