@@ -158,7 +158,7 @@ def result(
             asked = ("--run", run, "--preset", options.preset, "--seed", seed, *how_long, *sets)
             dallebaby(home, "train", tokens, *asked)
             facts = rows.keep(path, {"row": name, "seed": seed} | figures(home / "dalle" / run))
-            (home / "dalle" / run / "state.pt").unlink()  # there are many, and none goes on
+            (home / "dalle" / run / "state.pt").unlink(missing_ok=True)  # of many, none goes on
         if options.pictures and facts.get("pictures") != options.pictures:
             found = judged(home, home / "dalle" / run, options.pictures)
             facts = rows.keep(path, facts | {"pictures": options.pictures, "judged": found})
