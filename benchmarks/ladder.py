@@ -38,7 +38,7 @@ from rows import spread
 
 from dallebaby_cli.config.settings import load
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import run as training_run
+from dallebaby_cli.training import identity
 
 BASE = "base"
 FIGURES = ("bits", "steps", "images_per_s", "seconds", "compiled", "threads")
@@ -142,7 +142,7 @@ def result(
     config = load("train", preset=options.preset, settings=[*settings, f"seed={seed}"])
     about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
     about |= {"views": " ".join(row.views), "threads": str(options.threads)}
-    digest = training_run.name([], options.preset, config, about).rpartition("-")[2]
+    digest = identity.name([], options.preset, config, about).rpartition("-")[2]
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     run = f"ladder-{name}-{length}-{seed}-{digest}"
     path = options.home / "ladder" / tokens / run / "row.json"

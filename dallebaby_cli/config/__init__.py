@@ -1,5 +1,9 @@
 """Everything a person can set, and how it is filled. Importing this does not import torch."""
 
+from dallebaby_cli.config.data import CaptionConfig as CaptionConfig
+from dallebaby_cli.config.data import CaptionsFrom as CaptionsFrom
+from dallebaby_cli.config.data import FetchConfig as FetchConfig
+from dallebaby_cli.config.data import PrepConfig as PrepConfig
 from dallebaby_cli.config.models import ClassifierConfig as ClassifierConfig
 from dallebaby_cli.config.models import DVAEConfig as DVAEConfig
 from dallebaby_cli.config.models import JudgeConfig as JudgeConfig
@@ -9,14 +13,10 @@ from dallebaby_cli.config.models import usual_digits as usual_digits
 from dallebaby_cli.config.models import usual_grid as usual_grid
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS
-from dallebaby_cli.config.stages import CaptionConfig as CaptionConfig
-from dallebaby_cli.config.stages import CaptionsFrom as CaptionsFrom
 from dallebaby_cli.config.stages import EncodeConfig as EncodeConfig
 from dallebaby_cli.config.stages import EvaluateConfig as EvaluateConfig
-from dallebaby_cli.config.stages import FetchConfig as FetchConfig
 from dallebaby_cli.config.stages import FinishConfig as FinishConfig
 from dallebaby_cli.config.stages import OptimConfig as OptimConfig
-from dallebaby_cli.config.stages import PrepConfig as PrepConfig
 from dallebaby_cli.config.stages import RunConfig as RunConfig
 from dallebaby_cli.config.stages import SampleConfig as SampleConfig
 from dallebaby_cli.config.stages import TrainClassifierConfig as TrainClassifierConfig

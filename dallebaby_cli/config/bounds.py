@@ -12,7 +12,8 @@ from dallebaby_cli.errors import UsageError
 
 COUNT = 2**31 - 1  # more of anything is a slip of the finger
 SEED = 2**63 - 1  # torch takes no larger ones
-
+LONGEST_S = 10_000_000  # four months
+LEAST_TEMPERATURE = 1e-3  # logits over less than that overflow
 
 KINDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "must be {:,} or more"),
@@ -57,3 +58,10 @@ class Bounded:
                 for kind, bound in field.metadata.items():
                     keeps, why = KINDS[kind]
                     check(one is None or keeps(one, bound), name, value, why.format(bound))
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise UsageError for one that logits cannot be divided by."""
+    usable = temperature == 0 or temperature >= LEAST_TEMPERATURE
+    why = f"must be 0, or {LEAST_TEMPERATURE} or more"
+    check(usable, "temperature", temperature, why)

@@ -22,7 +22,7 @@ from dallebaby_cli.scenes import agreement, spec
 from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Scene
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import augment, memory, run
+from dallebaby_cli.training import augment, identity, memory, run
 
 TRAINING = 1_000_000  # seed of the renders; `prep` has small ones, and what is asked another
 ENOUGH = 0.99  # of unseen renders read rightly, below which an evaluation warns
@@ -111,7 +111,7 @@ def train(
     memory.require_batch(config, 3 * image_px**2)
     torch.manual_seed(config.seed)
     model = Classifier(config.model, VOCABULARY)
-    name = run.name([f"scenes-{image_px}px"], "classifier", config, {})
+    name = identity.name([f"scenes-{image_px}px"], "classifier", config, {})
     folder = manifest.artefact(home, "classifier", name)
     task = ClassifierTask(model, config)
     described = {"model": settings.as_dict(config.model)}

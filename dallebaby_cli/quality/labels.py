@@ -24,7 +24,7 @@ from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.judges import JudgeTask
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import augment, memory, run
+from dallebaby_cli.training import augment, identity, memory, run
 from dallebaby_cli.training.batches import Order, Pictures
 
 LEAST = 20  # training pictures of a class, below which nobody could learn it
@@ -179,7 +179,7 @@ def train(
     torch.manual_seed(config.seed)
     model = LabelClassifier(config.model, len(classes))
     parents = {f"images/{source.name}": source.id for source in data.train.sources}
-    name = run.name([source.name for source in data.train.sources], "judge", config, parents)
+    name = identity.name([source.name for source in data.train.sources], "judge", config, parents)
     folder = manifest.artefact(home, "judges", name)
     described = {"model": settings.as_dict(config.model), "classes": classes}
     task = LabelTask(model=model, config=config, data=data)

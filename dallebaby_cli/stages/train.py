@@ -33,7 +33,7 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import engine, memory, parent, run
+from dallebaby_cli.training import engine, identity, memory, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
 from dallebaby_cli.training.makers import find_makers, painter
 from dallebaby_cli.training.parent import Parent
@@ -212,7 +212,7 @@ def train(
         report(Note(told + (" (not with --from)" if start_from else ""), "warning"))
     tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
     inputs = [name.partition("@")[0] for name in names or tokens]
-    run_name = run_name or run.name(inputs, preset, task.config, parents)
+    run_name = run_name or identity.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
     task = _with_kept_tokenizer(_with_kept_digits(task, folder), folder)
     vae_folder = painter(folder, makers)
@@ -246,9 +246,9 @@ def _extra_captions(
     home: Path, tokens: Manifest, parents: dict[str, str], report: Report
 ) -> ExtraCaptions:
     """What `caption` wrote for the pictures of these tokens; its id becomes one of the parents."""
-    images, identity = next(p for p in tokens.parents.items() if p[0].startswith("images/"))
+    images, images_id = next(p for p in tokens.parents.items() if p[0].startswith("images/"))
     extra = extra_captions.read(home / images)
-    if extra.id and extra.of != {images: identity}:
+    if extra.id and extra.of != {images: images_id}:
         report(
             Note(
                 f"{images}/captions.jsonl is of other pictures than the tokens, so it is left "

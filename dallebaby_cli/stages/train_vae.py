@@ -24,7 +24,7 @@ from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.shards import Shards
-from dallebaby_cli.training import engine, memory, parent, run
+from dallebaby_cli.training import engine, identity, memory, parent, run
 from dallebaby_cli.training.batches import Pictures, varied
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
@@ -218,7 +218,7 @@ def train_vae(
     )
     report(Note(f"train-vae: from {', '.join(parents)}, preset {preset}"))
     images = [path.removeprefix("images/") for path in parents if path.startswith("images/")]
-    run_name = run_name or run.name(names or images, preset, task.config, parents)
+    run_name = run_name or identity.name(names or images, preset, task.config, parents)
     folder = manifest.artefact(home, "vae", run_name)
     if odd := oddity(task.batch(0)[0]):
         report(Note(odd, "warning"))
@@ -260,7 +260,7 @@ def _sharpen(
             f"{train.image_px} px; prepare them with --px {shape.image_px}"
         )
     config = replace(config, model=shape, finish=replace(config.finish, share=1.0))
-    run_name = run_name or run.name([m.name for m in found], preset, config, parents)
+    run_name = run_name or identity.name([m.name for m in found], preset, config, parents)
     folder = manifest.artefact(home, "vae", run_name)
     report(Note(f"train-vae: {before.name} gets a sharp decoder, from {', '.join(parents)}"))
     dvae = DVAE(shape)

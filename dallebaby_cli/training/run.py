@@ -7,7 +7,6 @@ frames/              become training.gif       report.html         all of it on 
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -19,26 +18,19 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli import files
-from dallebaby_cli.config import RunConfig, Trials, settings
+from dallebaby_cli.config import RunConfig
 from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import BadInput, Diverged, Mismatch, MissingInput, UsageError
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.training import best, engine, loop, pace, pictures_of_run, plan
+from dallebaby_cli.training import best, engine, identity, loop, pace, pictures_of_run, plan
 from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.state import State
 
 TRIAL_STEPS = 200  # a shorter run may end without having learned anything
 COUNTS = {"steps": 1, "minutes": 1e-9, "threads": 0, "step_s": 0, "planned": 0}
 """Figures that a run goes on with, and the least that each can be."""
-MAY_CHANGE = (  # from start to start
-    *("steps", "minutes", "early_stop", "save_every_s", "shard", "recompute"),
-    "finish",  # a run of its own, whose settings are looked at there
-    "model.digits",  # which a run keeps
-)
-SINCE = {f"model.trials.{name}": value for name, value in as_dict(Trials()).items()}
-"""Settings that older versions lacked, with the value that is as if they were not there."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +43,6 @@ class Finished:
     """False if there was nothing left to do"""
     warning: str | None
     """what is wrong with its figures, if anything, and what to do"""
-
-
-def name(inputs: list[str], preset: str, config: RunConfig, parents: Mapping[str, str]) -> str:
-    """A run's own name: the same inputs and settings give the same one, whatever its length."""
-    identity = json.dumps([_identity(as_dict(config)), dict(parents)], sort_keys=True)
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
-    start = "+".join(inputs).encode()[:60].decode(errors="ignore")
-    return f"{start}-{preset}-{digest}"
 
 
 def finish(
@@ -80,13 +64,13 @@ def finish(
     """
     resolved = as_dict(config)
     _check_share(config)
-    identity = json.dumps([folder.name, resolved, parents], sort_keys=True)
-    engine.require_same("settings or inputs", identity)
+    told = json.dumps([folder.name, resolved, parents], sort_keys=True)
+    engine.require_same("settings or inputs", told)
     mine = engine.first()
     with files.lock(folder, f"the run {folder.name}") if mine else nullcontext():
         found = _read(folder)
         if found is not None:
-            _check_same(folder, found, resolved, parents)
+            identity.require_same(folder, found, resolved, parents)
         whole = found is not None and found.complete and _is_whole(folder, kind, task, report)
         if found is not None and whole and _length(found, config) <= _taken(found, task):
             return Finished(folder, found, False, _warning(folder, found, task))
@@ -140,7 +124,7 @@ def copied(
     with files.lock(folder, f"the run {folder.name}") if engine.first() else nullcontext():
         found = _read(folder)
         if found is not None:
-            _check_same(folder, found, resolved, parents)
+            identity.require_same(folder, found, resolved, parents)
             if found.complete:
                 return Finished(folder, found, False, None)
         draft = Manifest(
@@ -361,16 +345,6 @@ def _check_share(config: RunConfig) -> None:
         )
 
 
-def _identity(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    for name, value in config.items():
-        key = at + name
-        inner = _identity(value, f"{key}.") if isinstance(value, Mapping) else value
-        if key not in MAY_CHANGE and not (key in SINCE and SINCE[key] == value) and inner != {}:
-            told[name] = inner
-    return told
-
-
 def _length(found: Manifest, config: RunConfig) -> int:
     """Steps of a run that exists: as asked, or as planned when it began, in proportion to the
     minutes if those have changed since."""
@@ -384,21 +358,3 @@ def _taken(found: Manifest, task: loop.Task) -> int:
     """Steps that a complete run took, or was to take, if what ended it still counts."""
     goes_on = "kept" in found.counts and not task.early_stop
     return max(found.counts["steps"], 0 if goes_on else found.counts.get("planned", 0))
-
-
-def _check_same(
-    folder: Path, found: Manifest, resolved: Mapping[str, Any], parents: Mapping[str, str]
-) -> None:
-    if found.parents != parents:
-        raise Mismatch(
-            f"{folder} was trained from {', '.join(found.parents)} as they were then, and now the "
-            f"inputs are {', '.join(parents)}; choose another name with --run"
-        )
-    before, now = (settings.flat(_identity(config)) for config in (found.config, resolved))
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if changed:
-        told = [f"{name}: {before.get(name)} then, {now.get(name)} now" for name in changed]
-        raise Mismatch(
-            f"{folder} was trained with other settings ({', '.join(told)}); choose another "
-            "name with --run, or leave --run out"
-        )

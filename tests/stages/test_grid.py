@@ -14,7 +14,7 @@ from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train_vae
 from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import peak, run
+from dallebaby_cli.training import identity, peak
 
 Cli = Callable[..., Ran]
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_whoever_chooses_one_has_it_and_names_do_not_tell_who_chose(home: Path) 
     assert chosen.config.model.grid == 8
     for name, usual in (("shapes32", 8), ("shapes64", 16), ("drawn64", 8)):
         one, other = prepare(home, name), prepare(home, name, sets=(f"model.grid={usual}",))
-        names = [run.name([name], "scenes", task.config, {}) for task in (one, other)]
+        names = [identity.name([name], "scenes", task.config, {}) for task in (one, other)]
         assert names[0] == names[1] and one.config == other.config
 
 

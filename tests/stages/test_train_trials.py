@@ -10,7 +10,7 @@ from conftest import Ran
 
 from dallebaby_cli.config.settings import as_dict, load
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import run
+from dallebaby_cli.training import identity
 
 ALL = {
     "noise": 0.5,
@@ -79,8 +79,8 @@ def test_trials_that_are_off_leave_a_runs_name_alone() -> None:
         if without:
             plain = as_dict(config)
             del plain["model"]["trials"]
-            return json.dumps(run._identity(plain), sort_keys=True)
-        return json.dumps(run._identity(as_dict(config)), sort_keys=True)
+            return json.dumps(identity.of(plain), sort_keys=True)
+        return json.dumps(identity.of(as_dict(config)), sort_keys=True)
 
     assert name() == name(without=True)
     assert name("model.trials.gates=true") != name()

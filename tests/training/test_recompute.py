@@ -14,7 +14,7 @@ from dallebaby_cli.config import TrainConfig, TransformerConfig, settings
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train
-from dallebaby_cli.training import checkpoint, loop, memory, plan, run
+from dallebaby_cli.training import checkpoint, identity, loop, memory, plan
 from dallebaby_cli.training.state import State
 
 CPU = torch.device("cpu")
@@ -105,5 +105,5 @@ def test_it_is_a_setting_that_a_run_may_change(trained: Path) -> None:
         assert isinstance(config, TrainConfig)
         prepared, parents, _ = train.prepare(trained, config, [], device=CPU, report=ignore)
         assert prepared.model.recompute == (chosen == "true")
-        names.append(run.name(["shapes"], "tiny", prepared.config, parents))
+        names.append(identity.name(["shapes"], "tiny", prepared.config, parents))
     assert names[0] == names[1]

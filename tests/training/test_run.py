@@ -22,7 +22,7 @@ from dallebaby_cli import progress
 from dallebaby_cli.config import OptimConfig, RunConfig
 from dallebaby_cli.errors import BadInput, Interrupted, Mismatch, MissingInput
 from dallebaby_cli.store import manifest, weights
-from dallebaby_cli.training import run
+from dallebaby_cli.training import identity, run
 from dallebaby_cli.training.board import Board
 
 CPU = torch.device("cpu")
@@ -62,10 +62,10 @@ def test_every_dataset_gives_names_that_a_run_and_its_tokens_can_have(
     tmp_path: Path, dataset: str
 ) -> None:
     assert manifest.artefact(tmp_path, "images", dataset).name == dataset
-    name = run.name([dataset, "other"], "baby-128", CONFIG, {})
+    name = identity.name([dataset, "other"], "baby-128", CONFIG, {})
     assert manifest.artefact(tmp_path, "vae", name).name == name
     assert manifest.artefact(tmp_path, "tokens", f"{dataset}@{name}").name.endswith(name)
-    assert len(run.name(["x" * 99], "", CONFIG, {})) == len(f"{'x' * 60}--012345")  # as ever
+    assert len(identity.name(["x" * 99], "", CONFIG, {})) == len(f"{'x' * 60}--012345")  # as ever
 
 
 def test_a_run_stopped_beyond_what_is_asked_ends_at_once(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dallebaby_cli import files
+from dallebaby_cli.config import CaptionsFrom
 from dallebaby_cli.config.settings import nearest
-from dallebaby_cli.config.stages import CaptionsFrom
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives
 from dallebaby_cli.prep.member import refuse

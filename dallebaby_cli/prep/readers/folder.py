@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dallebaby_cli import names
-from dallebaby_cli.config.stages import CaptionsFrom
+from dallebaby_cli.config import CaptionsFrom
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.prep import archives, lists, sidecars
 from dallebaby_cli.prep.classes import Classes, is_code
