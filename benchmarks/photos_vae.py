@@ -8,8 +8,8 @@ FOLDER has a folder for each class. Prints a Markdown table: PSNR, codes used, a
 photographs (KID × 1000, see photo_judges.py) in two networks, of pictures as they are rebuilt and
 of pictures with 10 % of the codes replaced at random; beside it that of real pictures, and of real
 ones blurred to the PSNR of the first row. HOME keeps what each row came to, so that none is trained
-twice, and gets sheet.png (16 pictures, a line a row), pairs.png (40 blind pairs, the real picture
-between those of the first two rows) and its key, pairs.json.
+twice, and gets sheet.png (16 pictures, a line a row), pairs.png (40 blind pairs of the first two
+rows, the real picture between them), pairs-blind.png (without it) and their key, pairs.json.
 
 --row adds a row of ours with --set SETTING each. --steps makes it all a miniature.
 """
@@ -268,20 +268,32 @@ def draw_sheet(path: Path, lines: list[np.ndarray]) -> None:
 
 
 def draw_pairs(path: Path, real: np.ndarray, two: dict[str, np.ndarray]) -> None:
-    """Numbered pairs with the real picture between them, and beside it which side is whose."""
+    """Numbered pairs with the real picture between them, the same without it ("-blind"), and beside
+    them which side is whose."""
     (one, ones), (other, others) = two.items()
-    random, key, tiles = np.random.default_rng(0), {}, []
+    random, key = np.random.default_rng(0), {}
+    trios, pairs = [], []
     for number in range(min(PAIRS, len(real))):
         swap = bool(random.integers(2))
         left, right = (others, ones) if swap else (ones, others)
         key[number + 1] = {"left": other if swap else one, "right": one if swap else other}
-        trio = large(np.stack([left[number], real[number], right[number]]))
-        framed = np.pad(grid(trio, 3), ((16, 8), (4, 12), (0, 0)), constant_values=255)
-        sheet = Image.fromarray(framed)
-        ImageDraw.Draw(sheet).text((4, 2), str(number + 1), fill="black")
-        tiles.append(np.array(sheet))
-    write_png(path, grid(np.stack(tiles), PAIRS_ACROSS))
+        trios.append(_numbered(number + 1, [left[number], real[number], right[number]]))
+        pairs.append(_numbered(number + 1, [left[number], right[number]]))
+    write_png(path, grid(np.stack(trios), PAIRS_ACROSS))
+    write_png(path.with_stem(f"{path.stem}-blind"), grid(np.stack(pairs), PAIRS_ACROSS))
     rows.keep(path.with_suffix(".json"), key)
+
+
+def _numbered(number: int, pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures side by side under their number, uint8 (H, W, 3)."""
+    framed = np.pad(
+        grid(large(np.stack(pictures)), len(pictures)),
+        ((16, 8), (4, 12), (0, 0)),
+        constant_values=255,
+    )
+    sheet = Image.fromarray(framed)
+    ImageDraw.Draw(sheet).text((4, 2), str(number), fill="black")
+    return np.array(sheet)
 
 
 def main() -> None:
