@@ -11,6 +11,7 @@ from dallebaby_cli.config.models import PixelLoss as PixelLoss
 from dallebaby_cli.config.models import TransformerConfig as TransformerConfig
 from dallebaby_cli.config.models import usual_digits as usual_digits
 from dallebaby_cli.config.models import usual_grid as usual_grid
+from dallebaby_cli.config.models import usual_levels as usual_levels
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS
 from dallebaby_cli.config.stages import EncodeConfig as EncodeConfig

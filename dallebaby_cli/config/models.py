@@ -15,6 +15,7 @@ from dallebaby_cli.config.trials import Trials
 LARGEST_PX = 4096  # side of a picture that a model may have
 PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
 DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
+FEW_LEVELS, MANY_LEVELS = (8, 5, 5, 5), (8, 8, 8, 5, 5, 5)  # 1,000 codes; 64,000 for photographs
 WHOLE = 8192  # most codes that are predicted whole: each has an embedding and a class then
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
@@ -39,8 +40,9 @@ class DVAEConfig(Bounded):
     """of pixels; laplace (the DALL-E paper's) makes the decoder say how sure it is, too"""
     quantizer: Literal["fsq", "vq", "gumbel", "gumbel-free"] = "fsq"
     """how features become codes; gumbel-free is for research: after minutes few codes are in use"""
-    levels: tuple[int, ...] = bounded((8, 5, 5, 5), ge=5, le=65536)
-    """fsq: steps along each code dimension; their product is the number of codes. Over 8,192 of
+    levels: tuple[int, ...] = bounded((), ge=5, le=65536)
+    """fsq: steps along each code dimension; their product is the number of codes. None leaves it to
+    the pictures: 8 8 8 5 5 5 (64,000 codes) for photographs, else 8 5 5 5 (1,000). Over 8,192 of
     them are predicted in digits, one after the other"""
     codebook: int = bounded(1024, ge=2, le=65536)
     """all but fsq: number of codes"""
@@ -65,7 +67,6 @@ class DVAEConfig(Bounded):
             f"must divide the pictures' {px} px; {_divisors(px)} do (--set model.grid=N)",
         )
         check(self.width % 8 == 0, "model.width", self.width, "must be a multiple of 8")
-        check(len(self.levels) > 0, "model.levels", self.levels, "needs one or more numbers")
         check(self.codes <= 65536, "model.levels", self.levels, "gives over 65,536 codes")
         two = len(self.temperatures) == 2
         check(two, "model.temperatures", self.temperatures, "needs two numbers")
@@ -73,7 +74,12 @@ class DVAEConfig(Bounded):
     @property
     def codes(self) -> int:
         """Size of the codebook."""
-        return math.prod(self.levels) if self.quantizer == "fsq" else self.codebook
+        return math.prod(self.steps) if self.quantizer == "fsq" else self.codebook
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Those of `levels`, or the usual few where nobody and no pictures chose them."""
+        return self.levels or FEW_LEVELS
 
     @property
     def output_channels(self) -> int:
@@ -118,6 +124,12 @@ def usual_grid(px: int, drawn: bool = False) -> int:
     return nearest
 
 
+def usual_levels(photographs: bool) -> tuple[int, ...]:
+    """The steps of a code that nobody chose: photographs hold more than 1,000 codes can say
+    (docs/experiments.md 7), drawings do not."""
+    return MANY_LEVELS if photographs else FEW_LEVELS
+
+
 def usual_digits(levels: tuple[int, ...]) -> tuple[int, ...]:
     """How many values each digit of a code has that a transformer predicts, given how many each of
     the numbers has that an image tokenizer writes it in: neighbouring ones together, so that there
@@ -146,6 +158,7 @@ def meaning(described: Mapping[str, Any]) -> dict[str, Any]:
     if described.get("architecture", "dvae") != "dvae":  # dallebaby 0.1 named none
         return dict(described)
     said = {**asdict(DVAEConfig()), **described}  # older ones lack what had no other value then
+    said["levels"] = said["levels"] or FEW_LEVELS
     sizes = ("levels",) if said["quantizer"] == "fsq" else ("codebook", "code_dim")
     kind = said["quantizer"].removesuffix("-free")  # `gumbel` it was, until there was another
     return {**{name: said[name] for name in ("image_px", "grid", *sizes)}, "quantizer": kind}

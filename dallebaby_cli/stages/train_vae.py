@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dallebaby_cli.config import TrainVaeConfig, usual_grid
-from dallebaby_cli.errors import Mismatch, MissingInput
+from dallebaby_cli.config import DVAEConfig, TrainVaeConfig, settings, usual_grid, usual_levels
+from dallebaby_cli.errors import Mismatch, MissingInput, UsageError
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.models.pictures import stack_rows, to_numpy
 from dallebaby_cli.models.tokenizers import losses
@@ -157,7 +157,9 @@ def prepare(
     before = parent.find(home, "vae", start_from) if start_from else None
     px, drawn = train.image_px, all(map(manifest.is_drawn, found))
     grid = config.model.grid or (before.grid_of(px) if before else usual_grid(px, drawn))
-    config = replace(config, model=replace(config.model, image_px=px, grid=grid))
+    levels = config.model.levels or (before.levels if before else _levels(config, train))
+    shape = replace(config.model, image_px=px, grid=grid, levels=levels)
+    config = replace(config, model=shape)
     if before:
         parents[before.name] = before.id
         before.require_dvae(config.model)
@@ -212,7 +214,7 @@ def train_vae(
     target = engine.device(device)
     if sharpen:
         return _sharpen(home, config, names, sharpen, preset, run_name, target, report)
-    config = _with_kept_grid(home, config, run_name)
+    config = _as_begun(home, config, run_name)
     task, parents = prepare(
         home, config, names, start_from=start_from, device=target, report=report
     )
@@ -276,15 +278,25 @@ def _sharpen(
     return done
 
 
-def _with_kept_grid(home: Path, config: TrainVaeConfig, run_name: str | None) -> TrainVaeConfig:
-    """With the grid that a run of that name was begun with, if none is chosen now: what is chosen
-    by the pictures may be another one in another version."""
+def _levels(config: TrainVaeConfig, train: Pictures) -> tuple[int, ...]:
+    """The levels that pictures choose; of a quantizer that has none, those that it does not use."""
+    return usual_levels(config.model.quantizer == "fsq" and not finishing.drawn(train))
+
+
+def _as_begun(home: Path, config: TrainVaeConfig, run_name: str | None) -> TrainVaeConfig:
+    """With the grid and the levels that a run of that name was begun with, where none are chosen
+    now: what is chosen by the pictures may be another in another version."""
     found = manifest.read(manifest.artefact(home, "vae", run_name)) if run_name else None
     model = found.config.get("model") if found else None
-    grid = model.get("grid") if isinstance(model, dict) else None
-    if config.model.grid or type(grid) is not int:
+    if not isinstance(model, dict):
         return config
-    return replace(config, model=replace(config.model, grid=grid))
+    ours = settings.as_dict(config.model)
+    kept = {name: model[name] for name in ("grid", "levels") if model.get(name) and not ours[name]}
+    try:
+        shape = settings.build(DVAEConfig, {**ours, **kept})
+    except UsageError:  # a damaged manifest, which is told where settings are compared
+        return config
+    return replace(config, model=shape)
 
 
 def oddity(pictures: Tensor) -> str | None:

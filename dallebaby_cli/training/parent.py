@@ -66,6 +66,11 @@ class Parent:
             )
         return image_px // patch
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Those of a dVAE."""
+        return self._shape().levels
+
     def _shape(self) -> DVAEConfig:
         return tokenizers.config_of(self.config["model"], self.folder / "config.json")
 

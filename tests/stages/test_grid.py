@@ -1,6 +1,8 @@
-"""How many codes a picture gets where nobody says: by its size, fewer where scenes are drawn."""
+"""How many codes a picture gets, and of how many, where nobody says: by its size, fewer where scenes
+are drawn; of more where it is a photograph."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +64,43 @@ def test_whoever_chooses_one_has_it_and_names_do_not_tell_who_chose(home: Path) 
         one, other = prepare(home, name), prepare(home, name, sets=(f"model.grid={usual}",))
         names = [identity.name([name], "scenes", task.config, {}) for task in (one, other)]
         assert names[0] == names[1] and one.config == other.config
+
+
+@pytest.fixture(scope="module")
+def photos(home: Path, photo_folder: Path) -> str:
+    """Photographs in that workspace."""
+    asked = PrepConfig(image_px=32, limit=12, workers=1)
+    prep(home, str(photo_folder), asked, name="photos32", report=ignore)
+    return "photos32"
+
+
+def test_photographs_choose_more_codes(home: Path, photos: str) -> None:
+    many, few = (8, 8, 8, 5, 5, 5), (8, 5, 5, 5)
+    for name, levels in ((photos, many), ("shapes32", few), ("drawn32", few)):
+        task = prepare(home, name)
+        assert task.config.model.levels == task.model.levels == levels
+        assert task.model.codes == math.prod(levels)
+        assert task.model.encode(task.batch(0)[0]).max() < task.model.codes
+    chosen = prepare(home, photos, sets=("model.levels=[8,6,5]",))
+    assert chosen.model.codes == 240
+    learned = prepare(home, photos, sets=("model.quantizer=vq",))
+    assert (learned.config.model.levels, learned.model.levels) == (few, ())
+
+
+def test_a_run_keeps_the_levels_that_it_was_begun_with(home: Path, photos: str, cli: Cli) -> None:
+    def levels(*arguments: object) -> list[int]:
+        sets = (word for setting in SMALL for word in ("--set", setting))
+        asked = ("train-vae", photos, "--preset", "scenes", "--set", "finish.share=0", *arguments)
+        ran = cli("--home", home, "--device", "cpu", *asked, *sets, "--json")
+        assert ran.code == 0, ran.err
+        folder = Path(json.loads(ran.out)["folder"])
+        return json.loads((folder / "config.json").read_text())["model"]["levels"]
+
+    few, many = [8, 5, 5, 5], [8, 8, 8, 5, 5, 5]
+    assert levels("--run", "few", "--steps", 1, "--set", "model.levels=[8,5,5,5]") == few
+    assert levels("--run", "few", "--steps", 2) == few
+    assert levels("--run", "from-few", "--from", "few", "--steps", 1) == few
+    assert levels("--run", "many", "--steps", 1) == many
 
 
 def test_a_size_that_no_grid_suits_is_refused_with_advice(home: Path) -> None:

@@ -135,7 +135,7 @@ class DVAE(nn.Module):
     @property
     def levels(self) -> tuple[int, ...]:
         """How many values each of the numbers has that a code is made of, if it is of FSQ."""
-        return self.config.levels if self.config.quantizer == "fsq" else ()
+        return self.config.steps if self.config.quantizer == "fsq" else ()
 
     @property
     def device(self) -> torch.device:

@@ -249,4 +249,4 @@ def build(config: DVAEConfig) -> FSQ | VQ | GumbelVQ | Gumbel:
         kind = GumbelVQ if config.quantizer == "gumbel" else Gumbel
         annealing = config.temperatures, config.anneal_fraction
         return kind(config.codebook, config.code_dim, *annealing, config.kl_weight)
-    return FSQ(config.levels)
+    return FSQ(config.steps)
