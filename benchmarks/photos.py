@@ -25,7 +25,7 @@ from rows import spread
 
 from dallebaby_cli.store import manifest
 
-USUAL = ["pixel", "default"]
+USUAL = ["pixel", "few", "default"]
 
 
 def parse() -> argparse.Namespace:

@@ -57,15 +57,16 @@ class Row:
     """in baselines/, if it is none of ours"""
 
 
+FEW = "model.levels=[8,5,5,5]"
 ROWS = {
-    "pixel": Row("dallebaby, pixel loss only", ("finish.share=0",)),
+    "pixel": Row("dallebaby, 1,000 codes, pixel loss only", ("finish.share=0", FEW)),
+    "few": Row("dallebaby, 1,000 codes", (FEW,)),
     "default": Row("**dallebaby**"),
-    "digits": Row("dallebaby, 64,000 codes", ("model.levels=[8,8,8,5,5,5]",)),
     "dalle-pytorch": Row("DALLE-pytorch's DiscreteVAE", program="dalle_pytorch_vae.py"),
     "vqgan": Row("VQGAN (perceptual: EfficientNet-Lite2)", program="vqgan.py"),
     "vqgan-fast": Row("VQGAN, ten times its rate", ("--rate=4.5e-5",), "vqgan.py"),
 }
-USUAL = ("pixel", "default", "dalle-pytorch", "vqgan")
+USUAL = ("pixel", "few", "default", "dalle-pytorch", "vqgan")
 
 
 def parse() -> argparse.Namespace:
