@@ -1,5 +1,5 @@
-"""How many codes a picture gets, and of how many, where nobody says: by its size, fewer where scenes
-are drawn; of more where it is a photograph."""
+"""How many codes a picture gets, and of how many, where nobody says: by its size, fewer where it is
+a drawn scene; of more where it is a photograph."""
 
 import json
 import math
