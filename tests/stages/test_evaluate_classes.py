@@ -179,7 +179,7 @@ def seal_tokens(home: Path, name: str, change: Callable[[dict], dict]) -> None:
     shards = sorted(folder.glob("*.arrow"))
     for path in shards:
         rows = [change(row) for row in pa.ipc.open_file(path.read_bytes()).read_all().to_pylist()]
-        codes = np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), 1, 8, 8)
+        codes = np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), -1, 8, 8)
         columns = ([row[key] for row in rows] for key in ("key", "split", "captions"))
         tokens.write_shard(path, *columns, codes)
     hashes, about = files.hashes(shards), manifest.read(folder)
