@@ -59,6 +59,14 @@ def evaluate(
         done = stage(
             home, config, model=model, vae=vae, only_vae=only_vae, device=device, report=report
         )
+    pages = [f"pictures: {path}" for path in done.samples]
+    pages += [f"report: {done.report}"] if done.report else []
+    painted = f" with the decoder of {done.vae}" if done.vae else ""
+    settings.result(asdict(done), f"{done.model}{painted}", *_tables(done), *done.missing, *pages)
+
+
+def _tables(done: "Evaluated") -> list[Table]:
+    """All that is known, in tables."""
     tables = [
         _figures(title, figures)
         for title, figures in (
@@ -73,16 +81,13 @@ def evaluate(
         )
         if figures
     ]
-    tables += [
+    return [
+        *tables,
         *([_compared(done)] if done.compared else []),
         *([_agreement(done)] if done.agreement else []),
         *([_classes(done)] if done.judge else []),
         *([_retrieval(done.retrieval)] if done.retrieval else []),
     ]
-    pages = [f"pictures: {path}" for path in done.samples]
-    pages += [f"report: {done.report}"] if done.report else []
-    painted = f" with the decoder of {done.vae}" if done.vae else ""
-    settings.result(asdict(done), f"{done.model}{painted}", *tables, *done.missing, *pages)
 
 
 def _figures(title: str, figures: Mapping[str, float]) -> Table:
