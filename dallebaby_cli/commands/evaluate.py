@@ -74,7 +74,7 @@ def _tables(done: "Evaluated") -> list[Table]:
             ("reconstruction", done.reconstruction),
             ("codes that differ from the nearest training picture", done.distance),
             *(
-                (f"1 - cosine to the nearest training picture, to {network}", figures)
+                (f"1 - cosine to the nearest training picture, as {network} sees it", figures)
                 for network, figures in done.distance_seen.items()
             ),
             ("pretrained networks", done.pretrained),

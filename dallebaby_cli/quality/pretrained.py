@@ -163,8 +163,9 @@ def _judge(network: str, device: torch.device, own: Features | None, found: Scor
         if own is None or network != "auto":
             raise
         found.missing.append(
-            "sets of pictures are compared in the eyes of the dataset's own judge of classes, so "
-            f"with no figures of other datasets, for no pretrained network is here: {error}"
+            "sets of pictures are compared by what the dataset's own judge of classes sees, so their "
+            "figures cannot be compared with those of other datasets; no pretrained network is "
+            f"here: {error}"
         )
         return own
 

@@ -45,7 +45,9 @@ def judge(
     done.distance.update(near.figures())
     network, seen = _network(config.kid_network, tokenizer.device, own), None
     if network is None:
-        done.missing.append("the nearest training pictures are found by their codes alone: see KID")
+        done.missing.append(
+            "the nearest training pictures are found by their codes alone, for KID has no network either"
+        )
     else:
         known = memorisation.worth_a_look(near, training.sample(config.near_pictures))
         seen = memorisation.in_features(
