@@ -163,9 +163,9 @@ def _judge(network: str, device: torch.device, own: Features | None, found: Scor
         if own is None or network != "auto":
             raise
         found.missing.append(
-            "sets of pictures are compared by what the dataset's own judge of classes sees, so their "
-            "figures cannot be compared with those of other datasets; no pretrained network is "
-            f"here: {error}"
+            "sets of pictures are compared by what the dataset's own judge of classes sees, so "
+            "figures of other datasets are not comparable; no pretrained network is here: "
+            f"{error}"
         )
         return own
 

@@ -46,7 +46,7 @@ def judge(
     network, seen = _network(config.kid_network, tokenizer.device, own), None
     if network is None:
         done.missing.append(
-            "the nearest training pictures are found by their codes alone, for KID has no network either"
+            "the nearest training pictures are found by codes alone: KID has no network either"
         )
     else:
         known = memorisation.worth_a_look(near, training.sample(config.near_pictures))
