@@ -102,11 +102,11 @@ def test_new_pictures_are_close_as_often_as_is_said(count: int) -> None:
     random = np.random.default_rng(count)
     found = [
         Near(random.random(40), random.random(count), np.zeros(0), np.zeros(0), 9).figures()
-        for _ in range(2000)
+        for _ in range(500)
     ]
     said = found[0]["close_by_chance"]
     shares = np.array([figures["drawn_close"] for figures in found])
-    assert abs(shares.mean() - said) < 5 * shares.std() / 2000**0.5
+    assert abs(shares.mean() - said) < 5 * shares.std() / 500**0.5
     assert said == 1 / (count + 1) if count < 199 else 0.005 < said <= 0.01
 
 
