@@ -110,7 +110,7 @@ def scores(
         others = {"rfid": vectors.rebuilt, "fid": vectors.drawn}
         for name, part in others.items():
             if part is not None:
-                found.figures |= {name: frechet(vectors.real[:n], part[:n]), f"{name}_n": n}
+                found.figures.update({name: frechet(vectors.real[:n], part[:n]), f"{name}_n": n})
     except (MissingInput, BadInput) as error:
         found.missing.append(f"FID and rFID as papers have them are left out: {error}")
     distances: dict[str, Distance] = {"KID x 1000": by_cubic}
@@ -131,7 +131,7 @@ def scores(
         vectors = pictures.seen(look, name, report)
         if vectors.drawn is not None:
             score = clip_score(model, processor, vectors.drawn, prompts, device)
-            found.figures |= {"clip_score": score, "clip_score_n": len(vectors.drawn)}
+            found.figures.update({"clip_score": score, "clip_score_n": len(vectors.drawn)})
         compare(found, {"CMMD x 1000": by_gaussian}, name, vectors)
     except (MissingInput, BadInput) as error:
         found.missing.append(f"CMMD and the CLIP score are left out: {error}")
