@@ -179,9 +179,9 @@ class Judges:
 
     def _see(self, name: str, pictures: np.ndarray) -> np.ndarray:
         if name == "trained":
-            parts = torch.from_numpy(pictures).split(AT_A_TIME)
-            with torch.inference_mode():
-                return torch.cat([self.trained.features(part) for part in parts]).numpy()
+            judge, parts = self.trained, torch.from_numpy(pictures).split(AT_A_TIME)
+            with torch.inference_mode():  # in which none can be trained
+                return torch.cat([judge.features(part) for part in parts]).numpy()
         shown, seen = self.folder / "shown.npy", self.folder / "seen.npy"
         np.save(shown, pictures)
         python = baseline_environment.python(self.photos.home)
