@@ -29,6 +29,7 @@ from dallebaby_cli import files
 from dallebaby_cli.config import JudgeConfig
 from dallebaby_cli.errors import BadInput
 from dallebaby_cli.models.label_classifier import LabelClassifier
+from dallebaby_cli.quality.pretrained import cubic, mmd
 from dallebaby_cli.store import weights
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training.batches import Pictures
@@ -126,16 +127,8 @@ def kid(a: np.ndarray, b: np.ndarray) -> float:
     """Kernel Inception Distance × 1000 of features (A, D) and (B, D): the unbiased estimate of the
     squared MMD with the kernel (x·y / D + 1)³ (Binkowski et al. 2018, arXiv 1801.01401), from all
     pairs. About 0, and as often below, where both are from the same pictures."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-
-    def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return (u @ v.T / u.shape[1] + 1) ** 3
-
-    def within(u: np.ndarray) -> float:
-        k = kernel(u, u)
-        return float((k.sum() - np.trace(k)) / (len(u) * (len(u) - 1)))
-
-    return 1000 * (within(x) + within(y) - 2 * float(kernel(x, y).mean()))
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    return 1000 * mmd(cubic, x, y, paired=False)
 
 
 class Judges:
@@ -186,9 +179,9 @@ class Judges:
 
     def _see(self, name: str, pictures: np.ndarray) -> np.ndarray:
         if name == "trained":
-            parts = torch.from_numpy(pictures).split(AT_A_TIME)
-            with torch.inference_mode():
-                return torch.cat([self.trained.features(part) for part in parts]).numpy()
+            judge, parts = self.trained, torch.from_numpy(pictures).split(AT_A_TIME)
+            with torch.inference_mode():  # in which none can be trained
+                return torch.cat([judge.features(part) for part in parts]).numpy()
         shown, seen = self.folder / "shown.npy", self.folder / "seen.npy"
         np.save(shown, pictures)
         python = baseline_environment.python(self.photos.home)

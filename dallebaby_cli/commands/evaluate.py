@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.text import one_line
 
 if TYPE_CHECKING:
     from dallebaby_cli.quality.figures import Evaluated, Retrieved
@@ -59,6 +59,14 @@ def evaluate(
         done = stage(
             home, config, model=model, vae=vae, only_vae=only_vae, device=device, report=report
         )
+    pages = [f"pictures: {path}" for path in done.samples]
+    pages += [f"report: {done.report}"] if done.report else []
+    painted = f" with the decoder of {done.vae}" if done.vae else ""
+    settings.result(asdict(done), f"{done.model}{painted}", *_tables(done), *done.missing, *pages)
+
+
+def _tables(done: "Evaluated") -> list[Table]:
+    """All that is known, in tables."""
     tables = [
         _figures(title, figures)
         for title, figures in (
@@ -66,23 +74,20 @@ def evaluate(
             ("reconstruction", done.reconstruction),
             ("codes that differ from the nearest training picture", done.distance),
             *(
-                (f"1 - cosine to the nearest training picture, to {network}", figures)
+                (f"1 - cosine to the nearest training picture, as {network} sees it", figures)
                 for network, figures in done.distance_seen.items()
             ),
             ("pretrained networks", done.pretrained),
         )
         if figures
     ]
-    tables += [
+    return [
+        *tables,
         *([_compared(done)] if done.compared else []),
         *([_agreement(done)] if done.agreement else []),
         *([_classes(done)] if done.judge else []),
         *([_retrieval(done.retrieval)] if done.retrieval else []),
     ]
-    pages = [f"pictures: {path}" for path in done.samples]
-    pages += [f"report: {done.report}"] if done.report else []
-    painted = f" with the decoder of {done.vae}" if done.vae else ""
-    settings.result(asdict(done), f"{done.model}{painted}", *tables, *done.missing, *pages)
 
 
 def _figures(title: str, figures: Mapping[str, float]) -> Table:
@@ -99,9 +104,16 @@ def _compared(done: "Evaluated") -> Table:
     table = Table(*columns, title=title, box=None)
     table.title_justify = "left"
     for row in done.compared:
-        figures = ("" if x is None else f"{x:,.1f}" for x in (row.rebuilt, row.drawn, row.real))
+        figures = map(_far, (row.rebuilt, row.drawn, row.real))
         table.add_row(row.figure, row.network, f"{row.n:,}", *figures)
     return table
+
+
+def _far(distance: float | None) -> str:
+    """With digits that say something, whatever the network's scale is."""
+    if distance is None:
+        return ""
+    return f"{distance:,.1f}" if abs(distance) >= 1 else f"{distance:.2g}"
 
 
 def _agreement(done: "Evaluated") -> Table:
@@ -137,10 +149,14 @@ def _classes(done: "Evaluated") -> Table:
             table.add_row(f"… {left_out:,} more")
         shares = ("" if s is None else f"{s:.0%}" for s in (row.drawn, row.rebuilt, row.real))
         counts = (f"{row.asked:,}", f"{row.held_out:,}")
-        both = (row.name, row.taken_for or "")
-        name, other = (shorten(text, LONGEST, placeholder="…") for text in both)
-        table.add_row(name, *shares, *counts, other)
+        table.add_row(_short(row.name), *shares, *counts, _short(row.taken_for or ""))
     return table
+
+
+def _short(name: str) -> str:
+    """As much of a class's name as a column holds."""
+    name = one_line(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _retrieval(rows: list["Retrieved"]) -> Table:

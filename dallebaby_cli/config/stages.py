@@ -269,7 +269,8 @@ class TrainJudgeConfig(RunConfig):
     crop: float = bounded(0.7, ge=0.05, le=1)
     """smallest share of a picture's area that it is shown; 1 crops nothing"""
     flip: bool = True
-    """mirror half of the pictures; not where classes differ in left and right"""
+    """mirror half of the pictures, but of classes whose names speak of left, right or writing; not
+    where others differ in left and right"""
     softened: float = bounded(0.5, ge=0, le=1)
     """share of the pictures that are blurred and made noisy, as those are that a dVAE paints"""
 

@@ -220,17 +220,24 @@ class LabelTask(JudgeTask):
     def holdout(self) -> list[Asked]:
         return self.data.once(self.data.ask(self.config.eval_images))
 
+    @cached_property
+    def mirrored(self) -> np.ndarray:
+        """Of which classes pictures may be mirrored, bool (C,)."""
+        names = self.data.classes
+        return np.array([self.config.flip and augment.may_be_mirrored([n]) for n in names])
+
     def batch(self, step: int) -> tuple[Tensor, ...]:
         config, data = self.config, self.data
         chosen = Order(len(data.learned), config.batch_size, config.seed).batch(step)
         draws = np.random.default_rng((config.seed, 4, step)).random((len(chosen), augment.DRAWS))
         pictures = data.train.read(data.learned[chosen])
-        pictures = augment.vary(pictures, draws, config.crop, config.flip)
+        answers = data.answers[chosen]
+        pictures = augment.vary(pictures, draws, config.crop, self.mirrored[answers])
         soft = round(config.softened * len(pictures))  # which come in any order anyway
         if soft:
             softened = augment.soften(pictures[:soft], (config.seed, 5, step))
             pictures = torch.cat((softened, pictures[soft:]))
-        return pictures, torch.from_numpy(data.answers[chosen])
+        return pictures, torch.from_numpy(answers)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         pictures, answers = batch

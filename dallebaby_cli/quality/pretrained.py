@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.progress import Progress, Report, ignore
 from dallebaby_cli.quality import features
 from dallebaby_cli.quality.features import BATCH, DAMAGED, INSTALL, Features
 
@@ -20,6 +21,7 @@ AUTO = ("inception", "efficientnet-lite0")  # the first that is here compares se
 CLIP = "openai/clip-vit-large-patch14"
 LEAST = 4  # pictures of which each half holds two, which can differ
 ROWS = 1024  # of a kernel's matrix at a time
+LOOKED_AT = 4 * BATCH  # pictures, before it is told how far that has come
 FID = "FID"
 WIDTH = 10  # of CMMD's kernel
 Distance = Callable[[Tensor, Tensor], float]
@@ -51,65 +53,89 @@ class Scores:
     missing: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Sets:
+    """Pictures uint8 (N, 3, P, P), or what a network sees in them, (N, C); N of each its own."""
+
+    real: Tensor
+    rebuilt: Tensor
+    drawn: Tensor | None
+    """None where nothing was drawn"""
+
+    def every(self) -> list[Tensor]:
+        """Those that are there."""
+        return [part for part in (self.real, self.rebuilt, self.drawn) if part is not None]
+
+    def least(self) -> int:
+        """The size of the smallest."""
+        return min(map(len, self.every()))
+
+    def seen(self, look: Callable[[Tensor], Tensor], name: str, report: Report) -> "Sets":
+        """What a network of that name sees in them: `look` is given a part of one at a time."""
+        done, total, found = 0, sum(map(len, self.every())), []
+        for pictures in self.every():
+            parts = []
+            for part in torch.split(pictures, LOOKED_AT):
+                report(Progress(f"look with {name}", done, total, "images"))
+                parts.append(look(part))
+                done += len(part)
+            found.append(torch.cat(parts))
+        report(Progress(f"look with {name}", total, total, "images"))
+        return Sets(found[0], found[1], found[2] if len(found) > 2 else None)
+
+
 def scores(
-    real: Tensor,
-    rebuilt: Tensor,
-    drawn: Tensor | None,
+    pictures: Sets,
     prompts: list[str],
     device: torch.device,
     network: str = "auto",
     own: Features | None = None,
+    report: Report = ignore,
 ) -> Scores:
-    """Distances of drawn (None: of rebuilt alone) and rebuilt pictures from the real ones, and the
-    mean CLIP score of drawn ones with their prompts; pictures uint8 (N, 3, P, P), sizes N among the
-    figures. KID sees with `network`, or where "auto" finds none, with the dataset's `own`
-    classifier, and so does FID where Inception is not here. Raises UsageError where that is
-    none."""
-    found = Scores()
-    sets = {"rfid": rebuilt} | ({} if drawn is None else {"fid": drawn})
+    """Distances of drawn and rebuilt pictures from the real ones, and the mean CLIP score of drawn
+    ones with their prompts; sizes N are among the figures. KID sees with `network`, or where "auto"
+    finds none, with the dataset's `own` classifier, and so does FID where Inception is not here.
+    Each network looks at each picture once. Raises UsageError where `network` is none."""
+    found, seen = Scores(), dict[str, Sets]()
+
+    def by(eyes: Features) -> Sets:
+        if eyes.name not in seen:
+            seen[eyes.name] = pictures.seen(eyes.pooled, eyes.name, report)
+        return seen[eyes.name]
+
     try:
-        if min(len(real), *map(len, sets.values())) < 2:
+        if (n := pictures.least()) < 2:
             raise MissingInput("they compare how pictures differ, so they need two and more")
-        inception = features.load_inception(device)
-        for name, pictures in sets.items():
-            found.figures[name] = fid(inception, real, pictures)
-            found.figures[f"{name}_n"] = len(pictures)
+        vectors = by(features.load(AUTO[0], device))
+        others = {"rfid": vectors.rebuilt, "fid": vectors.drawn}
+        for name, part in others.items():
+            if part is not None:
+                found.figures.update({name: frechet(vectors.real[:n], part[:n]), f"{name}_n": n})
     except (MissingInput, BadInput) as error:
         found.missing.append(f"FID and rFID as papers have them are left out: {error}")
     distances: dict[str, Distance] = {"KID x 1000": by_cubic}
     distances |= {} if found.figures else {FID: frechet}
     try:
         judge = _judge(network, device, own, found)
-        compare(found, distances, judge.name, judge.pooled, real, rebuilt, drawn)
+        require(pictures)
+        compare(found, distances, judge.name, by(judge))
     except (MissingInput, BadInput) as error:
         found.missing.append(f"KID is left out: {error}")
     try:
         model, processor = load_clip()
 
-        def look(pictures: Tensor) -> Tensor:
-            return embed_pictures(model, processor, pictures, device)
+        def look(part: Tensor) -> Tensor:
+            return embed_pictures(model, processor, part, device)
 
-        if drawn is not None:
-            found.figures["clip_score"] = clip_score(model, processor, look(drawn), prompts, device)
-            found.figures["clip_score_n"] = len(drawn)
-        name, by_clip = CLIP.rpartition("/")[2], {"CMMD x 1000": by_gaussian}
-        compare(found, by_clip, name, look, real, rebuilt, drawn)
+        name = CLIP.rpartition("/")[2]
+        vectors = pictures.seen(look, name, report)
+        if vectors.drawn is not None:
+            score = clip_score(model, processor, vectors.drawn, prompts, device)
+            found.figures.update({"clip_score": score, "clip_score_n": len(vectors.drawn)})
+        compare(found, {"CMMD x 1000": by_gaussian}, name, vectors)
     except (MissingInput, BadInput) as error:
         found.missing.append(f"CMMD and the CLIP score are left out: {error}")
     return found
-
-
-def fid(network: nn.Module, real: Tensor, others: Tensor) -> float:
-    """Fréchet distance between the features of two sets of pictures, uint8 (N, 3, P, P) (Heusel et
-    al. 2017, arXiv 1706.08500); depends on N, so compare only equal ones."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(feature=network)
-    with devices.autocast(metric.device, "fp32"):
-        for pictures, is_real in ((real, True), (others, False)):
-            for part in torch.split(pictures, BATCH):
-                metric.update(part.to(metric.device), real=is_real)
-        return float(metric.compute())
 
 
 # ---------------------------------------------------------------- sets, by a kernel
@@ -137,33 +163,29 @@ def _judge(network: str, device: torch.device, own: Features | None, found: Scor
         if own is None or network != "auto":
             raise
         found.missing.append(
-            "sets of pictures are compared in the eyes of the dataset's own judge of classes, so "
-            f"with no figures of other datasets, for no pretrained network is here: {error}"
+            "sets of pictures are compared by what the dataset's own judge of classes sees, so "
+            "figures of other datasets are not comparable; no pretrained network is here: "
+            f"{error}"
         )
         return own
 
 
-def compare(
-    found: Scores,
-    distances: Mapping[str, Distance],
-    network: str,
-    look: Callable[[Tensor], Tensor],
-    real: Tensor,
-    rebuilt: Tensor,
-    drawn: Tensor | None,
-) -> None:
-    """Add each distance, by its name, of each set from the real pictures, as it is between what
-    `look` sees in them, all cut to the size of the smallest. Raises MissingInput for sets that are
-    too small."""
-    n = min(len(pictures) for pictures in (real, rebuilt, drawn) if pictures is not None)
-    if n < LEAST:
+def require(sets: Sets) -> None:
+    """Raises MissingInput for sets that are too small to be compared."""
+    if sets.least() < LEAST:
         raise MissingInput(f"it compares sets of {LEAST} pictures and more")
-    of_real, of_rebuilt = look(real[:n]), look(rebuilt[:n])
-    of_drawn = None if drawn is None else look(drawn[:n])
+
+
+def compare(found: Scores, distances: Mapping[str, Distance], network: str, seen: Sets) -> None:
+    """Add each distance, by its name, of each set from the real pictures, by what a network saw in
+    them, all cut to the size of the smallest. Raises MissingInput for sets that are too small."""
+    require(seen)
+    n = seen.least()
+    real, rebuilt = seen.real[:n], seen.rebuilt[:n]
     for figure, distance in distances.items():
-        far = None if of_drawn is None else distance(of_real, of_drawn)
-        halves = None if figure == FID else distance(of_real[: n // 2], of_real[n // 2 :])
-        near = distance(of_real, of_rebuilt)
+        far = None if seen.drawn is None else distance(real, seen.drawn[:n])
+        halves = None if figure == FID else distance(real[: n // 2], real[n // 2 :])
+        near = distance(real, rebuilt)
         found.compared.append(Compared(figure, network, n, near, far, halves))
 
 
@@ -183,23 +205,25 @@ def _triangle(x: Tensor) -> Tensor:
     return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
 
 
-def mmd(kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> float:
+def mmd(
+    kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, *, paired: bool = True
+) -> float:
     """Squared maximum mean discrepancy of two sets of vectors (N, C) and (M, C), without bias
     (Gretton et al. 2012, lemma 6): in the mean 0 for sets alike, so a little below it at times. In
-    sets of one size vectors of one number are not compared: rebuilt pictures would gain from being
-    compared with their own originals."""
+    `paired` sets of one size vectors of one number are not compared: rebuilt pictures would gain
+    from being compared with their own originals."""
     a, b = a.double(), b.double()
 
-    def mean(x: Tensor, y: Tensor) -> float:
+    def mean(x: Tensor, y: Tensor, without_pairs: bool) -> float:
         parts, count = torch.split(x, ROWS), len(x) * len(y)
         total = float(sum(kernel(part, y).sum() for part in parts))
-        if len(x) == len(y):
+        if without_pairs:
             both = zip(parts, torch.split(y, ROWS), strict=True)
             total -= float(sum(kernel(p, q).trace() for p, q in both))
             count -= len(x)
         return total / count
 
-    return mean(a, a) + mean(b, b) - 2 * mean(a, b)
+    return mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, paired and len(a) == len(b))
 
 
 def cubic(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ browser. `train` writes it at its end, `evaluate` writes it again with what it h
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ NAME = "report.html"
 ELSEWHERE = "samples/evaluate.html"
 PROMPTS = "prompts.json"  # the captions that samples.png shows, beside it
 FRAMES = 8
-LARGEST, MOST_PIXELS = 8 << 20, 1 << 25  # bytes and pixels of a picture
+LARGEST, MOST_PIXELS = 16 << 20, 1 << 25  # bytes and pixels of a picture
 SHOWN = {  # of a run's folder, with what it shows
     "samples.png": "drawn by the finished model, each from a caption of its own",
     "reconstructions.png": "hold-out pictures, and below each what comes back of it",
@@ -43,6 +43,16 @@ EFFORT = (
     *("kept", "pictures_wanted"),
 )
 """Counts that are not about how good a run is."""
+LONG = 20  # rows of a table
+SHARES_OF_CLASS = ("drawn", "rebuilt", "real")
+FOUND = (
+    "How often the model itself finds the caption of a picture among others: it comes first, or at "
+    "this place in the mean (rank 1 is the best)."
+)
+FAR = (
+    "From the hold-out pictures; about 0 where sets are alike. Real: one half of the hold-out "
+    "pictures from the other, which is chance alone. Compare figures of one network and n."
+)
 
 
 def write(folder: Path, out: Path, report: Report, done: "Evaluated | None" = None) -> Path | None:
@@ -87,10 +97,10 @@ def of_run(folder: Path, done: "Evaluated | None" = None) -> str:
         f"{about.kind}/{about.name}",
         *_head(about, story),
         section("Pictures", *_pictures(folder)),
+        *_quality(about, done),
         section("While it learned", *_filmstrip(folder)),
         section("Curves", *_curves(story)),
         section("The finish", *_filmstrip(inner), *_curves(finish)),
-        *_quality(about, done),
         section("What it cost", _cost(about, story, finish)),
         section("Made from", table([(n, i[:12]) for n, i in about.parents.items()])),
         section("Settings", _settings(about)),
@@ -188,10 +198,14 @@ def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
         "Does it draw what is asked?",
         _judge(done),
         _rows(done.agreement),
-        _rows(done.classes),
-        _rows(done.retrieval),
+        _folded("class by class", len(done.classes), _rows(done.classes, SHARES_OF_CLASS)),
+        _told(FOUND, _rows(done.retrieval, ("first", "chance_first"))),
     )
-    yield section("Distance of sets of pictures", _rows(done.compared), _figures(done.pretrained))
+    yield section(
+        "Distance of sets of pictures",
+        _told(FAR, _rows(done.compared)),
+        _figures(done.pretrained),
+    )
     yield section("Is it copied?", *_copies(done))
     yield section("Sheets", *_sheets(done.samples))
     if done.missing:
@@ -207,6 +221,18 @@ def _judge(done: "Evaluated") -> Html:
     return tag("p", words, class_="dim")
 
 
+def _told(words: str, below: Html) -> Html:
+    """What a table means, above it, if there is one."""
+    return Html(tag("p", words, class_="dim") + below) if below else Html("")
+
+
+def _folded(name: str, count: int, inside: Html) -> Html:
+    """A table of so many rows; a long one is opened by who wants to read it."""
+    if count <= LONG:
+        return inside
+    return tag("details", tag("summary", f"{name}: {count:,} rows"), inside)
+
+
 def _copies(done: "Evaluated") -> Iterator[Html]:
     measured = {"codes that differ": done.distance, **done.distance_seen}
     for by, figures in measured.items():
@@ -215,27 +241,34 @@ def _copies(done: "Evaluated") -> Iterator[Html]:
                 "p",
                 f"By {by}, {figures['drawn_close']:.1%} of the drawn pictures are nearer to a "
                 "training picture than nearly all hold-out pictures are; of pictures that are new, "
-                f"{figures['close_by_chance']:.1%} would be. {figures['drawn_copies']:,} are the "
-                f"same as one. {figures['known']:,} training pictures were compared.",
+                f"at most {figures['close_by_chance']:.1%} would be. "
+                f"{figures['drawn_copies']:,} of {figures['drawn_compared']:,} are the same as "
+                f"one, and of hold-out pictures {figures['holdout_copies']:,} of "
+                f"{figures['holdout_compared']:,}. {figures['known']:,} training pictures were "
+                "compared.",
             )
             yield _figures(figures)
-    yield _rows(done.nearest)
+    yield _rows(done.nearest, ("codes_differ",))
 
 
 def _sheets(paths: Sequence[Path]) -> Iterator[Html]:
     for path in paths:
         if content := _png(path):
             yield picture(content, path.stem.replace("-", " "))
+        else:
+            yield tag("p", f"{path} is too large for this page.", class_="dim")
 
 
-def _rows(rows: Sequence[Any]) -> Html:
-    """A table of any dataclasses of one kind; what is in a dict becomes columns of its own."""
+def _rows(rows: Sequence[Any], shares: Container[str] = ()) -> Html:
+    """A table of any dataclasses of one kind; what is in a dict becomes columns of its own, and is
+    a share, as columns of those names are."""
     lines = []
     for row in rows:
         line: dict[str, str] = {}
         for name, value in asdict(row).items():
             inner = value if isinstance(value, dict) else {name: value}
-            line |= {key: _number(inner[key], isinstance(value, dict)) for key in inner}
+            share = isinstance(value, dict) or name in shares
+            line |= {key: _number(inner[key], share) for key in inner}
         lines.append(line)
     head = list(dict.fromkeys(key for line in lines for key in line))
     cells = [[line.get(key, "") for key in head] for line in lines]

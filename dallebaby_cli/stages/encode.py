@@ -95,7 +95,7 @@ def _with_views(
         kept = {"views": found.config["views"], "flip": flip}
         return settings.build(EncodeConfig, {**settings.as_dict(config), **kept})
     count, flip = len(source.rows("train")), config.flip is not False
-    views = 1 if manifest.is_drawn(images) else augment.usual_views(count)
+    views = 1 if manifest.is_scenes(images) else augment.usual_views(count)
     if views == 1 or (config.crop == 1 and not flip):
         return dataclasses.replace(config, views=1, flip=False)
     report(

@@ -133,7 +133,7 @@ def _evaluate_vae(
         prepared = judge_labels.prepare(
             done, home, pictures.sources, config, tokenizer.device, report
         )
-    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(prepared), config)
+    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(prepared), config, report)
     if prepared:
         judge_labels.judge(done, home, prepared, tokenizer, None, config, report)
     if scenes:

@@ -36,7 +36,7 @@ def judge(
     """Fill in how near to training pictures the drawn ones are, beside as many held-out ones, which
     no model drew: much nearer is copying. Where no pretrained network is, `own` looks."""
     training, held_out, codes = drawn.training, drawn.held_out, drawn.codes.flatten(1)
-    others = memorisation.codes_of(held_out, held_out.sample(len(drawn.codes)))
+    others = memorisation.as_trained(held_out, len(codes))
 
     def watch(task: str, total: int) -> Callable[[int], None]:
         return lambda count: report(Progress(task, count, total, "images"))
@@ -45,9 +45,11 @@ def judge(
     done.distance.update(near.figures())
     network, seen = _network(config.kid_network, tokenizer.device, own), None
     if network is None:
-        done.missing.append("the nearest training pictures are found by their codes alone: see KID")
+        done.missing.append(
+            "the nearest training pictures are found by codes alone: KID has no network either"
+        )
     else:
-        known = np.union1d(near.place, training.sample(config.near_pictures))
+        known = memorisation.worth_a_look(near, training.sample(config.near_pictures))
         seen = memorisation.in_features(
             *(codes, others, training, tokenizer, network.pooled, known),
             watch("nearest", len(known)),
@@ -75,7 +77,7 @@ def _show(
     by = seen or near
     nearest = np.argsort(by.drawn, kind="stable")[:SHOWN]
     ours = drawn.codes.flatten(1)[nearest].cpu()
-    theirs = memorisation.codes_of(drawn.training, by.place[nearest])
+    theirs = memorisation.codes_of(drawn.training, by.place[nearest], by.view[nearest])
     differ = (ours != theirs).float().mean(1).tolist()
     captions = memorisation.captions_of(drawn.training, by.place[nearest])
     for place, caption, codes_differ in zip(nearest, captions, differ, strict=True):

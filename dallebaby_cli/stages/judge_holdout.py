@@ -92,7 +92,7 @@ def judge(
     if pictures and engine.first():
         painted = to_tensor(sampler.paint(codes))
         tokenizer = sampler.image_tokenizer
-        judge_pictures(done, tokenizer, pictures, own, config, painted, captions)
+        judge_pictures(done, tokenizer, pictures, own, config, report, painted, captions)
     return Drawn(codes, captions, training, held_out)
 
 
@@ -140,20 +140,14 @@ def judge_pictures(
     pictures: Pictures,
     own: Features | None,
     config: EvaluateConfig,
+    report: Report,
     drawn: Tensor | None = None,
     captions: Sequence[str] = (),
 ) -> None:
     """Fill in what pretrained networks make of real, rebuilt and drawn pictures."""
     real = pictures.read(pictures.sample(config.pictures))
-    judged = pretrained.scores(
-        real,
-        scores.rebuild(tokenizer, real),
-        drawn,
-        [*captions],
-        tokenizer.device,
-        config.kid_network,
-        own,
-    )
+    sets = pretrained.Sets(real, scores.rebuild(tokenizer, real), drawn)
+    judged = pretrained.scores(sets, [*captions], tokenizer.device, config.kid_network, own, report)
     done.pretrained.update(judged.figures)
     done.compared.extend(judged.compared)
     done.missing.extend(judged.missing)

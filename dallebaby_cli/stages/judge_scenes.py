@@ -39,7 +39,7 @@ def is_scenes(home: Path, about: Manifest) -> bool:
     for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
         name = parent.partition("/")[2].partition("@")[0]
         found = manifest.read_if_whole(manifest.artefact(home, "images", name))
-        drawn.append(manifest.is_drawn(found) if found else name == "scenes")
+        drawn.append(manifest.is_scenes(found) if found else name == "scenes")
     return all(drawn) and bool(drawn)
 
 

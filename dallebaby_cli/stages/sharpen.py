@@ -246,7 +246,8 @@ def share(config: TrainVaeConfig, train: Pictures) -> float:
 
 
 def drawn(pictures: Pictures) -> bool:
-    """Whether the pictures are drawings rather than photographs: mostly flat areas."""
+    """Whether the pictures are drawings rather than photographs, whoever made them: mostly flat
+    areas, as they look. (`manifest.is_scenes` asks where they come from.)"""
     x = pictures.read(pictures.sample(LOOKED_AT)).short()
     apart = (x[..., 1:] - x[..., :-1]).abs().amax(1)
     return bool((apart <= ALIKE).float().mean() > DRAWN)

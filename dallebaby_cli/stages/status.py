@@ -63,7 +63,7 @@ def _state(folder: Path, about: Manifest) -> str:
     them is checked when they are loaded: that may take minutes."""
     if not about.complete:
         return "unfinished"
-    if about.kind in ("vae", "dalle", "classifier"):
+    if about.kind in ("vae", "dalle", "classifier", "judges"):
         needed = ["config.json", "model.safetensors"]
         needed += ["vae.safetensors", "tokenizer.json"] if about.kind == "dalle" else []
     elif about.kind == "images":

@@ -155,7 +155,7 @@ def prepare(
     train, holdout, found = _pictures(home, names, report)
     parents = {f"images/{m.name}": m.id for m in found}
     before = parent.find(home, "vae", start_from) if start_from else None
-    px, drawn = train.image_px, all(map(manifest.is_drawn, found))
+    px, drawn = train.image_px, all(map(manifest.is_scenes, found))
     grid = config.model.grid or (before.grid_of(px) if before else usual_grid(px, drawn))
     levels = config.model.levels or (before.levels if before else _levels(config, train))
     shape = replace(config.model, image_px=px, grid=grid, levels=levels)

@@ -191,8 +191,8 @@ def find_all(home: Path, kind: str, names: list[str]) -> list[tuple[Path, Manife
     return found
 
 
-def is_drawn(found: Manifest) -> bool:
-    """Whether the pictures are scenes that the package drew itself."""
+def is_scenes(found: Manifest) -> bool:
+    """Whether the pictures are the embedded dataset: scenes that the package drew itself."""
     source = found.config.get("source")
     return isinstance(source, dict) and source.get("layout") == "scenes"
 

@@ -177,19 +177,21 @@ class Tokens:
             return own
         return [*own, *self._extra.get(self._table["key"][row].as_py(), ())]
 
-    def codes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Codes uint16 (B, grid * grid) of the first view of some rows, some thousands at a time:
-        all of a large dataset's may be more than memory holds."""
-        for start in range(0, len(rows), PART_ROWS):
-            wanted = rows[start : start + PART_ROWS]
+    def codes(self, rows: np.ndarray, *, every_view: bool = False) -> Iterator[np.ndarray]:
+        """Codes uint16 (B, grid * grid) of the first view of some rows, or of one view after the
+        other, some thousands at a time: all of a large dataset's may be more than memory holds."""
+        views = self.views_each if every_view else 1
+        step = max(PART_ROWS // views, 1)
+        for start in range(0, len(rows), step):
+            wanted = rows[start : start + step]
             parts = np.searchsorted(self._ends, wanted, side="right")
-            codes = np.empty((len(wanted), self.grid**2), np.uint16)
+            codes = np.empty((len(wanted), views, self.grid**2), np.uint16)
             for number in np.unique(parts):
                 part, mine = self._parts[number], parts == number
                 inside = wanted[mine] - self._ends[number] + len(part.text)
                 first, last = int(inside.min()), int(inside.max())
-                codes[mine] = self._read(part, first, last + 1)[inside - first, 0]
-            yield codes
+                codes[mine] = self._read(part, first, last + 1)[inside - first, :views]
+            yield codes.reshape(-1, self.grid**2)
 
     def _read(self, part: _Part, start: int, stop: int) -> np.ndarray:
         """Codes uint16 (rows, views, grid * grid) of rows [start, stop) of a part."""

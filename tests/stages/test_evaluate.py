@@ -240,7 +240,7 @@ def test_hold_out_pictures_without_captions_are_not_drawn(cli: Cli, home: Path) 
             [row["key"] for row in rows],
             [row["split"] for row in rows],
             [row["captions"] if row["split"] == "train" else [] for row in rows],
-            np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), 1, GRID, GRID),
+            np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), -1, GRID, GRID),
         )
     hashes, about = files.hashes(shards), manifest.read(folder)
     assert about

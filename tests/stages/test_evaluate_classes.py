@@ -20,6 +20,7 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality import labels, pretrained
 from dallebaby_cli.stages import judge_captions
+from dallebaby_cli.stages.status import status
 from dallebaby_cli.store import manifest, tokens
 from dallebaby_cli.store.shards import Shards
 
@@ -130,6 +131,7 @@ def test_drawn_classes_are_read_beside_real_and_rebuilt_ones(
 
 def test_the_tables_for_people(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dallebaby_cli.commands.evaluate.EXTREMES", 1)
+    monkeypatch.setattr("dallebaby_cli.commands.evaluate.LONGEST", 2)
     ran = cli("--home", home, "evaluate", *QUICK, "--pictures", 6)
     assert ran.code == 0, ran.err
     for words in ("class by class, learned from", "hold-out pictures: its own"):
@@ -139,6 +141,8 @@ def test_the_tables_for_people(cli: Cli, home: Path, monkeypatch: pytest.MonkeyP
     for words in ("by chance", "looks for a picture's caption among", "found first"):
         assert words in ran.out
     assert len([line for line in ran.out.splitlines() if line.startswith(" classes ")]) == 3
+    cut = [line[1:3] for line in ran.out.splitlines() if line[2:3] == "…"]
+    assert len(cut) == 2 and {*cut} <= {"b…", "g…", "r…"}, "what is left tells classes apart"
 
 
 def test_one_picture_is_judged_without_a_crash(cli: Cli, home: Path) -> None:
@@ -162,6 +166,18 @@ def test_a_dvae_alone_is_read_too(cli: Cli, home: Path) -> None:
     assert len(row) == 5, "nothing was drawn"
 
 
+def test_a_judge_without_weights_is_told_to_be_damaged(home: Path) -> None:
+    ((folder, _),) = manifest.every(home, "judges")
+    (row,) = (row for row in status(home) if row.kind == "judges")
+    assert row.state == "complete" and row.parents == ["images/colours", "images/shapes"]
+    (folder / "model.safetensors").unlink()
+    (row,) = (row for row in status(home) if row.kind == "judges")
+    assert (
+        row.state
+        == "(damaged) model.safetensors gone; run `dallebaby evaluate` again with its settings"
+    )
+
+
 def test_two_processes_draw_and_the_first_judges(home: Path) -> None:
     arguments = ("evaluate", *QUICK, "--pictures", 7, "--json", "--processes", 2)
     facts = json.loads(run(home, *arguments).out)
@@ -179,7 +195,7 @@ def seal_tokens(home: Path, name: str, change: Callable[[dict], dict]) -> None:
     shards = sorted(folder.glob("*.arrow"))
     for path in shards:
         rows = [change(row) for row in pa.ipc.open_file(path.read_bytes()).read_all().to_pylist()]
-        codes = np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), 1, 8, 8)
+        codes = np.array([row["codes"] for row in rows], np.uint16).reshape(len(rows), -1, 8, 8)
         columns = ([row[key] for row in rows] for key in ("key", "split", "captions"))
         tokens.write_shard(path, *columns, codes)
     hashes, about = files.hashes(shards), manifest.read(folder)

@@ -73,6 +73,9 @@ def test_what_is_written_is_read(
         parts = list(read.codes(rows))
         assert max(map(len, parts)) <= part
         assert np.array_equal(np.concatenate(parts), codes[rows, 0])
+        parts = list(read.codes(rows, every_view=True))
+        assert max(map(len, parts)) <= max(part, views)
+        assert np.array_equal(np.concatenate(parts), codes[rows].reshape(-1, grid * grid))
     monkey.undo()
     assert sorted([*read.rows("train"), *read.rows("holdout")]) == list(range(len(read)))
 
