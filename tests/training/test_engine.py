@@ -173,7 +173,7 @@ def test_two_ranks_keep_what_one_process_keeps(alone: Path, together_all: Path, 
         for folder in (alone / "few", together_all / case)
     )
     assert kept["step"] == shared["step"] > 0
-    torch.testing.assert_close(shared["weights"], kept["weights"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(shared["weights"], kept["weights"], atol=2e-3, rtol=0)
 
 
 @pytest.mark.slow
