@@ -72,7 +72,7 @@ def test_rows_are_run_once_and_stand_beside_the_base_of_their_seed(
 ) -> None:
     for kind in ("images", "vae", "tokens"):
         (tmp_path / kind).symlink_to(trained / kind)
-    asked = (tmp_path, TOKENS, *SMALL, "--only", "text-0", "--row", "lost: model.depth=100000")
+    asked = (tmp_path, TOKENS, *SMALL, "--only", "text-0", "--row", "lost: model.depth=100000000")
 
     def script(*more: object) -> str:
         return ran(BENCHMARKS / "ladder.py", (*asked, *more), monkeypatch, capsys)
@@ -111,7 +111,7 @@ def test_rows_are_run_once_and_stand_beside_the_base_of_their_seed(
     assert head.endswith("| KID, here | right, seen pairs |")
     tool.asked.clear()
     script("--set", "text_weight=0.5", "--only", "text-0", "--seeds", 0)
-    (again, _) = sorted(tool.asked, key=lambda words: "model.depth=100000" in words)
+    (again, _) = sorted(tool.asked, key=lambda words: "model.depth=100000000" in words)
     assert "text_weight=0.5" in again and "text_weight=0" not in again, "the base alone is another"
 
 

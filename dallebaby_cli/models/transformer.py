@@ -334,7 +334,7 @@ class Transformer(nn.Module):
         number."""
         config = self.config
         kept: dict[int, Tensor] = {}
-        x, *told = torch.split(x, config.dim, dim=-1)
+        x, *told = torch.split(x, config.dim, dim=-1) if config.trials.values else (x,)
         turns = self.turns if past is None else self.turns[:, past[0].places]
         again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):

@@ -72,8 +72,8 @@ def _memory(run: Forecast, device: torch.device) -> Check:
 
 
 def _pictures(run: Forecast) -> Check:
-    found = f"each is seen {run.epochs:.1f} times: the run may memorise them, and then ends early"
-    advice = "prepare more of them, or take less time"
+    found = f"each is seen {run.epochs:.1f} times, so the run may memorise them"
+    advice = "prepare more of them, or take less time; it ends early where hold-out pictures say so"
     return Check(f"{run.stage}: pictures", "warn", found, advice)
 
 

@@ -46,7 +46,7 @@ class Forecast:
     seconds: float
     """that the whole run takes: evaluations, pictures and checkpoints, too"""
     memorises: bool = False
-    """whether it sees each picture so often that it may memorise them, and then ends early"""
+    """whether it sees each picture so often that it may memorise them, and looks for that"""
 
 
 def forecast(

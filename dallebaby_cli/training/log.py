@@ -145,9 +145,9 @@ class Log:
         text = (
             f"the hold-out loss was lowest at step {best} ({losses[best]:.3g}) and is "
             f"{losses[step]:.3g} now: after {step * self.epochs_per_step:,.0f} epochs the model "
-            "memorises its training pictures and gets worse at all others; prepare more pictures, "
-            f"or train for as long as that (--steps {best})"
+            "memorises its training pictures and gets worse at all others; prepare more pictures"
         )
+        text += f", or train for as long as that (--steps {best})" if best else ""
         self.event("turned", step=step, best=best, text=text)
         if not ends:
             self.report(Note(f"step {step}: {text}", "warning"))

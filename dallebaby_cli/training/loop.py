@@ -170,7 +170,8 @@ def fit(
             if (last or scored or shown) and not account.read():
                 continue
             if state.best if last else scored:
-                _evaluate(task, state, log, seen, state.step)
+                told = not last and state.step % config.eval_every == 0
+                _evaluate(task, state, log, seen, state.step, told)
                 if not last and state.step and (why := _over(task, state, steps)):
                     report(Note(f"{task.name}: ends at step {state.step} of {steps}: {why}"))
                     state.planned, steps, last = steps, state.step, True
@@ -296,21 +297,19 @@ def _over(task: Task, state: State, steps: int) -> str | None:
 
 def _end(task: Task, state: State, log: Log | None) -> None:
     """Judge what is kept by all hold-out pictures, and show it."""
-    state.kept, whole = state.take_best(), len(task.holdout)
-    if not state.best or state.kept < state.step or whole > glance(task.holdout, state.config):
-        _evaluate(task, state, log, whole, state.kept)
+    state.kept = state.take_best()
+    _evaluate(task, state, log, len(task.holdout), state.kept, told=True)
     _show(task, state, log, last=True)
     state.mfu = log.mfu if log else None
 
 
-def _evaluate(task: Task, state: State, log: Log | None, count: int, step: int) -> None:
+def _evaluate(task: Task, state: State, log: Log | None, count: int, step: int, told: bool) -> None:
     """Score the averaged weights, which are those of a step, by so many hold-out pictures; all
-    ranks know the figures."""
+    ranks know the figures. People are `told` what is wrong with them, but not before a step."""
     with log.aside() if log else contextlib.nullcontext():
         figures = judged(state, lambda model: task.evaluate(model, task.holdout, count))
         if log and figures is not None:
-            told = step and (not state.best or step % state.config.eval_every == 0)
-            warning = task.warning(figures) if told else None
+            warning = task.warning(figures) if told and step else None
             log.evaluation(step, figures, warning)
         state.metrics = engine.once(lambda: figures or {}, together=True)
     loss, before = task.holdout_loss(state.metrics), turned(state.losses)

@@ -86,6 +86,9 @@ def test_runs_are_estimated_as_planned(examine: Examine, home: Path) -> None:
         assert "300 steps of" in time and 0 < run_["mfu"] <= 1
         assert f"/s, {run_['mfu']:.0%} of peak)" in time
     assert vae["epochs"] == dalle["epochs"] == pytest.approx(300 * 16 / 400, rel=0.2)
+    often = f"each is seen {dalle['epochs']:.1f} times, so the run may memorise them"
+    assert dalle["memorises"] and checks["train: pictures"]["found"] == often
+    assert not vae["memorises"] and "train-vae: pictures" not in checks
     assert dalle["unit"] == "tokens" and dalle["units_per_s"] == pytest.approx(
         16 * (16 + 8 * 8) / dalle["step_s"]
     )

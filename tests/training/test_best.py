@@ -90,6 +90,18 @@ def test_what_did_best_is_kept_at_the_end_too(tmp_path: Path) -> None:
     assert float(state.ema.layer.weight.mean()) == pytest.approx(2.6, abs=0.2)
 
 
+def test_people_are_warned_no_more_often_than_else_and_of_what_is_kept(tmp_path: Path) -> None:
+    """Though it looks at two hold-out pictures every three steps."""
+    config = replace(CONFIG, eval_every=20, eval_images=2)
+    state, _ = fit(Memorising(turning=2.6, floor=-1), tmp_path, config)
+    steps = {
+        kind: [row["step"] for row in log(tmp_path) if row["event"] == kind]
+        for kind in ("evaluation", "warning")
+    }
+    assert steps["evaluation"][:4] == [0, 3, 6, 9] and 40 < state.kept < STEPS
+    assert steps["warning"] == [20, 40, state.kept]
+
+
 @pytest.mark.parametrize("why", ["asked", "none held out", "few held out", "seen seldom"])
 def test_nothing_stops_where_nothing_can_tell(tmp_path: Path, why: str) -> None:
     task = Memorising()
