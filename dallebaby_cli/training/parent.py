@@ -40,6 +40,13 @@ class Parent:
         """Raise Mismatch where its weights cannot become those of such a model."""
         theirs = self.config["model"]
         self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
+        if theirs["any_order"] != ours.any_order:
+            knows = ("raster order alone", "0"), ("any order of codes", "0.1 or more")
+            learned, value = knows[theirs["any_order"]]
+            raise Mismatch(
+                f"{self.name} knows {learned}, which other weights take; take --set "
+                f"random_order={value}, or leave --from out"
+            )
         tried = settings.build(Trials, theirs["trials"]).of_weights
         self._require(tried, ours.trials, "model.trials.")
 
