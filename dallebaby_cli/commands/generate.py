@@ -42,6 +42,10 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Draw in so many passes, several codes in each."),
+    ] = None,
     model: options.Model = None,
     vae: options.Painter = None,
     processes: options.Processes = None,
@@ -50,6 +54,7 @@ def generate(
     Without sentences, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    flags["steps"] = steps
     config = settings.load("generate", flags)
     if processes and ("-" in (asked or []) or not (asked or file)):
         raise UsageError("--processes: give the prompts here or in --file, which all of them read")
