@@ -26,9 +26,10 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.tokenizers.dvae import DVAE
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.training import checkpoint, loop, muon, peak
 from dallebaby_cli.training.batches import staged
@@ -133,7 +134,8 @@ def test_cached_is_uncached(either_on_gpu: Sampler, precision: str) -> None:
         expected = model(text, codes)[1]
         cache = Cache(shape, 4, expected)
         logits: list[Tensor] = []
-        model.prefill(text, 0, cache, forced(model, codes[:, 0], logits))
+        none, first = model.raster[:, :0], model.raster[:, :1]
+        model.ask(text, none, first, 0, cache, forced(model, codes[:, 0], logits))
         for number in torch.arange(shape.image_tokens - 1, device=GPU).split(1):
             cache.codes[:, number] = codes[:, number]
             pick = forced(model, codes[:, int(number) + 1], logits)
@@ -158,7 +160,7 @@ def test_recorded_steps_are_the_steps(
     """And a recording serves the next pictures as well as the first."""
     on_gpu = either_on_gpu
     text = on_gpu._read(PROMPTS if config.guidance == 1 else [*PROMPTS, *[""] * len(PROMPTS)])
-    none = torch.empty(0, dtype=torch.int64, device=GPU)
+    none = torch.empty((len(PROMPTS), 0), dtype=torch.int64, device=GPU)
     with devices.autocast(GPU, precision):  # type: ignore[arg-type]
         like = on_gpu._computed_like(GPU)
         fast, slow = (Steps(on_gpu.model, len(PROMPTS), config, like) for _ in range(2))
