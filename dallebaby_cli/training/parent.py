@@ -41,11 +41,12 @@ class Parent:
         theirs = self.config["model"]
         self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
         if theirs["any_order"] != ours.any_order:
-            knows = ("raster order alone", "0"), ("any order of codes", "0.1 or more")
-            learned, value = knows[theirs["any_order"]]
+            learned, share = "raster order alone", "0"
+            if theirs["any_order"]:
+                learned, share = "its codes in random orders, too", "0.1 or more"
             raise Mismatch(
-                f"{self.name} knows {learned}, which other weights take; take --set "
-                f"random_order={value}, or leave --from out"
+                f"{self.name} learned {learned}, for which it has other weights; take --set "
+                f"random_order={share}, or leave --from out"
             )
         tried = settings.build(Trials, theirs["trials"]).of_weights
         self._require(tried, ours.trials, "model.trials.")
