@@ -71,14 +71,14 @@ def _labelled(
     data = prepared.data
     asked = data.once(data.ask(pictures))
     mine = np.array([a.index for a in asked])
-    others = np.setdiff1d(data.holdout.sample(len(data.holdout)), mine)[: len(mine)]
+    sample = data.holdout.sample(len(data.holdout))
+    others = sample[~np.isin(sample, mine)][: len(mine)]
     prompts = [data.holdout.captions(a.index)[0] for a in asked]
     drawn = _fill(sampler, prompts, data.holdout.read(mine), way, config)
     right = prepared.judge.read(drawn) == np.array([a.number for a in asked])
     compared = data.holdout.read(others if len(others) > 1 else mine)
-    return _far(sampler, compared, drawn, prepared.judge.features) | {
-        "right, filled": float(right.mean())
-    }
+    far = _far(sampler, compared, drawn, prepared.judge.features)
+    return far | {"right, filled": float(right.mean())}
 
 
 def _fill(
