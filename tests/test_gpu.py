@@ -54,10 +54,14 @@ def on_gpu(sampler: Sampler) -> Sampler:
     return moved(sampler)
 
 
-@pytest.fixture(scope="module", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+@pytest.fixture(
+    scope="module",
+    params=[((), False), ((8, 6, 5), False), ((), True)],
+    ids=["whole", "digits", "any order"],
+)
 def either_on_gpu(request: pytest.FixtureRequest) -> Sampler:
-    """It, and one that predicts codes in digits."""
-    return moved(lively_sampler(request.param))
+    """It, one that predicts codes in digits, and one that knows any order."""
+    return moved(lively_sampler(*request.param))
 
 
 def moved(sampler: Sampler) -> Sampler:
@@ -191,6 +195,18 @@ def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
     others[0] = sampler.draw(PROMPTS, seeds, config)
     for drawn in others.values():
         assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_passes_draw_what_they_do_on_a_cpu(order: str) -> None:
+    """But for a choice in many thousands."""
+    config, seeds = SampleConfig(steps=5, order=order), range(9, 9 + len(PROMPTS))  # type: ignore[arg-type]
+    sampler = lively_sampler(any_order=True)
+    known = torch.full((1, 4, 4), -1)
+    known[0, 1:3, 2] = torch.tensor([7, 90])
+    here, there = (s.draw(PROMPTS, seeds, config, known).cpu() for s in (sampler, moved(sampler)))
+    assert (here == there).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+    assert (there[:, 1:3, 2] == known[0, 1:3, 2]).all()
 
 
 def test_the_command_draws(cli: Callable[..., Ran], model: Path, tmp_path: Path) -> None:
