@@ -135,3 +135,16 @@ def test_a_model_of_raster_order_has_the_weights_that_it_had() -> None:
     more = Transformer(replace(SHAPE, any_order=True)).state_dict()
     assert more.keys() == names.keys() | {"unknown.weight"}
     assert more["unknown.weight"].shape == (SHAPE.dim, 8)
+
+
+@pytest.mark.parametrize("name", ["any order", "all in any order"])
+def test_blocks_that_are_computed_twice_learn_the_same(name: str) -> None:
+    (text, codes), orders = batch(3), shuffled(3)
+    found: list[list[Tensor]] = []
+    for again in (False, True):
+        model = lively(MODELS[name]).train()
+        model.recompute = again
+        sum(model.losses(text, codes, 0.5, orders)).backward()  # type: ignore[union-attr]
+        found.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+    assert len(found[0]) == len([*model.parameters()])
+    assert all(grad.any() for grad in found[0]) and all(map(torch.equal, *found))
