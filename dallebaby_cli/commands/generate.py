@@ -42,10 +42,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="K", help="Draw in so many passes, several codes in each."),
-    ] = None,
+    steps: options.Passes = None,
     model: options.Model = None,
     vae: options.Painter = None,
     processes: options.Processes = None,
