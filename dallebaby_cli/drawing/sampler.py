@@ -181,7 +181,7 @@ class Sampler:
         """Raise UsageError where this model cannot draw so, as one that knows raster order
         alone."""
         shape = self.model.config
-        if known is not None and len((known >= 0).flatten(1).sum(1).unique()) > 1:
+        if known is not None and len({*(known >= 0).flatten(1).sum(1).tolist()}) > 1:
             raise ValueError("as many codes must be known of each picture")
         if config.steps is not None and config.steps > shape.image_tokens:
             raise UsageError(

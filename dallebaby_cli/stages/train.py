@@ -87,7 +87,7 @@ class DalleTask:
         text, codes, *random = batch
         order = None
         if random:
-            order = orders.chosen(*random, orders.share(self.config, progress))
+            order = orders.chosen(random[0], random[1], orders.share(self.config, progress))
         text_loss, image_loss = model.losses(text, codes, progress, order)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
@@ -177,10 +177,14 @@ def prepare(
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
     digits = before.config["model"]["digits"] if before else usual_digits(image_tokenizer.levels)
-    sizes = {"codes": image_tokenizer.codes, "grid": image_tokenizer.grid}
-    words = tokenizer.vocabulary
-    trials = config.model.trials.told(image_tokenizer.levels)
-    shape = replace(config.model, vocabulary=words, digits=tuple(digits), trials=trials, **sizes)
+    shape = replace(
+        config.model,
+        vocabulary=tokenizer.vocabulary,
+        digits=tuple(digits),
+        trials=config.model.trials.told(image_tokenizer.levels),
+        codes=image_tokenizer.codes,
+        grid=image_tokenizer.grid,
+    )
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
     holdout = Captioned(sources, "holdout", tokenizer, shape.text_tokens)
