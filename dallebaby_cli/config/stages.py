@@ -228,7 +228,7 @@ class SampleConfig(Bounded):
     """passes that draw a picture, several codes each, of models that learned with random_order;
     null is raster order, a code a pass"""
     order: Literal["halton", "confidence", "raster"] = "halton"
-    """in which order such passes draw codes: far apart, those that are surest, or row by row"""
+    """in which order such passes draw codes: far apart, of these the surest, or row by row"""
     batch_size: int | None = bounded(None, ge=1, le=COUNT)
     """pictures drawn at a time, which does not change them; null is as many as pay and fit"""
 

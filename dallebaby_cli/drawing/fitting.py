@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from dallebaby_cli.config import SampleConfig, TransformerConfig
-from dallebaby_cli.drawing.passes import counts
+from dallebaby_cli.drawing.passes import CHOICE, counts
 from dallebaby_cli.drawing.steps import AHEAD
 from dallebaby_cli.errors import OutOfMemory, out_of_memory
 from dallebaby_cli.models import device as devices
@@ -42,7 +42,7 @@ def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     if config.steps is not None:
         decided = counts(shape.image_tokens, 0, config.steps)
         most = max(after - before for before, after in itertools.pairwise(decided))
-        places = max(AHEAD, 4 * (shape.image_tokens if config.order == "confidence" else most))
+        places = max(AHEAD, 4 * most * (CHOICE if config.order == "confidence" else 1))
     chosen = 8 * places * sum(shape.radices)
     return rows * (cached + read + chosen)
 

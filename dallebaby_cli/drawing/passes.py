@@ -22,6 +22,7 @@ from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, no
 from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.transformer import Transformer
 
+CHOICE = 2  # places that are asked for where the surest of them are kept, for each that is
 CHANCE = 4.5  # how much there is at first in what a picture is said to be surest of, as in MaskGIT
 
 
@@ -59,7 +60,8 @@ class Passes:
     def next(self) -> None:
         """Decide the codes of the next places of each picture."""
         count, after = self.counts[self._passed : self._passed + 2]
-        asked = self._order[:, count : None if self.surest else after]
+        stop = count + (CHOICE if self.surest else 1) * (after - count)  # or the end
+        asked = self._order[:, count:stop]
         self._prepare(asked, count)
         both = self._order.repeat(self._rows, 1)
         of_rows = both[:, :count], both[:, count : count + asked.shape[1]]
@@ -68,7 +70,7 @@ class Passes:
         if self.surest:
             best = self._sure.view_as(asked).argsort(dim=1, descending=True)
             codes, asked = codes.gather(1, best), asked.gather(1, best)
-            self._order[:, count:] = asked
+            self._order[:, count:stop] = asked
         decided = slice(0, after - count)
         for half in self.cache.codes.chunk(self._rows):
             half.scatter_(1, asked[:, decided], codes[:, decided])
