@@ -233,7 +233,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train"
 
 
-def lively_sampler(digits: tuple[int, ...] = ()) -> Sampler:
+def lively_sampler(digits: tuple[int, ...] = (), any_order: bool = False) -> Sampler:
     """A model with lively random weights, ready to draw 240 codes, whole or in such digits."""
     torch.manual_seed(1)
     tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
@@ -247,6 +247,7 @@ def lively_sampler(digits: tuple[int, ...] = ()) -> Sampler:
         codes=240,
         digits=digits,
         grid=4,
+        any_order=any_order,
     )
     model = Transformer(shape)
     for parameter in model.parameters():

@@ -233,7 +233,7 @@ FLAGS = {
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out processes progressive seed show "
-    "temperature top-k top-p vae",
+    "steps temperature top-k top-p vae",
     "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",
     "doctor": "help preset",

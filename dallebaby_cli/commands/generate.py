@@ -42,6 +42,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Only the likeliest codes up to this probability.")
     ] = None,
+    steps: options.Passes = None,
     model: options.Model = None,
     vae: options.Painter = None,
     processes: options.Processes = None,
@@ -50,6 +51,7 @@ def generate(
     Without sentences, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    flags["steps"] = steps
     config = settings.load("generate", flags)
     if processes and ("-" in (asked or []) or not (asked or file)):
         raise UsageError("--processes: give the prompts here or in --file, which all of them read")

@@ -66,6 +66,10 @@ Picture = Annotated[
     Path | None,
     typer.Option(parser=file, metavar="FILE", help="Finish it from its top rows."),
 ]
+Passes = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", help="Draw in so many passes, several codes in each."),
+]
 Model = Annotated[
     Path | None,
     typer.Option(parser=path, metavar="PATH", help="A run's folder; the newest if absent."),

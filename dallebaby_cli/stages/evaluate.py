@@ -72,6 +72,7 @@ def _evaluate(
 ) -> Evaluated:
     folder = model_folder(home, model, report)
     sampler = from_pretrained(folder, str(engine.device(device)), vae)
+    sampler.require(config.sampling)
     drawn = len(judge_scenes.KINDS) * config.pictures // engine.world()
     if fitting.pays_to_compile(drawn, sampler.device):
         sampler = replace(sampler, compiled=True)

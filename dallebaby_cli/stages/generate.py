@@ -18,7 +18,7 @@ from dallebaby_cli import files
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing import fitting
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
-from dallebaby_cli.drawing.sampler import Drawing, Sampler, Sketch
+from dallebaby_cli.drawing.sampler import Drawing, Sampler, Sketch, first_rows
 from dallebaby_cli.errors import BadInput, OutOfMemory, UsageError
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import collectives
@@ -32,7 +32,7 @@ from dallebaby_cli.training import engine
 MOST_BYTES = 200_000_000  # of a picture to begin with
 FRAMES = 64  # of an animation, at most
 NAMED = 8  # rare words that a hint names, at most
-LATER = ("guidance_power", "guidance_interval")  # settings that older pictures do not tell
+LATER = ("guidance_power", "guidance_interval", "steps", "order")  # that older pictures do not tell
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,19 @@ class Asked:
 
 
 class Frames:
-    """The moments of a stream that an animation shows: FRAMES at most, evenly spread over the
-    codes, from the first `given` ones on."""
+    """The moments of a stream that an animation shows: FRAMES at most, evenly spread over all of
+    them, which are told by how many codes are decided."""
 
-    def __init__(self, codes: int, given: int) -> None:
-        most = min(FRAMES, codes - given + 1)
-        steps = np.linspace(given, codes, most).round().astype(int).tolist()
-        self.moments: dict[int, list[Tensor]] = {step: [] for step in steps}
-        """how many codes are decided → the codes of each batch when they were"""
+    def __init__(self, moments: list[int]) -> None:
+        most = min(FRAMES, len(moments))
+        steps = np.linspace(0, len(moments) - 1, most).round().astype(int).tolist()
+        self.moments: dict[int, list[Tensor]] = {moments[step]: [] for step in steps}
+        """how many codes are decided → the codes of each batch when they were, -1 for others"""
 
     def keep(self, drawing: Drawing) -> None:
         """Keep a moment if it is one of them."""
         if drawing.count in self.moments:
-            self.moments[drawing.count].append(drawing.codes)
+            self.moments[drawing.count].append(drawing.codes.where(drawing.known, -1))
 
     def gather(self, grid: int, whole: int) -> None:
         """Have what all ranks kept, of `whole` pictures."""
@@ -134,10 +134,9 @@ class Frames:
     def sheets(self, sampler: Sampler, chosen: list[int], columns: int | None) -> list[np.ndarray]:
         """A grid (H, W, 3) of the chosen pictures at each moment that was kept."""
         sheets = []
-        for count, batches in self.moments.items():
+        for batches in self.moments.values():
             codes = torch.cat(batches)[chosen]
-            known = (torch.arange(codes[0].numel()) < count).view(codes.shape[1:]).expand_as(codes)
-            sheets.append(grid(sampler.paint(codes, known), columns))
+            sheets.append(grid(sampler.paint(codes.clamp(min=0), codes >= 0), columns))
         return sheets
 
 
@@ -184,6 +183,7 @@ def generate(
     with Interrupt(at_once=again):
         sampler = model.sampler
         kept = _kept(sampler, image, keep)
+        sampler.require(config)
         painted = f" and the decoder of {model.vae}" if model.vae else ""
         report(Note(f"generate: with {model.folder}{painted}, seed {seed}"))
         _note_guidance(model.folder, config, report)
@@ -275,19 +275,20 @@ def _draw(
     """The pictures as codes, and the moments of them that an animation shows."""
     shape, count = sampler.model.config, asked.n * len(asked.prompts)
     given, mine = 0 if kept is None else kept.numel(), len(range(count)[engine.share()])
+    known, moments = None if kept is None else first_rows(kept), sampler.moments(config, given)
     size = max(min(fitting.at_a_time(shape, config, sampler.device), mine), 1)
     if fitting.pays_to_compile(mine, sampler.device):
         sampler = replace(sampler, compiled=True)
 
     def draw(size: int) -> tuple[Sketch, Frames]:
-        frames = Frames(shape.image_tokens, given)
+        frames = Frames(moments)
 
         def watch(drawing: Drawing) -> None:
             report(Progress("draw", drawing.done * count / mine, count, "images"))
             if animated:
                 frames.keep(drawing)
 
-        few, how = replace(config, batch_size=size), (best, kept, watch, True)
+        few, how = replace(config, batch_size=size), (best, known, watch, True)
         return sampler.sketch(asked.prompts, asked.n, asked.seed, few, *how), frames
 
     sketch, frames = fitting.halving(draw, size, "drawing", "batch_size", report)
