@@ -30,7 +30,7 @@ def filled(
     are what their caption says; a quarter is masked, and one of WAYS says what is kept."""
     about, sampler = manifest.read(model), from_pretrained(model)
     assert about is not None, model
-    scenes = judge_scenes.is_scenes(home, about)
+    scenes = manifest.of_scenes(home, about)
     return (_scenes if scenes else _labelled)(home, about, sampler, pictures, way, config)
 
 
