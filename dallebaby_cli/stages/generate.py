@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,11 @@ class Asked:
     seed: int
     made: dict[str, str]
     """with what, the same for all pictures"""
+
+    @property
+    def columns(self) -> int | None:
+        """Pictures in a row of the grid; None makes it about square."""
+        return self.each if len(self.prompts) > 1 else None
 
     @property
     def grid(self) -> dict[str, str]:
@@ -189,37 +195,43 @@ def generate(
         _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
         each = best or n
-        made = {"model": sampler.id, "sampling": _settings(config)}
-        if sampler.vae_id:
-            made["vae"] = sampler.vae_id
-        if kept is not None:
-            made["kept"] = " ".join(map(str, kept.flatten().tolist()))
-        asked = Asked(prompts, n, each, seed, made)
-        stem, wanted = name or f"{_slug(prompts[0])}-{seed}", out
-        out = Path(engine.once(lambda: str(_place(home, stem, wanted, progressive, asked))))
+        asked = Asked(prompts, n, each, seed, made_with(sampler, config, kept))
+        stem, wanted = name or f"{slug(prompts[0])}-{seed}", out
+        out = Path(engine.once(lambda: str(place(home, stem, wanted, progressive, asked))))
         _check_memory(sampler, asked, progressive is not None)
         sketch, frames = _draw(sampler, asked, config, best, kept, progressive is not None, report)
         pictures = sampler.paint(sketch.codes) if engine.first() else np.empty(0, np.uint8)
         singles = [out.with_name(f"{out.stem}-{i:02d}.png") for i in range(len(sketch.seeds))]
         done = Drawn(out, singles, seed, model.folder, pictures, progressive, model.vae)
         if engine.first():
-            _write(done, sampler, asked, sketch, frames)
+            write(done, asked, sketch.seeds)
+            if progressive:
+                chosen = [number - seed for number in sketch.seeds]
+                sheets = frames.sheets(sampler, chosen, asked.columns)
+                write_gif(progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
         engine.wait()
     return done
 
 
-def _write(done: Drawn, sampler: Sampler, asked: Asked, sketch: Sketch, frames: Frames) -> None:
-    """The single pictures, the grid and the animation, if one was asked for."""
-    columns = asked.each if len(asked.prompts) > 1 else None
+def made_with(sampler: Sampler, config: SampleConfig, kept: Tensor | None) -> dict[str, str]:
+    """What the files of a drawing say of the model, its settings and the codes it began with."""
+    made = {"model": sampler.id, "sampling": _settings(config)}
+    if sampler.vae_id:
+        made["vae"] = sampler.vae_id
+    if kept is not None:
+        made["kept"] = " ".join(map(str, kept.flatten().tolist()))
+    return made
+
+
+def write(done: Drawn, asked: Asked, seeds: Sequence[int]) -> None:
+    """The single pictures, which came from these seeds, and the grid."""
     for index, path in enumerate(done.singles):
-        write_png(path, done.pictures[index], asked.single(index, sketch.seeds[index]))
-    write_png(done.grid, grid(done.pictures, columns), asked.grid)
-    if done.progressive:
-        sheets = frames.sheets(sampler, [seed - asked.seed for seed in sketch.seeds], columns)
-        write_gif(done.progressive, [Image.fromarray(sheet) for sheet in sheets], asked.grid)
+        write_png(path, done.pictures[index], asked.single(index, seeds[index]))
+    write_png(done.grid, grid(done.pictures, asked.columns), asked.grid)
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
+    """What files are called that show it."""
     return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
@@ -234,7 +246,7 @@ def _check_place(flag: str, path: Path, ending: str) -> None:
         raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
 
 
-def _place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:
+def place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:
     """Where the grid goes: `out`, or the first free name in samples/ that begins with `stem`.
     Raises UsageError where a file that was asked for is there already from another drawing."""
     for flag, path in (("--out", out), ("--progressive", progressive)):
