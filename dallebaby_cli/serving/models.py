@@ -6,13 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dallebaby_cli import files
 from dallebaby_cli.drawing.pretrained import BABY, from_pretrained, model_folder
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import MissingInput
+from dallebaby_cli.errors import BadInput, MissingInput
 from dallebaby_cli.progress import Report
+from dallebaby_cli.quality import report
 from dallebaby_cli.serving.refused import Refused
 from dallebaby_cli.store import manifest, weights
+from dallebaby_cli.text import one_line
 
+EXAMPLES = 8
 LOADED = 2  # models that are kept in memory
 OTHERS = ("dall-e-", "gpt-image-", "chatgpt-image-")  # OpenAI's, in whose place the default draws
 
@@ -28,6 +32,16 @@ class Known:
     """rows and columns of codes"""
     image_px: int | None
     """side of its pictures, as far as its description says that"""
+
+    @property
+    def examples(self) -> list[str]:
+        """A few captions of what it learned, if its run has kept some."""
+        try:
+            kept = files.read_json(self.folder / report.PROMPTS, "").get("prompts")
+        except (FileNotFoundError, BadInput):
+            return []
+        known = [one_line(p) for p in kept if isinstance(p, str)] if isinstance(kept, list) else []
+        return known[:EXAMPLES]
 
 
 class Models:
@@ -45,10 +59,10 @@ class Models:
             return found
         raise MissingInput("no model can draw here; run `dallebaby train` first")
 
-    def begin(self, report: Report) -> Known:
+    def begin(self, tell: Report) -> Known:
         """Load the default, so that what is wrong with it is said before anybody asks. Raises
         MissingInput, BadInput or Mismatch."""
-        weights.read_model(model_folder(self.home, self.chosen, report), "dalle")
+        weights.read_model(model_folder(self.home, self.chosen, tell), "dalle")
         known = self.find(None)
         self.load(known)
         return known

@@ -86,6 +86,7 @@ class PageApi:
                 "image_px": known.image_px,
                 "grid": known.grid,
                 "mask": start.KIND,
+                "examples": known.examples,
                 "steps": None,  # no sampler has a number of passes yet
             }
             for known in listed
