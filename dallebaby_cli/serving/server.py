@@ -38,7 +38,7 @@ HERE = {"localhost", "127.0.0.1", "[::1]"}
 class Place:
     """Where the server listens."""
 
-    sockets: list[socket.socket]
+    socket: socket.socket
     url: str
     """the page's address, with the token if there is one"""
     names: set[str]
@@ -71,7 +71,7 @@ def listen(host: str, port: int, token: str | None) -> Place:
         name = socket.gethostname().lower()
     names = HERE | {name} | (set() if bound.is_loopback else {f"{name}.local"})
     url = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
-    return Place([taken], url, names, token)
+    return Place(taken, url, names, token)
 
 
 def application(house: House, place: Place, debug: bool = False) -> ASGIApp:
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
 
     def serve_all(self) -> None:
         """Serve until a signal comes, or `should_exit` is set."""
-        asyncio.run(self.serve(sockets=self.place.sockets))
+        asyncio.run(self.serve(sockets=[self.place.socket]))
         self.house.line.join(5)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,10 +1,14 @@
 """Who may ask the server, and what no request can do to it."""
 
+import base64
 import json
 import shutil
 import socket
 import string
+import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,12 +57,12 @@ def closed(home: Path, pages: Path) -> Iterator[Client]:
 
 def raw(client: Client, sent: bytes) -> bytes:
     """What comes back for bytes that no client would send."""
-    with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", client.port), timeout=2) as connection:
         connection.sendall(sent)
-        connection.shutdown(socket.SHUT_WR)
         answer = b""
-        while piece := connection.recv(65536):
-            answer += piece
+        with suppress(TimeoutError, ConnectionError):  # it may wait for a body that was announced
+            while piece := connection.recv(65536):
+                answer += piece
         return answer
 
 
@@ -80,7 +84,7 @@ def test_another_name_is_refused(client: Client, host: str) -> None:
 
 
 def test_two_names_or_none_are_refused(client: Client) -> None:
-    both = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
+    both = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: a\r\nConnection: close\r\n\r\n"
     assert b" 200 " not in raw(client, both).split(b"\r\n")[0]
     assert b" 200 " not in raw(client, b"GET /health HTTP/1.0\r\n\r\n").split(b"\r\n")[0]
 
@@ -199,7 +203,8 @@ def test_a_body_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> N
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     assert client.ask("POST", "/v1/images/edits", part + large, form).status == 413
     pieces = b"".join(b"100000\r\n" + b"x" * 2**20 + b"\r\n" for _ in range(4)) + b"0\r\n\r\n"
-    head = b"POST /api/settings HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /api/settings HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
     assert b" 413 " in raw(client, head + pieces).split(b"\r\n")[0]
 
 
@@ -214,10 +219,6 @@ def test_a_body_that_does_not_arrive_is_given_up(
 
 
 def test_a_picture_of_too_many_pixels_is_refused(client: Client) -> None:
-    import base64
-    import struct
-    import zlib
-
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
