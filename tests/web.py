@@ -178,7 +178,7 @@ def serving(home: Path, token: str | None = None, **sampling: Any) -> Iterator[C
     """A server of a workspace, in a thread."""
     place = listen("127.0.0.1", 0, token)
     models = Models(home, None, "cpu")
-    ready, client = threading.Event(), Client(place.socket.getsockname()[1])
+    ready, client = threading.Event(), Client(place.listener.getsockname()[1])
     with pytest.MonkeyPatch.context() as patch:  # as in every test; this may be made before one
         patch.setattr(devices, "native_bf16", lambda device: False)
         models.begin(client.notes.append)

@@ -40,7 +40,7 @@ def serve(
 
     place = listen(host, port, token)
     models = Models(settings.home, model, settings.device)
-    with place.socket, settings.reporter(bars=False) as report:
+    with place.listener, settings.reporter(bars=False) as report:
         known = models.begin(report)
 
         def ready() -> None:

@@ -38,7 +38,7 @@ HERE = {"localhost", "127.0.0.1", "[::1]"}
 class Place:
     """Where the server listens."""
 
-    socket: socket.socket
+    listener: socket.socket
     url: str
     """the page's address, with the token if there is one"""
     names: set[str]
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
 
     def serve_all(self) -> None:
         """Serve until a signal comes, or `should_exit` is set."""
-        asyncio.run(self.serve(sockets=[self.place.socket]))
+        asyncio.run(self.serve(sockets=[self.place.listener]))
         self.house.line.join(5)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

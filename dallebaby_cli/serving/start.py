@@ -86,21 +86,20 @@ def from_rows(rows: Sequence[object], grid: int) -> np.ndarray:
     return np.array([[digit == "1" for digit in text] for text in texts])
 
 
-def from_transparency(content: bytes, grid: int) -> np.ndarray | None:
-    """The mask (G, G) of a PNG, cut to a square as pictures are: True where most of a code's patch
-    is transparent; None of one that has no transparency. Raises Refused."""
+def from_transparency(content: bytes, grid: int, name: str) -> np.ndarray | None:
+    """The mask (G, G) of a PNG, sent as `name` and cut to a square as pictures are: True where most
+    of a code's patch is transparent; None where nothing can be. Raises Refused."""
     try:
         with _one:
             opened = PngImageFile(io.BytesIO(content))
             if math.prod(opened.size) > images.MAX_PIXELS:
-                raise Refused(413, "the mask has too many pixels; make it smaller", "mask")
+                raise Refused(413, f"{name}: has too many pixels; make it smaller", name)
             if not opened.has_transparency_data:
                 return None
             alpha = opened.convert("RGBA").getchannel("A")
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
-        raise Refused(
-            400, "the mask is no PNG that can be read; give a whole PNG", "mask"
-        ) from None
+        said = f"{name}: is no PNG that can be read; give a whole one"
+        raise Refused(400, said, name) from None
     side = min(alpha.size)
     left, top = (alpha.width - side) / 2, (alpha.height - side) / 2
     box = (left, top, left + side, top + side)

@@ -109,14 +109,14 @@ def wish(
 def _mask(mask: object, image: bytes, grid: int, keep: int | None) -> np.ndarray | None:
     """The mask that was said, or the transparency of a picture of which nothing else is said."""
     if isinstance(mask, bytes):
-        if (found := start.from_transparency(mask, grid)) is None:
+        if (found := start.from_transparency(mask, grid, "mask")) is None:
             said = "the mask has no transparency; make it transparent where to draw anew"
             raise Refused(400, said, "mask")
         return found
     if mask is not None:
         return start.from_rows(mask if isinstance(mask, list) else [], grid)
     png = image.startswith(b"\x89PNG")
-    return start.from_transparency(image, grid) if keep is None and png else None
+    return start.from_transparency(image, grid, "image") if keep is None and png else None
 
 
 def _whole(given: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
