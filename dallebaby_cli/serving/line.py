@@ -167,13 +167,15 @@ class Line:
         whose = [(job, index) for job in jobs for index in range(job.wish.n)]
 
         def draw(size: int) -> Tensor | None:
-            few, finished = replace(wish.config, batch_size=size), []
+            few, finished, rows = replace(wish.config, batch_size=size), [], 0
             for drawing in sampler.stream(prompts, seeds, few, kept):
                 if all(job.ended for job in jobs):
                     return None
+                before, rows = rows, drawing.count // wish.model.grid
                 if drawing.finished:
                     finished.append(drawing.codes)
-                elif drawing.count and drawing.count % wish.model.grid == 0:
+                    rows = 0
+                elif rows > before:
                     _show(drawing, whose, sampler.paint)
             return torch.cat(finished)
 

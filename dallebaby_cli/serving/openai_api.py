@@ -102,23 +102,23 @@ class OpenAiApi:
 
     def _stream(self, job: Job, kind: str, partials: int, side: int | None) -> Response:
         """Unfinished pictures, so many of each, and finished ones, as they come."""
-        rows = job.wish.model.grid
-        shown = {round(rows * (i + 1) / (partials + 1)) for i in range(partials)}
-        numbers = [0] * job.wish.n  # of unfinished ones that were sent
+        sent = [0] * job.wish.n  # unfinished states of each
 
         async def told(event: Event) -> bytes | None:
             if isinstance(event, Failed):
                 return _line("error", event.why.told("/v1/"))
             if not isinstance(event, Picture | Partial):
                 return None
+            if isinstance(event, Partial):  # evenly over the picture, so many
+                number = sent[event.index]
+                if number == partials or event.done * (partials + 1) < number + 1:
+                    return None
+                sent[event.index] += 1
             about = {**_about(job, side), "created_at": int(time.time())}
             about["b64_json"] = await run_in_threadpool(_content, event, side)
             if isinstance(event, Picture):
                 return _line(f"{kind}.completed", about)
-            if round(event.done * rows) not in shown:
-                return None
-            about["partial_image_index"] = numbers[event.index]
-            numbers[event.index] += 1
+            about["partial_image_index"] = number
             return _line(f"{kind}.partial_image", about)
 
         return Stream(self.house, job, told)
