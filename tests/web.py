@@ -174,15 +174,15 @@ def png(pixels: np.ndarray, mode: str = "RGB") -> bytes:
 
 
 @contextmanager
-def serving(home: Path, token: str | None = None, **sampling: Any) -> Iterator[Client]:
+def serving(home: Path, token: str | None = None, model: Path | None = None) -> Iterator[Client]:
     """A server of a workspace, in a thread."""
     place = listen("127.0.0.1", 0, token)
-    models = Models(home, None, "cpu")
+    models = Models(home, model, "cpu")
     ready, client = threading.Event(), Client(place.listener.getsockname()[1])
     with pytest.MonkeyPatch.context() as patch:  # as in every test; this may be made before one
         patch.setattr(devices, "native_bf16", lambda device: False)
         models.begin(client.notes.append)
-    client.house = House(home, models, SampleConfig(**sampling), client.notes.append)
+    client.house = House(home, models, SampleConfig(), client.notes.append)
     server = Server(client.house, place, ready.set, debug=False)
     thread = threading.Thread(target=server.serve_all)
     thread.start()
