@@ -93,7 +93,7 @@ class Guard:
         if self._is_token(_cookie(headers)):
             return None
         if scope["method"] == "GET" and scope["path"] in PAGES:
-            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+            query = parse_qs(scope["query_string"].decode("latin-1"))
             if self._is_token(query.get("token", [""])[0]):
                 answer = RedirectResponse(scope["path"], 303)
                 value = quote(self.token or "", safe="")
