@@ -29,17 +29,22 @@ class Gallery:
         self.folder, self.models = folder, models
 
     def listed(self) -> dict[str, int]:
-        """Every PNG's name and the time (ns) when it was written, newest first."""
+        """Every PNG's name and the time (ns) when it was written: the newest drawing first, its
+        pictures in their order."""
         try:
             with os.scandir(self.folder) as entries:
-                found = [
-                    (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
+                found = {
+                    entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
                     for entry in entries
                     if _is_ours(entry)
-                ]
+                }
         except FileNotFoundError:
             return {}
-        return {name: when for when, name in sorted(found, reverse=True)}
+        newest: dict[str, int] = {}
+        for name, when in found.items():
+            newest[_drawing(name)] = max(when, newest.get(_drawing(name), 0))
+        order = sorted(found, key=lambda name: (-newest[_drawing(name)], name))
+        return {name: found[name] for name in order}
 
     def read(self, name: str) -> bytes:
         """The content of a picture. Raises Refused."""
@@ -80,6 +85,11 @@ class Gallery:
 def url(name: str, when: int) -> str:
     """Where a picture is; another one for another picture of that name, so it can be cached."""
     return f"/pictures/{quote(name)}?v={when}"
+
+
+def _drawing(name: str) -> str:
+    """What all pictures of a drawing are called, but for their number."""
+    return name.rpartition("-")[0]
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

@@ -318,14 +318,16 @@ def test_the_gallery_has_single_pictures_newest_first_page_by_page(
     client: Client, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery, "PAGE", 2)
-    for seed in (50, 51, 52):
-        finished(client.draw({**WISH, "seed": seed}))
+    for seed, n in ((50, 1), (51, 2)):
+        finished(client.draw({**WISH, "seed": seed, "n": n}))
     (home / "samples" / "not-ours.png").write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
     (home / "samples" / "broken.png").write_bytes(b"no picture")
     (home / "samples" / "secret.txt").write_text("secret")
     (home / "samples" / "link.png").symlink_to(home / "samples" / "secret.txt")
     first = client.get("/api/pictures").json
-    assert [p["settings"]["seed"] for p in first["pictures"]] == ["52", "51"]
+    assert [p["settings"]["seed"] for p in first["pictures"]] == ["51", "52"], (
+        "of one drawing in their order"
+    )
     second = client.get(f"/api/pictures?after={first['next']}").json
     assert second["pictures"][0]["settings"]["seed"] == "50"
     found, after = [], None
