@@ -51,6 +51,8 @@ class Client:
         """what the server said in its terminal, where it is one of this process"""
         self.said = ""
         """its first line, where it is another process"""
+        self.process = 0
+        """that process's number"""
 
     @property
     def url(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Failed:
 
 
 Event = Queued | Started | Partial | Picture | Done | Stopped | Failed
+MOST_UNREAD = 64  # events that wait to be sent
 LAST = (Done, Stopped, Failed)
 
 
@@ -82,7 +84,7 @@ class Job:
     ended: bool = False
     """whether its last event is told: nobody waits for what is still drawn of it"""
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _news: dict[object, Event] = field(default_factory=dict)
+    _news: deque[Event] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, event: Event) -> None:
@@ -93,13 +95,10 @@ class Job:
                 self._loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: Event) -> None:
-        """Of a picture's unfinished states, and of its places in the line, who reads slowly has the
-        last one alone: what waits to be sent is bounded."""
-        replaces = (Partial, event.index) if isinstance(event, Partial) else id(event)
-        key = Queued if isinstance(event, Queued) else replaces
-        self._news.pop(key, None)
-        self._news[key] = event
-        self._wake.set()
+        """Who reads slowly misses unfinished pictures: what waits to be sent is bounded."""
+        if not isinstance(event, Partial) or len(self._news) < MOST_UNREAD:
+            self._news.append(event)
+            self._wake.set()
 
     async def events(self, every_s: float = 5.0) -> AsyncIterator[Event | None]:
         """All that is told of it, to the last event; None where nothing was for a while."""
@@ -112,7 +111,7 @@ class Job:
                 continue
             self._wake.clear()
             while self._news:
-                event = self._news.pop(next(iter(self._news)))
+                event = self._news.popleft()
                 yield event
                 if isinstance(event, LAST):
                     return

@@ -163,12 +163,14 @@ async def _form(request: Request) -> dict[str, Any]:
     except ValueError as error:
         raise Refused(400, f"the body is no whole multipart/form-data ({error})") from None
     given: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        name = name.removesuffix("[]")
-        if name in given:
-            raise Refused(400, f"{name[:60]}: only one can be taken", name)
-        given[name] = await value.read() if isinstance(value, UploadFile) else value
-    await form.close()
+    try:
+        for name, value in form.multi_items():
+            name = name.removesuffix("[]")
+            if name in given:
+                raise Refused(400, f"{name[:60]}: only one can be taken", name)
+            given[name] = await value.read() if isinstance(value, UploadFile) else value
+    finally:
+        await form.close()
     return given
 
 
