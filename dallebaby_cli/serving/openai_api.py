@@ -133,7 +133,7 @@ class OpenAiApi:
         """Counts, in the text format of Prometheus."""
         line = self.house.line
         waiting, drawn = line.lengths()
-        told = [
+        told: list[tuple[str, str, str, dict[str, float]]] = [
             ("waiting", "gauge", "Drawings that wait.", {"": waiting}),
             ("drawing", "gauge", "Drawings at work.", {"": drawn}),
             ("pictures_total", "counter", "Pictures drawn.", {"": line.counts["pictures"]}),
