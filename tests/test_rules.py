@@ -234,6 +234,7 @@ FLAGS = {
     "train": "from help minutes preset processes run seed steps",
     "generate": "best file guidance help image keep model n out processes progressive seed show "
     "steps temperature top-k top-p vae",
+    "describe": "among help model top",
     "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",
     "doctor": "help preset",

@@ -313,6 +313,16 @@ class EvaluateConfig(Bounded):
     0 leaves it out"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribeConfig(Bounded):
+    """How captions are found for pictures."""
+
+    captions: int = bounded(500, ge=2, le=COUNT)
+    """captions that are tried: of those that the model learned from, the most frequent ones"""
+    batch_size: int | None = bounded(None, ge=1, le=COUNT)
+    """pairs of a picture and a caption that are scored at a time; null is as many as pay and fit"""
+
+
 SECTIONS: dict[str, type] = {
     "fetch": FetchConfig,
     "prep": PrepConfig,
@@ -322,5 +332,6 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "generate": SampleConfig,
     "evaluate": EvaluateConfig,
+    "describe": DescribeConfig,
 }
 """The section of a YAML file that each command reads."""

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Given:
-    """A file that is to be a picture. What asks for it raises BadInput if `prep` would not take it."""
+    """A file that is to be a picture; who asks for it gets BadInput if `prep` would not take it."""
 
     name: str
     """as sentences call it: "--image photo.jpg" """

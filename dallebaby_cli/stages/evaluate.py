@@ -81,7 +81,7 @@ def _evaluate(
         raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
     painted = f" with the decoder of {vae}" if vae else ""
     report(Note(f"evaluate: {folder}{painted}, {config.pictures} pictures of each kind"))
-    done, scenes = Evaluated(folder, vae), judge_scenes.is_scenes(home, about)
+    done, scenes = Evaluated(folder, vae), manifest.of_scenes(home, about)
     try:
         data = judge_holdout.data_of(home, about, done.missing)
         for source in data.tokens:
@@ -129,7 +129,7 @@ def _evaluate_vae(
     if not len(pictures):
         raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
     done.reconstruction.update(judge_holdout.score_rebuilt(tokenizer, pictures, config, report))
-    scenes, prepared = judge_scenes.is_scenes(home, about), None
+    scenes, prepared = manifest.of_scenes(home, about), None
     if not scenes:
         prepared = judge_labels.prepare(
             done, home, pictures.sources, config, tokenizer.device, report
