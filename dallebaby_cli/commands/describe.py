@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dallebaby_cli.commands import options, prompts
 from dallebaby_cli.commands.output import Settings
+from dallebaby_cli.text import one_line
 
 if TYPE_CHECKING:
     from dallebaby_cli.stages.describe import Described
@@ -61,11 +62,11 @@ def describe(
 
 def _lines(found: "Described", top: int) -> list[Table | str]:
     """A picture's captions, and what they are worth."""
-    table = Table("caption", "bits", "share", title=f"{found.picture}", box=None)
+    table = Table("caption", "bits", "share", title=one_line(str(found.picture)), box=None)
     table.title_justify = "left"
     table.columns[1].justify = table.columns[2].justify = "right"
     for guess in found.guesses[:top]:
-        table.add_row(guess.caption, f"{guess.bits:+,.1f}", f"{guess.share:.1%}")
+        table.add_row(one_line(guess.caption), f"{guess.bits:+,.1f}", f"{guess.share:.1%}")
     first = found.guesses[0]
     more = first.bits - found.typical_bits
     many = f"{2**more:,.1f}" if more < WRITTEN_OUT else f"10^{more * math.log10(2):.0f}"

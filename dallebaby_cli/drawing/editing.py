@@ -13,6 +13,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +43,10 @@ class Canvas:
         """Whether it is no larger than the model's pictures."""
         return self.rows == self.columns == self.grid
 
+    def size(self, code_px: int) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.columns * code_px, self.rows * code_px
+
     def windows(self) -> list[tuple[int, int]]:
         """Top and left of windows of G x G that cover it: first the one where the picture lies,
         then outwards, so that each overlaps those before it by half, or by more at the edges."""
@@ -60,6 +65,67 @@ class Canvas:
         bottom, right = self.top + self.grid, self.left + self.grid
         codes[:, self.top : bottom, self.left : right] = known
         return codes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """What is to be done with a picture, or with the size of a drawing. Raises UsageError for what
+    does not go together."""
+
+    image: Path | None = None
+    """the picture"""
+    mask: Path | None = None
+    """a picture of it whose white is drawn anew"""
+    keep: int | None = None
+    """rows of codes from the top, of which the rest is drawn"""
+    variations: float | None = None
+    """share of its codes that stay"""
+    outpaint: tuple[str, int] | None = None
+    """on which of SIDES so many pixels are added"""
+    size: str | None = None
+    """of the whole drawing, such as "128x64" """
+
+    def __post_init__(self) -> None:
+        asked = {"--mask": self.mask, "--keep": self.keep, "--variations": self.variations}
+        kept = [flag for flag, value in asked.items() if value is not None]
+        of_a_picture = [*kept, *(["--outpaint"] if self.outpaint else [])]
+        if of_a_picture and self.image is None:
+            raise UsageError(f"{of_a_picture[0]} needs a picture to begin with: --image FILE")
+        if len(kept) > 1:
+            raise UsageError(
+                f"{' and '.join(kept)} each say what of the picture is kept; give one of them"
+            )
+        if self.outpaint and self.size:
+            raise UsageError(
+                "--outpaint and --size each say how large the drawing is; give one of them"
+            )
+
+    def canvas(self, grid: int, code_px: int) -> Canvas:
+        """For a model with so many codes along a side, of so many pixels each. Raises UsageError
+        for a size that it cannot draw."""
+        if self.outpaint:
+            return outpainted(*self.outpaint, grid, code_px)
+        if self.size:
+            return sized(self.size, grid, code_px, centred=self.image is not None)
+        return Canvas(grid, grid, grid)
+
+    def kept(
+        self, codes: Tensor, white: np.ndarray | None, seeds: Sequence[int], larger: bool
+    ) -> Tensor:
+        """What is known (1, G, G), or for each of B seeds (B, G, G), of the picture's codes (G, G),
+        some of which a mask's `white` may touch. Where nothing was asked for: all of it in a
+        `larger` drawing, else its upper half. Raises UsageError."""
+        if self.variations is not None:
+            return share_kept(codes, self.variations, seeds)
+        if self.keep is not None:
+            return rows_kept(codes, self.keep)[None]
+        if white is not None:
+            return outside_kept(codes, touched(white, len(codes)))[None]
+        return codes[None] if larger else rows_kept(codes, len(codes) // 2)[None]
+
+    def pastes(self, white: np.ndarray | None, larger: bool) -> bool:
+        """Whether what is kept shows the picture's own pixels, not the codes' as for `keep`."""
+        return self.keep is None and self.variations is None and (white is not None or larger)
 
 
 def _steps(length: int, grid: int, start: int) -> list[tuple[int, int]]:
