@@ -232,8 +232,8 @@ FLAGS = {
     "train-vae": "from help minutes preset processes run seed sharpen steps",
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
-    "generate": "best file guidance help image keep mask model n out outpaint processes progressive "
-    "seed show size steps temperature top-k top-p vae variations",
+    "generate": "best file guidance help image keep mask model n out outpaint processes "
+    "progressive seed show size steps temperature top-k top-p vae variations",
     "describe": "among help model top",
     "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",

@@ -196,8 +196,8 @@ def share_kept(codes: Tensor, share: float, seeds: Sequence[int]) -> Tensor:
     many for all. Raises UsageError."""
     if not 0 < share < 1:
         raise UsageError(
-            f"--variations {share:g}: is the share of the picture's codes that each variation "
-            "keeps, above 0 and below 1, such as 0.5"
+            f"--variations {share:g}: must be above 0 and below 1; it is the share of the "
+            "picture's codes that each variation keeps"
         )
     places = codes.numel()
     count = min(max(round(share * places), 1), places - 1)
@@ -207,7 +207,7 @@ def share_kept(codes: Tensor, share: float, seeds: Sequence[int]) -> Tensor:
     kept.scatter_(1, random.topk(count).indices, True)
     every = codes.flatten().expand(len(seeds), -1)
     known = every.masked_fill(~kept.to(codes.device), TO_DRAW)
-    return known.view(-1, *codes.shape)
+    return known.reshape(-1, *codes.shape)
 
 
 def touched(white: np.ndarray, grid: int) -> np.ndarray:
@@ -226,12 +226,6 @@ def _parts(length: int, side: int, grid: int) -> list[tuple[int, int]]:
     whole, start = 2 * grid, (length - side) * grid  # a pixel; where the middle begins
     bounds = [start + 2 * number * side for number in range(grid + 1)]
     return [(a // whole, -(-b // whole)) for a, b in itertools.pairwise(bounds)]
-
-
-def from_the_top(known: Tensor) -> bool:
-    """Whether all known codes (B, R, C) come before all others in raster order."""
-    to_draw = known.flatten(1) == TO_DRAW
-    return not (to_draw[:, :-1] & ~to_draw[:, 1:]).any()
 
 
 # ---------------------------------------------------------------- joining pixels
