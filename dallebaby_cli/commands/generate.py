@@ -38,8 +38,8 @@ def generate(
     vae: options.Painter = None,
     processes: options.Processes = None,
 ) -> None:
-    """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby.
-    Without sentences, it asks for them."""
+    """Draw pictures from sentences with the model you trained, or with the baby inside dallebaby;
+    with --image, change a picture or go on from it. Without sentences, it asks for them."""
     settings: Settings = ctx.obj
     flags = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     flags["steps"] = steps

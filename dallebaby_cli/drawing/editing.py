@@ -253,18 +253,16 @@ def joined(canvas: Canvas, windows: Sequence[np.ndarray]) -> np.ndarray:
 
 def pasted(canvas: Canvas, painted: np.ndarray, picture: np.ndarray, known: Tensor) -> np.ndarray:
     """Pictures (B, H, W, 3) uint8 with a given one (P, P, 3) put back where its codes are `known`,
-    (B or 1, R, C): exactly, but for half a code along what was drawn, where it passes into what is
-    painted there."""
+    (R, C): exactly, but for half a code along what was drawn, where it passes into what is painted
+    there."""
     px = len(picture)
     code_px = px // canvas.grid
     top, left = canvas.top * code_px, canvas.left * code_px
     place = (slice(top, top + px), slice(left, left + px))
+    drawn = (known == TO_DRAW).numpy().repeat(code_px, 0).repeat(code_px, 1)
+    share = _seam(drawn, code_px // 2)[place][:, :, None]
     result = painted.copy()
-    for number, codes in enumerate(known.cpu().expand(len(painted), -1, -1)):
-        drawn = (codes == TO_DRAW).numpy().repeat(code_px, 0).repeat(code_px, 1)
-        share = _seam(drawn, code_px // 2)[place][:, :, None]
-        mixed = share * painted[number][place] + (1 - share) * picture
-        result[number][place] = np.rint(mixed).astype(np.uint8)
+    result[:, *place] = np.rint(share * painted[:, *place] + (1 - share) * picture)
     return result
 
 

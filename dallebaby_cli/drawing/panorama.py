@@ -14,7 +14,7 @@ from torch import Tensor
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.editing import TO_DRAW, Canvas, joined
 from dallebaby_cli.drawing.fitting import at_a_time
-from dallebaby_cli.drawing.sampler import PAINTED, Drawing, Sampler, Sketch
+from dallebaby_cli.drawing.sampler import PAINTED, Drawing, Sampler, Sketch, check_best
 from dallebaby_cli.models import collectives
 
 APART = 1 << 40  # between the seeds of two windows: one seed draws alike at the same places
@@ -82,25 +82,28 @@ class Panorama:
         together: bool = False,
     ) -> Sketch:
         """n pictures of each prompt, codes (B, R, C), as `Sampler.sketch` draws them. The best of a
-        large canvas are those with the highest sum of the scores of its windows."""
+        large canvas are those with the highest sum of the scores of its windows. Raises UsageError
+        for a `best` that is not 1 to n."""
+        check_best(best, n)
         config = replace(self.config, batch_size=batch_size)
         wanted = [prompt for prompt in prompts for _ in range(n)]
         mine = collectives.shared() if together else slice(None)
-        codes = self.known.expand(len(wanted), -1, -1).clone()
+        codes = self.known.expand(len(wanted), -1, -1)
         for number, window in enumerate(self.windows):
-            known = codes[:, *window].clone()
+            known = codes[:, *window]
             drawn = self.sampler.sketch(
                 prompts,
                 n,
                 seed + number * APART,
                 config,
                 best if self.canvas.single else None,
-                None if (known == TO_DRAW).all() else known,
-                watch and self._watching(watch, number, codes[mine].clone()),
+                None if (known[0] == TO_DRAW).all() else known,
+                watch and self._watching(watch, number, codes[mine]),
                 together,
             )
             if self.canvas.single:
                 return drawn
+            codes = codes.clone()  # moments that were seen stay as they are
             codes[:, *window] = drawn.codes.cpu()
         places = [*range(len(wanted))]
         if best:

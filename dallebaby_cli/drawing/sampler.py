@@ -111,8 +111,7 @@ class Sampler:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if n < 1 or not prompts:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
-        if best is not None and not 1 <= best <= n:
-            raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
+        check_best(best, n)
         wanted = [prompt for prompt in prompts for _ in range(n)]
         share = collectives.shared() if together else slice(None)
         mine, seeds = wanted[share], range(seed, seed + len(wanted))[share]
@@ -332,6 +331,12 @@ class Sampler:
         half = device.type != "cpu" and torch.is_autocast_enabled(device.type)
         kind = torch.get_autocast_dtype(device.type) if half else torch.float32
         return torch.empty(0, dtype=kind, device=device)
+
+
+def check_best(best: int | None, n: int) -> None:
+    """Raise UsageError if so many of n pictures cannot be kept."""
+    if best is not None and not 1 <= best <= n:
+        raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
 
 
 def first_rows(codes: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Drawn:
     seed: int
     model: Path
     pictures: np.ndarray
-    """uint8 (prompts * n, P, P, 3), in the first process; it alone has written them"""
+    """uint8 (prompts * n, H, W, 3), in the first process; it alone has written them"""
     progressive: Path | None = None
     vae: Path | None = None
     """whose decoder painted, if not the model's own"""
@@ -78,7 +78,7 @@ class Start:
     known: Tensor | None = None
     """codes (B, R, C), or (1, R, C) for all alike, TO_DRAW where they are drawn"""
     picture: np.ndarray | None = None
-    """uint8 (P, P, 3), whose own pixels show where it was kept"""
+    """uint8 (P, P, 3), whose own pixels show where it was kept, the same in all pictures"""
     made: dict[str, str] = field(default_factory=dict)
     """what files say of it"""
 
@@ -88,7 +88,7 @@ class Start:
         if self.picture is None:
             return pictures
         assert self.known is not None, "it comes with its codes"
-        return editing.pasted(self.canvas, pictures, self.picture, self.known)
+        return editing.pasted(self.canvas, pictures, self.picture, self.known[0])
 
 
 def find(home: Path, folder: Path | None, vae: str | None, device: str, report: Report) -> Model:

@@ -253,7 +253,7 @@ def parts(canvas: Canvas, known: torch.Tensor, code_px: int) -> tuple[np.ndarray
     size = (2, canvas.rows * code_px, canvas.columns * code_px, 3)
     painted = random.integers(0, 256, size, dtype=np.uint8)
     drawn = (known[0] == TO_DRAW).numpy().repeat(code_px, 0).repeat(code_px, 1)
-    return picture, painted, editing.pasted(canvas, painted, picture, known), drawn
+    return picture, painted, editing.pasted(canvas, painted, picture, known[0]), drawn
 
 
 @pytest.mark.parametrize("code_px", [1, 2, 4, 5])
@@ -278,7 +278,7 @@ def test_what_was_drawn_stays_and_what_is_further_away_is_the_picture_itself(cod
 def test_the_seam_fades_within_half_a_code() -> None:
     canvas, known = Canvas(1, 2, 1, 0, 0), torch.tensor([[[3, TO_DRAW]]])
     painted, picture = np.full((1, 8, 16, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
-    row = editing.pasted(canvas, painted, picture, known)[0, 0, :, 0].tolist()
+    row = editing.pasted(canvas, painted, picture, known[0])[0, 0, :, 0].tolist()
     assert row == [0, 0, 0, 0, 40, 80, 120, 160, *[200] * 8]
 
 
@@ -286,5 +286,5 @@ def test_all_drawn_and_all_kept_are_exact() -> None:
     canvas = Canvas(4, 4, 4)
     picture, painted, result, _ = parts(canvas, torch.full((1, 4, 4), TO_DRAW), 4)
     assert np.array_equal(result, painted)
-    result = editing.pasted(canvas, painted, picture, CODES[None])
+    result = editing.pasted(canvas, painted, picture, CODES)
     assert np.array_equal(result, np.stack((picture, picture)))

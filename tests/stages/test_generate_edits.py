@@ -97,7 +97,7 @@ def test_what_a_mask_leaves_black_stays_and_the_rest_is_drawn_around_it(
         codes = drawn_again(free, about, known)
         assert torch.equal(codes[0][~redrawn], own[~redrawn])
         painted = free.paint(codes)
-        assert np.array_equal(result, editing.pasted(Canvas(4, 4, 4), painted, given, known)[0])
+        assert np.array_equal(result, editing.pasted(Canvas(4, 4, 4), painted, given, known[0])[0])
         assert np.array_equal(result[4:12, 4:8], painted[0, 4:12, 4:8]), "as it is painted"
         far = np.ones((PX, PX), bool)
         far[2:14, 2:10] = False  # half a code around
@@ -238,7 +238,7 @@ def test_outpainting_keeps_the_picture_and_goes_on(
         assert torch.equal(codes[known != TO_DRAW], known[known != TO_DRAW])
         canvas = Canvas(size[1] // CODE, size[0] // CODE, GRID, top // CODE, left // CODE)
         painted = panorama.paint(free, canvas, codes)
-        assert np.array_equal(result, editing.pasted(canvas, painted, given, known)[0])
+        assert np.array_equal(result, editing.pasted(canvas, painted, given, known[0])[0])
 
 
 def test_a_panorama_begins_as_a_picture_does_and_goes_on_from_half_of_it(
