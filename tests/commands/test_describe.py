@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.prep.images import decode
 from dallebaby_cli.scenes import spec
 from dallebaby_cli.scenes.spec import Placed, Scene
-from dallebaby_cli.store import manifest
+from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.tokens import Tokens
 
@@ -148,14 +149,11 @@ def test_a_model_of_scenes_whose_data_is_gone_is_asked_for_things_and_colours(
     cli: Cli, model: Path, photo: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(model, tmp_path / "copy")
-    about = Manifest(kind="dalle", name="copy", id="x", complete=True, parents={"tokens/s@v": "y"})
-    manifest.write(folder, about)
+    about = Manifest(kind="dalle", name="copy", id=weights.model_id(folder), complete=True)
     asked = ("--home", tmp_path / "home", "describe", photo, "--model", folder, "--json")
+    manifest.write(folder, replace(about, parents={"tokens/s@v": "gone"}))
     refused(cli(*asked), 1, "captions that", "copy learned from are not here", "--among FILE")
-    drawn = Manifest(
-        kind="dalle", name="copy", id="x", complete=True, parents={"tokens/scenes@v": "y"}
-    )
-    manifest.write(folder, drawn)
+    manifest.write(folder, replace(about, parents={"tokens/scenes@v": "gone"}))
     done = facts(cli(*asked))
     assert done["captions"] == len(spec.THINGS) * len(spec.COLOURS) == len({*spec.plain_captions()})
     assert "`scenes` draws" in done["among"] and len(done["pictures"][0]["guesses"]) == 5

@@ -33,7 +33,7 @@ def generate(cli: Cli, free_model: Path, tmp_path: Path) -> Cli:
     return lambda *given: cli(*draw, *given)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def free(free_model: Path) -> Sampler:
     return from_pretrained(free_model, "cpu")
 
