@@ -272,7 +272,8 @@ def _seam(drawn: np.ndarray, width: int) -> np.ndarray:
     share = drawn.astype(np.float32)
     for number in range(1, width + 1):
         around = np.pad(drawn, 1)
-        wider = np.lib.stride_tricks.sliding_window_view(around, (3, 3)).any((2, 3))
+        neighbours = np.lib.stride_tricks.sliding_window_view(around, (3, 3))
+        wider = np.asarray(neighbours.any((2, 3)))
         share[wider & ~drawn] = 1 - number / (width + 1)
         drawn = wider
     return share

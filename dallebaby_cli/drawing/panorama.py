@@ -144,7 +144,8 @@ def paint(sampler: Sampler, canvas: Canvas, codes: Tensor) -> np.ndarray:
     if canvas.single:
         return _painted(sampler, codes)
     pictures = []
-    for part in codes.split(PAINTED):
+    for start in range(0, len(codes), PAINTED):
+        part = codes[start : start + PAINTED]
         windows = [_painted(sampler, part[:, *window]) for window in _slices(canvas)]
         pictures.append(joined(canvas, windows))
     return np.concatenate(pictures)
