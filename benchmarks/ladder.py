@@ -26,7 +26,7 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,16 @@ ROWS = {
 }
 
 
-def parse() -> argparse.Namespace:
+def arguments(told: str | None, there: Iterable[str]) -> argparse.ArgumentParser:
+    """What tables of runs are asked with, if there are such rows."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=told, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("home", type=Path)
     parser.add_argument("tokens", nargs="+", metavar="TOKENS")
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(there))
     parser.add_argument("--row", action="append", default=[], metavar="NAME: SETTING ...")
     parser.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="of all rows")
     parser.add_argument("--preset", default="scenes")
@@ -119,14 +120,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="train so long in place of the minutes")
     parser.add_argument("--kept", action="store_true", help="show what is kept, and run nothing")
     parser.add_argument("--json", action="store_true", help="print figures in place of the tables")
-    return parser.parse_args()
+    return parser
 
 
-def rows_asked(options: argparse.Namespace) -> dict[str, Row]:
-    """Rows by name, the base first."""
+def rows_asked(
+    options: argparse.Namespace, there: Mapping[str, Row] = ROWS, usual: Iterable[str] = TRIED
+) -> dict[str, Row]:
+    """Those of the rows that are `there`, and of those that are given, by name, the base first."""
     given = rows.settings_of(options.row)
-    known = {**ROWS, **{name: Row(" ".join(words), words) for name, words in given.items()}}
-    names = [*(options.only or ([] if given else TRIED)), *given]
+    known = {**there, **{name: Row(" ".join(words), words) for name, words in given.items()}}
+    names = [*(options.only or ([] if given else usual)), *given]
     return rows.chosen(known, dict.fromkeys([BASE, *names]))
 
 
@@ -138,13 +141,7 @@ def result(
 ) -> dict[str, Any] | None:
     """The figures of a row: those that were kept, or of a training now; None if it came to
     nothing."""
-    settings = [*options.set, *row.settings]
-    config = load("train", preset=options.preset, settings=[*settings, f"seed={seed}"])
-    about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
-    about |= {"views": " ".join(row.views), "threads": str(options.threads)}
-    digest = identity.name([], options.preset, config, about).rpartition("-")[2]
-    length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
-    run = f"ladder-{name}-{length}-{seed}-{digest}"
+    settings, run = [*options.set, *row.settings], run_of(name, row, tokens, seed, options)
     path = options.home / "ladder" / tokens / run / "row.json"
     facts = rows.kept(path)
     if options.kept:
@@ -169,6 +166,17 @@ def result(
         return None
     print(f"{name}, seed {seed}: {facts['bits']:.4f} bits a code", file=sys.stderr, flush=True)
     return facts
+
+
+def run_of(name: str, row: Row, tokens: str, seed: int, options: argparse.Namespace) -> str:
+    """The run that a row's figures are of."""
+    settings = [*options.set, *row.settings, f"seed={seed}"]
+    config = load("train", preset=options.preset, settings=settings)
+    about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
+    about |= {"views": " ".join(row.views), "threads": str(options.threads)}
+    digest = identity.name([], options.preset, config, about).rpartition("-")[2]
+    length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
+    return f"ladder-{name}-{length}-{seed}-{digest}"
 
 
 def with_views(home: Path, tokens: str, settings: tuple[str, ...]) -> Path:
@@ -256,9 +264,9 @@ def shown(lines: list[dict[str, Any]]) -> str:
     return table([[*head, *columns], ["---"] * (len(head) + len(columns)), *body])
 
 
-def main() -> None:
-    options = parse()
-    asked = rows_asked(options)
+def tables(options: argparse.Namespace, asked: Mapping[str, Row]) -> dict[str, list]:
+    """Run the rows that are asked for, and print a table for each of the tokens, or nothing where
+    figures are to be: those that are returned."""
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of all processes
     work = [(t, name, seed) for t in options.tokens for name in asked for seed in options.seeds]
     random.Random(0).shuffle(work)
@@ -270,23 +278,29 @@ def main() -> None:
             facts = result(name, asked[name], tokens, seed, options)
             if facts:
                 found[tokens][name][seed] = facts
-    tables = {}
+    lines = {}
     for tokens, results in found.items():
         for name, by_seed in results.items():
             whole = by_seed.keys() & results[BASE].keys()
             results[name] = {seed: by_seed[seed] for seed in options.seeds if seed in whole}
-        tables[tokens] = summed(results, asked)
+        lines[tokens] = summed(results, asked)
         if not options.json:
-            print(f"\n{tokens}\n\n{shown(tables[tokens])}", flush=True)
-            if told := uneven(tables[tokens]):
+            print(f"\n{tokens}\n\n{shown(lines[tokens])}", flush=True)
+            if told := uneven(lines[tokens]):
                 print(f"\n{told}")
             for name, by_seed in results.items():
                 if len(by_seed) < len(options.seeds):
                     lost = len(options.seeds) - len(by_seed)
                     why = "are not there yet" if options.kept else "came to nothing"
                     print(f"{name}: {lost} of {len(options.seeds)} seeds {why}")
+    return lines
+
+
+def main() -> None:
+    options = arguments(__doc__, ROWS).parse_args()
+    found = tables(options, rows_asked(options))
     if options.json:
-        print(json.dumps(tables))
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

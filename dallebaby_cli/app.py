@@ -16,6 +16,7 @@ from dallebaby_cli.commands import (
     config,
     datasets,
     demo,
+    describe,
     doctor,
     encode,
     evaluate,
@@ -57,6 +58,9 @@ app.command("train", epilog="Example: dallebaby train scenes --minutes 30")(trai
 app.command(
     "generate", epilog='Example: dallebaby generate "a red car" -n 32 --best 4 --out car.png'
 )(generate.generate)
+app.command("describe", epilog="Example: dallebaby describe photo.jpg --among captions.txt")(
+    describe.describe
+)
 app.command("serve", epilog="Example: dallebaby serve --open")(serve.serve)
 app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)

@@ -233,8 +233,9 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train"
 
 
-def lively_sampler(digits: tuple[int, ...] = ()) -> Sampler:
-    """A model with lively random weights, ready to draw 240 codes, whole or in such digits."""
+def lively_sampler(digits: tuple[int, ...] = (), any_order: bool = False) -> Sampler:
+    """A model with lively random weights, ready to draw 240 codes, whole or in such digits, in
+    raster order or in any."""
     torch.manual_seed(1)
     tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
     shape = TransformerConfig(
@@ -247,6 +248,7 @@ def lively_sampler(digits: tuple[int, ...] = ()) -> Sampler:
         codes=240,
         digits=digits,
         grid=4,
+        any_order=any_order,
     )
     model = Transformer(shape)
     for parameter in model.parameters():
@@ -278,7 +280,17 @@ def forced(model: Transformer, codes: torch.Tensor, logits: list[torch.Tensor]) 
 @pytest.fixture(scope="session")
 def model(sampler: Sampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that draws 16 px pictures of 4 x 4 codes."""
-    folder = tmp_path_factory.mktemp("model")
+    return save_model(sampler, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def free_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise, of a model that knows codes in any order."""
+    return save_model(lively_sampler(any_order=True), tmp_path_factory.mktemp("free"))
+
+
+def save_model(sampler: Sampler, folder: Path) -> Path:
+    """The folder, filled as `train` does but for the manifest."""
     weights.save_weights(folder / "model.safetensors", sampler.model.state_dict())
     weights.save_weights(folder / "vae.safetensors", sampler.image_tokenizer.state_dict())
     sampler.text_tokenizer.save(folder / "tokenizer.json")

@@ -26,9 +26,10 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.tokenizers.dvae import DVAE
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.training import checkpoint, loop, muon, peak
 from dallebaby_cli.training.batches import staged
@@ -53,10 +54,14 @@ def on_gpu(sampler: Sampler) -> Sampler:
     return moved(sampler)
 
 
-@pytest.fixture(scope="module", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+@pytest.fixture(
+    scope="module",
+    params=[((), False), ((8, 6, 5), False), ((), True)],
+    ids=["whole", "digits", "any order"],
+)
 def either_on_gpu(request: pytest.FixtureRequest) -> Sampler:
-    """It, and one that predicts codes in digits."""
-    return moved(lively_sampler(request.param))
+    """It, one that predicts codes in digits, and one that knows any order."""
+    return moved(lively_sampler(*request.param))
 
 
 def moved(sampler: Sampler) -> Sampler:
@@ -133,7 +138,8 @@ def test_cached_is_uncached(either_on_gpu: Sampler, precision: str) -> None:
         expected = model(text, codes)[1]
         cache = Cache(shape, 4, expected)
         logits: list[Tensor] = []
-        model.prefill(text, 0, cache, forced(model, codes[:, 0], logits))
+        none, first = model.raster[:, :0], model.raster[:, :1]
+        model.ask(text, none, first, 0, cache, forced(model, codes[:, 0], logits))
         for number in torch.arange(shape.image_tokens - 1, device=GPU).split(1):
             cache.codes[:, number] = codes[:, number]
             pick = forced(model, codes[:, int(number) + 1], logits)
@@ -158,7 +164,7 @@ def test_recorded_steps_are_the_steps(
     """And a recording serves the next pictures as well as the first."""
     on_gpu = either_on_gpu
     text = on_gpu._read(PROMPTS if config.guidance == 1 else [*PROMPTS, *[""] * len(PROMPTS)])
-    none = torch.empty(0, dtype=torch.int64, device=GPU)
+    none = torch.empty((len(PROMPTS), 0), dtype=torch.int64, device=GPU)
     with devices.autocast(GPU, precision):  # type: ignore[arg-type]
         like = on_gpu._computed_like(GPU)
         fast, slow = (Steps(on_gpu.model, len(PROMPTS), config, like) for _ in range(2))
@@ -189,6 +195,18 @@ def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
     others[0] = sampler.draw(PROMPTS, seeds, config)
     for drawn in others.values():
         assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_passes_draw_what_they_do_on_a_cpu(order: str) -> None:
+    """But for a choice in many thousands."""
+    config, seeds = SampleConfig(steps=5, order=order), range(9, 9 + len(PROMPTS))  # type: ignore[arg-type]
+    sampler = lively_sampler(any_order=True)
+    known = torch.full((1, 4, 4), -1)
+    known[0, 1:3, 2] = torch.tensor([7, 90])
+    here, there = (s.draw(PROMPTS, seeds, config, known).cpu() for s in (sampler, moved(sampler)))
+    assert (here == there).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+    assert (there[:, 1:3, 2] == known[0, 1:3, 2]).all()
 
 
 def test_the_command_draws(cli: Callable[..., Ran], model: Path, tmp_path: Path) -> None:

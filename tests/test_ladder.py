@@ -5,14 +5,16 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 from conftest import make
 from test_benchmarks import BENCHMARKS, ran
 
 from dallebaby_cli.config.settings import load
+from dallebaby_cli.quality.figures import Evaluated, Row
 from dallebaby_cli.quality.pretrained import Compared
-from dallebaby_cli.stages.evaluate import Evaluated, Row
 from dallebaby_cli.store import manifest
 
 TOKENS = "shapes@v"
@@ -125,14 +127,14 @@ def test_views_are_made_once_and_leave_the_tokens_alone(
 ) -> None:
     for kind in ("images", "vae", "tokens"):
         (tmp_path / kind).symlink_to(trained / kind)
+    plain = manifest.read(trained / "tokens" / TOKENS)
     asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "flips")
     out = ran(BENCHMARKS / "ladder.py", asked, monkeypatch, capsys)
     assert "| flips: half of the further views mirrored | " in out
     (views,) = (tmp_path / "ladder" / "views").iterdir()
     about = manifest.read(views / "tokens" / TOKENS)
     assert about is not None and about.counts["views"] == 4 and about.config["flip"] is True
-    plain = manifest.read(trained / "tokens" / TOKENS)
-    assert plain is not None and plain.counts["views"] == 1
+    assert plain is not None and manifest.read(trained / "tokens" / TOKENS) == plain
     assert (views / "dalle").exists() and len([*(tmp_path / "dalle").iterdir()]) == 1
 
 
@@ -172,6 +174,65 @@ def test_every_row_is_of_settings_that_there_are(ladder: ModuleType) -> None:
             assert ladder.load("train", preset="scenes", settings=row.settings) and row.title
             assert ladder.load("encode", settings=row.views)
             assert bool(row.settings) != bool(row.views)
+
+
+# ---------------------------------------------------------------- random orders
+
+
+@pytest.mark.slow
+def test_random_orders_are_compared_drawn_from_and_filled_once(
+    trained: Path,
+    tmp_path: Path,
+    tool: Tool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for kind in ("images", "vae", "tokens"):
+        (tmp_path / kind).symlink_to(trained / kind)
+    rates = [{"pictures": n, "guidance": 3.0, "pictures_per_s": 0.5 * n} for n in (1, 8, 32)]
+
+    def timed(home: Path, *arguments: object) -> str:
+        asked_for = tool(home, *arguments)
+        return json.dumps({"rows": rates}) if "--speed" in arguments else asked_for
+
+    monkeypatch.setattr(__import__("baby"), "dallebaby", timed)
+    monkeypatch.setattr(__import__("ladder"), "dallebaby", timed)
+    filled: list[tuple[Any, ...]] = []
+
+    def fill(*asked: Any) -> dict[str, float]:
+        filled.append(asked)
+        return {"KID, here": 1.0, "right, filled": 0.5}
+
+    monkeypatch.setattr(__import__("filling"), "filled", fill)
+    asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "half", "--passes", 4, "--pictures", 4)
+    out = ran(BENCHMARKS / "orders.py", asked, monkeypatch, capsys)
+    assert "| half: half at first, a tenth at last | " in out
+    assert f"{TOKENS}: each picture was seen 0.1 times in raster order alone" in out
+    for name in ("raster order", "4 passes, halton", "4 passes, confidence"):
+        assert f"| {name} | 0.50 | 4.00 | 2.50 | 25.0% |" in out
+    found = [(way, config.steps) for *_, way, config in filled]
+    assert found == [("top", None), ("centre", None), ("centre", 4)]
+    assert out.count(" | 1.00 | 50.0% |") == 3
+    (run,) = (path for path in (tmp_path / "dalle").iterdir() if "-half-" in path.name)
+    about = manifest.read(run)
+    assert about is not None and about.config["random_order"] == 0.5
+    tool.asked.clear()
+    ran(BENCHMARKS / "orders.py", asked, monkeypatch, capsys)
+    assert not tool.asked and len(filled) == 3, "nothing is run twice"
+
+
+def test_a_quarter_in_the_middle_is_masked(tool: Tool) -> None:
+    filling = __import__("filling")
+    codes = torch.arange(64).view(1, 8, 8) + 1
+    centre, top = (filling.known(codes, way) for way in filling.WAYS)
+    assert (centre < 0).sum() == 16 and (centre[:, 2:6, 2:6] < 0).all()
+    assert (top[:, :2] == codes[:, :2]).all() and (top[:, 2:] < 0).all()
+
+
+def test_rows_of_orders_are_of_settings_that_there_are(ladder: ModuleType) -> None:
+    for name, row in __import__("orders").ROWS.items():
+        config = ladder.load("train", preset="scenes", settings=row.settings)
+        assert (config.random_order > 0) == (name != "base")
 
 
 # ---------------------------------------------------------------- ways of drawing

@@ -235,8 +235,9 @@ FLAGS = {
     "train-vae": "from help minutes preset processes run seed sharpen steps",
     "encode": "help processes vae",
     "train": "from help minutes preset processes run seed steps",
-    "generate": "best file guidance help image keep model n out processes progressive seed show "
-    "temperature top-k top-p vae",
+    "generate": "best file guidance help image keep mask model n out outpaint processes "
+    "progressive seed show size steps temperature top-k top-p vae variations",
+    "describe": "among help model top",
     "serve": "help host model open port token",
     "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",

@@ -58,13 +58,57 @@ Processes = Annotated[
     typer.Option(metavar="N|auto", help="Processes on this machine; auto is one for each GPU."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same result.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar='["PROMPT"]...', help="What to draw; - reads them from stdin."),
+]
+Best = Annotated[
+    int | None, typer.Option(min=1, help="Keep so many of the -n: what fits the prompt best.")
+]
 PromptFile = Annotated[
     Path | None,
     typer.Option(parser=file, metavar="FILE.txt", help="Prompts, one a line."),
 ]
 Picture = Annotated[
     Path | None,
-    typer.Option(parser=file, metavar="FILE", help="Finish it from its top rows."),
+    typer.Option(parser=file, metavar="FILE", help="Finish or change it; see the flags below."),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        parser=file,
+        metavar="FILE",
+        help="Draw what is white in it anew; without it, what is transparent in the picture.",
+    ),
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows of codes to keep from the top; half if no flag says more."),
+]
+Variations = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="Keep this share of its codes, others for each seed."),
+]
+Outpaint = Annotated[
+    tuple[str, int] | None,
+    typer.Option(
+        metavar="left|right|up|down PIXELS", help="Go on from it: so many pixels more there."
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WIDTHxHEIGHT", help="A larger drawing, in pixels; around the picture if given."
+    ),
+]
+Guidance = Annotated[float | None, typer.Option(help="How hard the caption pulls; 1 is none.")]
+Temperature = Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Only the likeliest codes up to this probability.")
+]
+Passes = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="K", help="Draw in so many passes, several codes in each."),
 ]
 Model = Annotated[
     Path | None,

@@ -14,6 +14,7 @@ from dallebaby_cli.config.models import usual_grid as usual_grid
 from dallebaby_cli.config.models import usual_levels as usual_levels
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS
+from dallebaby_cli.config.stages import DescribeConfig as DescribeConfig
 from dallebaby_cli.config.stages import EncodeConfig as EncodeConfig
 from dallebaby_cli.config.stages import EvaluateConfig as EvaluateConfig
 from dallebaby_cli.config.stages import FinishConfig as FinishConfig

@@ -190,6 +190,9 @@ class TransformerConfig(Bounded):
     taken from the dVAE, none where codes are predicted whole"""
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
+    any_order: bool = False
+    """whether it knows any order of codes, and so draws several at a time and around others; always
+    taken from random_order"""
     trials: Trials = field(default_factory=Trials)
     """ideas that are not decided, all off"""
 

@@ -162,6 +162,12 @@ class TrainConfig(RunConfig):
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
     caption_drop: float = bounded(0.1, ge=0, lt=1)
     """share of the captions left out, so that guidance has something to guide against"""
+    random_order: float = bounded(0.0, ge=0, le=1)
+    """share of the pictures that are learned in a random order of their codes through the first
+    half of the run, so that the model draws several at a time and around others; it falls to
+    random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone"""
+    random_floor: float = bounded(0.1, ge=0, le=1)
+    """share of them that stays to the end of the run; no more than random_order"""
     early_stop: bool = True
     """where few pictures are seen again and again, keep the weights that did best on the hold-out
     ones, and end when those say that it memorises"""
@@ -218,6 +224,11 @@ class SampleConfig(Bounded):
     """choose among the k likeliest codes; 0 is all. Of codes in digits, for each digit, as top_p"""
     top_p: float = bounded(1.0, gt=0, le=1)
     """choose among the likeliest codes that hold so much of the probability"""
+    steps: int | None = bounded(None, ge=1, le=COUNT)
+    """passes that draw a picture, several codes each, of models that learned with random_order;
+    null is raster order, a code a pass"""
+    order: Literal["halton", "confidence", "raster"] = "halton"
+    """in which order such passes draw codes: far apart, those that are surest, or row by row"""
     batch_size: int | None = bounded(None, ge=1, le=COUNT)
     """pictures drawn at a time, which does not change them; null is as many as pay and fit"""
 
@@ -302,6 +313,16 @@ class EvaluateConfig(Bounded):
     0 leaves it out"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DescribeConfig(Bounded):
+    """How captions are found for pictures."""
+
+    captions: int = bounded(500, ge=2, le=COUNT)
+    """captions that are tried: of those that the model learned from, the most frequent ones"""
+    batch_size: int | None = bounded(None, ge=1, le=COUNT)
+    """pairs of a picture and a caption that are scored at a time; null is as many as pay and fit"""
+
+
 SECTIONS: dict[str, type] = {
     "fetch": FetchConfig,
     "prep": PrepConfig,
@@ -311,5 +332,6 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "generate": SampleConfig,
     "evaluate": EvaluateConfig,
+    "describe": DescribeConfig,
 }
 """The section of a YAML file that each command reads."""

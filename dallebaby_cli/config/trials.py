@@ -39,7 +39,8 @@ class Trials(Bounded):
     here"""
     neighbours: int = bounded(NEAREST, ge=NEAREST, le=MOST_NEAR)
     """known codes around the one to be predicted that it is told, beside the one before it: 3 in
-    the row above, 4 with the one two to the left, 5 with the one two above, 11 with all of 5 x 5"""
+    the row above, 4 with the one two to the left, 5 with the one two above, 11 with all of 5 x 5;
+    where random_order is set, those opposite to these and to the one before it, too"""
     values: bool = False
     """embeddings with a second half that attention adds to its values (modded-nanogpt)"""
     shortcut: bool = False

@@ -3,12 +3,15 @@ holds decides, and where it holds less than was thought, half of it is tried. No
 on it.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from dallebaby_cli.config import SampleConfig, TransformerConfig
+from dallebaby_cli.drawing.passes import counts
+from dallebaby_cli.drawing.steps import AHEAD
 from dallebaby_cli.errors import OutOfMemory, out_of_memory
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.progress import Note, Report
@@ -35,7 +38,12 @@ def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     rows = 1 if config.guidance == 1 else 2
     cached = 2 * 4 * shape.depth * shape.sequence_len * shape.dim
     read = 12 * 4 * (shape.text_tokens + 1) * shape.dim
-    chosen = 4 * 32 * sum(shape.radices)
+    places = AHEAD  # whose random numbers are held at a time, and in passes logits, too
+    if config.steps is not None:
+        decided = counts(shape.image_tokens, 0, config.steps)
+        most = max(after - before for before, after in itertools.pairwise(decided))
+        places = max(AHEAD, 4 * (shape.image_tokens if config.order == "confidence" else most))
+    chosen = 8 * places * sum(shape.radices)
     return rows * (cached + read + chosen)
 
 

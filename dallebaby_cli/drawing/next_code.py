@@ -32,8 +32,13 @@ def keys(seeds: Sequence[int]) -> Tensor:
 def noise(keys: Tensor, start: int, stop: int, codes: int) -> Tensor:
     """Gumbel noise (N, B, K) of the codes of places `start` to before `stop`: the likeliest code
     under logits + noise is a fair draw."""
-    counter = torch.arange(start * codes, stop * codes, device=keys.device) + 1
-    random = _mix(keys[:, None] + counter.view(-1, 1, codes) * _signed(GOLDEN))
+    return noise_at(keys, torch.arange(start, stop, device=keys.device)[:, None], codes)
+
+
+def noise_at(keys: Tensor, places: Tensor, codes: int) -> Tensor:
+    """The same (…, K) of any places (…), of pictures whose keys fit these."""
+    counter = places[..., None] * codes + torch.arange(codes, device=places.device) + 1
+    random = _mix(keys[..., None] + counter * _signed(GOLDEN))
     uniform = (_shifted(random, 64 - BITS).float() + 0.5) * 2**-BITS
     return -torch.log(-torch.log(uniform))
 

@@ -1,4 +1,5 @@
-"""Draw pictures from captions: prefill, then one code at a time from a preallocated cache.
+"""Draw pictures from captions: one code after the other, or several in each of a few passes, from a
+preallocated cache.
 
 `Sampler.stream` yields the codes as they are decided, and everything that draws takes them from
 there. Every picture has its own random numbers, so it does not matter what else is drawn beside it.
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.fitting import at_a_time
+from dallebaby_cli.drawing.passes import Passes, counts
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import collectives
@@ -96,12 +98,12 @@ class Sampler:
         seed: int = 0,
         config: SampleConfig | None = None,
         best: int | None = None,
-        kept: Tensor | None = None,
+        known: Tensor | None = None,
         watch: Callable[[Drawing], None] | None = None,
         together: bool = False,
     ) -> Sketch:
         """n pictures of each prompt; with `best`, only so many of them: those with the highest
-        `score`, best first. All begin with `kept`. `watch` sees every moment of the stream.
+        `score`, best first. `known` as in `stream`. `watch` sees every moment of the stream.
 
         With `together`, all ranks of a run call this with the same, each draws every W-th picture
         (its `watch` sees those), and all have all of them in the end."""
@@ -109,15 +111,16 @@ class Sampler:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if n < 1 or not prompts:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
-        if best is not None and not 1 <= best <= n:
-            raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
+        check_best(best, n)
         wanted = [prompt for prompt in prompts for _ in range(n)]
         share = collectives.shared() if together else slice(None)
         mine, seeds = wanted[share], range(seed, seed + len(wanted))[share]
+        if known is not None and len(known) > 1:
+            known = known[share]
         grid = self.model.config.grid
         codes = [torch.empty((0, grid, grid), dtype=torch.int64, device=self.device)]
         scores = [torch.empty(0, device=self.device)]
-        for drawing in self.stream(mine, seeds, config, kept):
+        for drawing in self.stream(mine, seeds, config, known):
             if watch:
                 watch(drawing)
             if drawing.finished:
@@ -133,18 +136,18 @@ class Sampler:
         if best:
             order = scored.cpu().view(chosen.shape).argsort(descending=True, stable=True)
             chosen = chosen.gather(1, order[:, :best])
-        kept = chosen.flatten()
-        return Sketch(drawn[kept.to(drawn.device)], [seed + number for number in kept.tolist()])
+        chosen = chosen.flatten()
+        return Sketch(drawn[chosen.to(drawn.device)], [seed + number for number in chosen.tolist()])
 
     def draw(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
         config: SampleConfig,
-        kept: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Codes (B, G, G) of one picture for each prompt and seed: where the stream ends."""
-        moments = self.stream(prompts, seeds, config, kept)
+        moments = self.stream(prompts, seeds, config, known)
         return torch.cat([drawing.codes for drawing in moments if drawing.finished])
 
     def stream(
@@ -152,18 +155,56 @@ class Sampler:
         prompts: Sequence[str],
         seeds: Sequence[int],
         config: SampleConfig,
-        kept: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Iterator[Drawing]:
         """One picture for each prompt and seed, some at a time (`at_a_time`): how these are
         before anything is drawn, then as often as codes are decided, and at last `finished`.
-        `kept` (R, G) are the codes of their first rows, if those are given.
+        `known` codes, int64 (B, G, G), or (1, G, G) for all, stay as they are; those to be drawn
+        are -1 there, as many of each picture. Without `steps` in the config, and where known codes
+        are the first ones, codes are decided in raster order, one at a time.
 
-        Work is done only when the next moment is asked for, so that it can end at any.
+        Work is done only when the next moment is asked for, so that it can end at any. Raises
+        UsageError as `require`.
         """
+        self.require(config, known)
+        grid = self.model.config.grid
+        if known is None:
+            known = torch.full((1, grid, grid), -1)
+        known = known.to(self.device).expand(len(prompts), -1, -1)
         size = at_a_time(self.model.config, config, self.device)
         for first in range(0, len(prompts), size):
             part = slice(first, first + size)
-            yield from self._stream(first, prompts[part], seeds[part], config, kept)
+            yield from self._stream(first, prompts[part], seeds[part], config, known[part])
+
+    def require(self, config: SampleConfig, known: Tensor | None = None) -> None:
+        """Raise UsageError where this model cannot draw so, as one that knows raster order
+        alone."""
+        shape = self.model.config
+        if known is not None and len((known >= 0).flatten(1).sum(1).unique()) > 1:
+            raise ValueError("as many codes must be known of each picture")
+        if config.steps is not None and config.steps > shape.image_tokens:
+            raise UsageError(
+                f"--steps {config.steps}: this model's pictures have {shape.image_tokens} codes, "
+                "so that they take as many passes at most"
+            )
+        if shape.any_order:
+            return
+        learn = "train one with --set random_order=0.5"
+        if config.steps is not None:
+            raise UsageError(
+                f"--steps {config.steps}: this model learned raster order alone, in which a pass "
+                f"decides one code; leave --steps out, or {learn}"
+            )
+        if known is not None and not _are_first(known):
+            raise UsageError(
+                "this model learned raster order alone, so that it can only go on from the top "
+                f"rows of a picture; keep rows of it, or {learn}"
+            )
+
+    def moments(self, config: SampleConfig, given: int) -> list[int]:
+        """How many codes of a picture are decided at each moment of a stream, the first of which
+        has so many that are known."""
+        return counts(self.model.config.image_tokens, given, config.steps)
 
     @torch.inference_mode()
     def _stream(
@@ -172,32 +213,58 @@ class Sampler:
         prompts: Sequence[str],
         seeds: Sequence[int],
         config: SampleConfig,
-        kept: Tensor | None,
+        known: Tensor,
     ) -> Iterator[Drawing]:
-        """The moments of one batch, in raster order."""
-        shape, device = self.model.config, self.device
-        square = (len(prompts), shape.grid, shape.grid)
-        orders = torch.ones(shape.image_tokens + 1, shape.image_tokens, dtype=torch.bool).tril(-1)
-        known = orders.to(device).view(-1, 1, *square[1:]).expand(-1, *square).unbind()
-        given = torch.empty(0, dtype=torch.int64) if kept is None else kept.flatten()
-        codes = torch.zeros(square, dtype=torch.int64, device=device)
-        codes.flatten(1)[:, : len(given)] = given
-        yield Drawing(first, codes, known[len(given)], len(given))
-        if len(given) == shape.image_tokens:
+        """The moments of one batch, of which some codes (B, G, G) are known, -1 for others."""
+        there, decided = known >= 0, self.moments(config, int((known[0] >= 0).sum()))
+        yield Drawing(first, known.where(there, 0), there, decided[0])
+        if len(decided) == 1:
             return
-        with devices.autocast(device, "auto"):  # around no yield, or it were the caller's, too
+        raster = config.steps is None and _are_first(known)
+        draw = self._in_raster_order if raster else self._in_passes
+        moments = draw(prompts, seeds, config, known.flatten(1), decided)
+        for count, codes in zip(decided[1:], moments, strict=True):
+            there = codes < self.model.config.codes
+            now = codes.where(there, 0).view(known.shape)
+            yield Drawing(first, now, there.view(known.shape), count)
+
+    def _in_raster_order(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        config: SampleConfig,
+        known: Tensor,
+        decided: Sequence[int],
+    ) -> Iterator[Tensor]:
+        """Codes (B, N), K where there is none, whenever one of each picture is decided."""
+        with devices.autocast(self.device, "auto"):  # around no yield: it were the caller's, too
             steps = self._steps(len(prompts), config)
-            text = self._read([*prompts, *[""] * len(prompts)] if steps.guided else prompts)
-            steps.begin(text, seeds, given.to(device))
-        for count in range(len(given) + 1, shape.image_tokens + 1):
-            if count > len(given) + 1:
-                with devices.autocast(device, "auto"):
-                    steps.next()
-            now = steps.codes.view(square).where(known[count], 0)
-            yield Drawing(first, now, known[count], count)
+            steps.begin(self._read_for(prompts, config), seeds, known[:, : decided[0]])
+        yield steps.codes
+        for _ in decided[2:]:
+            with devices.autocast(self.device, "auto"):
+                steps.next()
+            yield steps.codes
         if steps.recorded:
             self._ready.clear()
             self._ready[steps.batch, config] = steps
+
+    def _in_passes(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        config: SampleConfig,
+        known: Tensor,
+        decided: Sequence[int],
+    ) -> Iterator[Tensor]:
+        """Codes (B, N), K where there is none, after each pass."""
+        with devices.autocast(self.device, "auto"):
+            like, text = self._computed_like(self.device), self._read_for(prompts, config)
+        at_work = Passes(self.model, config, text, seeds, known, like)
+        for _ in decided[1:]:
+            with devices.autocast(self.device, "auto"):
+                at_work.next()
+            yield at_work.codes
 
     def _steps(self, batch: int, config: SampleConfig) -> Steps:
         """Ready to draw so many pictures; nobody else has them meanwhile."""
@@ -249,6 +316,11 @@ class Sampler:
         """Where codes are drawn."""
         return next(self.model.parameters()).device
 
+    def _read_for(self, prompts: Sequence[str], config: SampleConfig) -> Tensor:
+        """Captions (B, T), or where there is guidance (2 B, T), the second half empty."""
+        guided = config.guidance != 1
+        return self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
+
     def _read(self, prompts: Sequence[str]) -> Tensor:
         ids = self.text_tokenizer.encode(prompts, self.model.config.text_tokens)
         return torch.from_numpy(ids).to(self.device)
@@ -259,3 +331,21 @@ class Sampler:
         half = device.type != "cpu" and torch.is_autocast_enabled(device.type)
         kind = torch.get_autocast_dtype(device.type) if half else torch.float32
         return torch.empty(0, dtype=kind, device=device)
+
+
+def check_best(best: int | None, n: int) -> None:
+    """Raise UsageError if so many of n pictures cannot be kept."""
+    if best is not None and not 1 <= best <= n:
+        raise UsageError(f"--best {best}: keep 1 to {n} of the {n} pictures that -n draws")
+
+
+def first_rows(codes: Tensor) -> Tensor:
+    """What is known of a picture (1, G, G), given the codes (R, G) of its first rows."""
+    rows, grid = codes.shape
+    return F.pad(codes, (0, 0, 0, grid - rows), value=-1)[None]
+
+
+def _are_first(known: Tensor) -> bool:
+    """Whether the known codes of pictures (B, G, G) are the first ones in raster order."""
+    there = (known >= 0).flatten(1)
+    return bool((there[:, :-1] >= there[:, 1:]).all())

@@ -63,23 +63,24 @@ def measure(sampler: Sampler, pictures: int, config: SampleConfig, bandwidth: fl
 
 
 def must_read(sampler: Sampler, config: SampleConfig) -> int:
-    """Bytes that one batch cannot do without: for each code the weights that decide it, as they are
-    kept, and the keys and values of the positions before it, of captions, and where there is
-    guidance of empty captions, too."""
+    """Bytes that one batch cannot do without: for each code, or each pass, the weights that decide
+    it, as they are kept, and the keys and values of the positions before it, of captions, and where
+    there is guidance of empty captions, too."""
     model, shape, pictures = sampler.model, sampler.model.config, config.batch_size
     assert pictures, "one batch has a size"
+    decided = sampler.moments(config, 0)
     rows = sum(
         pictures
         * (1 + (guidance_at(number / shape.image_tokens, config) != 1))
         * (shape.text_tokens + 1 + number)
-        for number in range(1, shape.image_tokens)  # the first code finds no keys yet
+        for number in decided[1:-1]  # the first code finds no keys yet
     )
     device = next(model.parameters()).device
     with devices.autocast(device, "auto"):
         size = sampler._computed_like(device).element_size()
     deciding = (model.norm, model.image_head, model.digit_blocks, model.digit_heads)
     weights = _kept((*model.blocks, *deciding))
-    return shape.image_tokens * weights + rows * 2 * shape.dim * shape.depth * size
+    return (len(decided) - 1) * weights + rows * 2 * shape.dim * shape.depth * size
 
 
 def _draw(sampler: Sampler, config: SampleConfig) -> tuple[float, float]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.block import Cache
+from dallebaby_cli.models.transformer import Transformer
 
 BUCKET = 64  # positions: attention reads so many at most in vain, and each takes a recording
 AHEAD = 16  # places whose random numbers are made at a time
@@ -61,12 +62,14 @@ class Steps:
 
     def begin(self, text: Tensor, seeds: Sequence[int], given: Tensor) -> None:
         """Read captions (B, T), or where there is guidance (2 B, T), the second half empty; take
-        over the first codes (R,), and decide the one after them."""
+        over the first codes (B, R), and decide the one after them."""
+        known = given.shape[1]
         self.cache.codes.fill_(self.model.config.codes)
-        self.cache.codes[:, : len(given)] = given
+        self.cache.codes[:, :known] = given.repeat(1 + self.guided, 1)
         self._keys.copy_(keys(seeds))
-        self._at(len(given))
-        self._write(self.model.prefill(text, self._count, self.cache, self._pick))
+        self._at(known)
+        before, now = self.model.raster[:, :known], self.model.raster[:, known : known + 1]
+        self._write(self.model.ask(text, before, now, 0, self.cache, self._pick)[:, 0])
 
     def next(self) -> None:
         """Decide the next code of each picture."""

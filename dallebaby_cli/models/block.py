@@ -1,6 +1,7 @@
 """A block of the transformer: attention, with or without a cache of what came before, and an MLP.
 
-Shapes: B sequences, S positions, s of them new, D width, H heads, E = D / H.
+Shapes: B sequences, S positions, s of them new, N image codes, K codebook, D width, H heads,
+E = D / H.
 """
 
 from typing import NamedTuple
@@ -27,14 +28,34 @@ class Past(NamedTuple):
     seen: int
     """positions from the first one on that are attended to"""
     mask: Tensor | None
-    """(1, seen): 0 for those that are filled, -inf for others; all are if None"""
+    """(1 or s, seen): 0 for those that a new position sees, -inf for others; it sees all if None"""
     first: bool
     """whether the new positions are the first ones, each of which sees those before it"""
 
 
+class Cache:
+    """What is known so far, preallocated: keys and values of all positions, 2 tensors (B, H, S, E)
+    a block, and the codes (B, N + 1) by their places, K where there is none."""
+
+    def __init__(self, config: TransformerConfig, batch: int, like: Tensor) -> None:
+        shape = (batch, config.heads, config.sequence_len, config.dim // config.heads)
+        self.keys = [like.new_zeros(shape) for _ in range(config.depth)]
+        self.values = [like.new_zeros(shape) for _ in range(config.depth)]
+        size = (batch, config.image_tokens + 1)
+        self.codes = torch.full(size, config.codes, device=like.device)
+
+    def past(self, places: Tensor, seen: int, hidden: Tensor | None, first: bool) -> list[Past]:
+        """For each block; `hidden`, bool (1 or s, seen), are those that a position does not see."""
+        mask = None
+        if hidden is not None:
+            mask = self.keys[0].new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+        both = zip(self.keys, self.values, strict=True)
+        return [Past(keys, values, places, seen, mask, first) for keys, values in both]
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn the planes of x (…, S, E), each of one number in the first half and its like in the
-    second, by angles whose cosines and signed sines are (2, S, E)."""
+    second, by angles whose cosines and signed sines are (2, …, S, E)."""
     cos, sin = turns
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
@@ -83,6 +104,7 @@ class Block(nn.Module):
         self, x: Tensor, turns: Tensor, past: Past | None, told: Tensor | None = None
     ) -> Tensor:
         """x (B, s, D) are the positions after those in `past`; without it, the whole sequence.
+        Queries and keys (2, B, H, s, E) are turned by `turns` (2, …, s, E), which fits them.
         `told` (B, s, D) is added to their values."""
         y = self._attend(self.attention_norm(x), turns, past, told)
         x = x + self._drop(self.attention_out(y))

@@ -1,5 +1,6 @@
 """Codes as numbers of several digits, each with a radix of its own; the first counts in ones."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,19 @@ def numbers_of_codes(codes: int, levels: tuple[int, ...]) -> Tensor:
     digits = split(torch.arange(codes), levels)
     starts = (sum(levels[:place]) for place in range(len(levels)))
     return torch.stack([d + start for d, start in zip(digits, starts, strict=True)], dim=1)
+
+
+def look_up(codes: Tensor, table: Tensor, ways: Sequence[Sequence[int]]) -> Tensor:
+    """What a table (R or R + 1, D), of the values of each digit after those of the one before it,
+    has for codes (…): the sum over their digits (…, D), in each of the ways to take them apart."""
+    start = 0
+    found: list[Tensor] = []
+    for radices in ways:
+        for values, digit in zip(radices, split(codes, radices), strict=True):
+            found.append(F.embedding(digit + start if start else digit, table))
+            start += values
+        start += 1  # the row of a code that is not there
+    return functools.reduce(torch.add, found)
 
 
 class DigitBlock(nn.Module):

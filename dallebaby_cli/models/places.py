@@ -1,6 +1,7 @@
-"""Where the positions of a transformer stand in the picture, and which codes stand around each.
+"""Where the positions of a transformer stand in the picture, and which codes each of them is told.
 
-Shapes: N image codes, S positions, E numbers of a head.
+Shapes: B pictures, N image codes, S positions, s of them new, E numbers of a head; b is B, or 1 for
+the same in all pictures.
 """
 
 import torch
@@ -18,12 +19,13 @@ NEAR = (  # rows down and columns to the right, of codes that are known before o
 def rotary_table(config: TransformerConfig) -> Tensor:
     """Cosines and signed sines (2, S, E) of every position's angles, as `rotate` takes them: half
     of a head's planes turn with the row, half with the column. Caption position i counts as (i, i);
-    the picture's rows and columns follow on."""
+    the picture's rows and columns follow on, but for its last code, which raster order never
+    reads; in any order it has a row, too."""
     text = torch.arange(config.text_tokens + 1).repeat(2, 1)  # start and caption
     rows = torch.arange(config.grid).repeat_interleave(config.grid)
     columns = torch.arange(config.grid).repeat(config.grid)
     image = torch.stack((rows, columns)) + config.text_tokens + 1
-    places = torch.cat((text, image), dim=1)[:, : config.sequence_len]  # (2, S)
+    places = torch.cat((text, image), dim=1)[:, : config.sequence_len + config.any_order]
     planes = config.dim // config.heads // 4
     frequencies = 100.0 ** -(torch.arange(planes) / planes)
     angles = (places[:, :, None] * frequencies).movedim(0, 1).flatten(1)
@@ -31,9 +33,28 @@ def rotary_table(config: TransformerConfig) -> Tensor:
     return torch.stack((torch.cat((cos, cos), dim=1), torch.cat((-sin, sin), dim=1)))
 
 
-def places_near(grid: int, count: int) -> Tensor:
-    """The places (N, count) around each one of the picture: above to the left, straight and to the
-    right, then those further away; N where that is outside."""
-    padded = F.pad(torch.arange(grid**2).view(grid, grid), (2, 2, 2, 0), value=grid**2)
-    shifted = [padded[2 + down :, 2 + right :][:grid, :grid] for down, right in NEAR[:count]]
+def places_near(grid: int, count: int, any_order: bool) -> Tensor:
+    """The places (N, c) around each one of the picture, N where that is outside: above to the left,
+    straight and to the right, then those further away, `count` in all; in any order the one to the
+    left, too, and the mirror image of each."""
+    around = list(NEAR[:count])
+    if any_order:
+        around.append((0, -1))
+        around += [(-down, -right) for down, right in around]
+    padded = F.pad(torch.arange(grid**2).view(grid, grid), (2, 2, 2, 2), value=grid**2)
+    shifted = [padded[2 + down :, 2 + right :][:grid, :grid] for down, right in around]
     return torch.stack(shifted, dim=-1).flatten(0, 1)
+
+
+def told_of(
+    known: Tensor, order: Tensor, near: Tensor, times: Tensor, none: int
+) -> tuple[Tensor, Tensor]:
+    """What positions are told of the known codes (B, N + 1) by their places, which were drawn in
+    that `order` (b, a), when the first `times` (s,) of them were, 1 or more: the last of these
+    (B, s), and those at the places `near` (b, s, c), `none` where there was none yet."""
+    rank = order.new_full((len(order), known.shape[1]), known.shape[1])  # when a place was drawn
+    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    drawn = rank.gather(1, near.flatten(1)).view_as(near) < times[:, None]
+    there = near.flatten(1).expand(len(known), -1)
+    around = known.gather(1, there).view(-1, *near.shape[1:]).where(drawn, none)
+    return known.gather(1, order[:, times - 1].expand(len(known), -1)), around

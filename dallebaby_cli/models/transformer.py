@@ -1,4 +1,4 @@
-"""A decoder-only transformer over one stream: start, caption tokens, image codes in raster order.
+"""A decoder-only transformer over one stream: start, caption tokens, image codes in some order.
 
 After DALL-E (Ramesh et al. 2021, arXiv 2102.12092). What differs: RMSNorm before each branch
 (Zhang & Sennrich 2019), normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442),
@@ -6,6 +6,11 @@ rotary positions (Su et al. 2021, arXiv 2104.09864) that are two-dimensional ove
 squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases. And beside the code before it each
 position is told the three above the one that it is to predict: a PixelCNN's neighbours (van den
 Oord et al. 2016, arXiv 1606.05328), which attention would first have to learn to find.
+
+The order is raster order, or where a model is to know any (`any_order`, docs/orders.md) a random
+one for each picture, as in RAR (Yu et al. 2024, arXiv 2411.00776). Then a position is told all
+eight around, as far as they are known, and its query stands where it predicts, its key where the
+code is that it reads. So several places can be asked for at once, after the same known codes.
 
 Where the codebook is large, a code is several digits (`models/digits.py`), each predicted from the
 same position and from the digits before it, and some hundred classes serve for 64,000 codes. By the
@@ -16,7 +21,7 @@ Shapes: B sequences, T caption tokens, N image codes, S = T + N positions, V tex
 K image codebook, L values of a digit (of a code that is whole: K), R of all digits of a code
 together, D width, H heads, E = D / H.
 
-The position of input i predicts input i + 1:
+b is B, or 1 for the same in all sequences. The position of input i predicts input i + 1:
 
     input    start  t1 … tT  c1 … cN-1
     output   t1 … tT  c1 c2 …  cN
@@ -32,28 +37,17 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dallebaby_cli.config import TransformerConfig
-from dallebaby_cli.models.block import Block, Past
+from dallebaby_cli.models.block import Block, Cache, Past
 from dallebaby_cli.models.cross_entropy import cross_entropy
-from dallebaby_cli.models.digits import DigitBlock, join, numbers_of_codes, split
-from dallebaby_cli.models.places import places_near, rotary_table
+from dallebaby_cli.models.digits import DigitBlock, join, look_up, numbers_of_codes, split
+from dallebaby_cli.models.places import places_near, rotary_table, told_of
 from dallebaby_cli.models.rms_norm import RMSNorm
 
 Pick = Callable[[int, Tensor], Tensor]
-"""Decides the digit (B,) of that number, from 0 on, given its logits (B, L)."""
+"""Decides the digit (M,) of that number, from 0 on, given its logits (M, L): of B pictures, of each
+as many codes as are asked for, one after the other."""
 
 QUIET = 0.75  # of a run, after which a model reads all codes as they are
-
-
-class Cache:
-    """What is known so far, preallocated: keys and values of all positions, 2 tensors (B, H, S, E)
-    a block, and the codes (B, N + 1), K where there is none."""
-
-    def __init__(self, config: TransformerConfig, batch: int, like: Tensor) -> None:
-        shape = (batch, config.heads, config.sequence_len, config.dim // config.heads)
-        self.keys = [like.new_zeros(shape) for _ in range(config.depth)]
-        self.values = [like.new_zeros(shape) for _ in range(config.depth)]
-        size = (batch, config.image_tokens + 1)
-        self.codes = torch.full(size, config.codes, device=like.device)
 
 
 class Transformer(nn.Module):
@@ -65,7 +59,8 @@ class Transformer(nn.Module):
     """
 
     turns: Tensor
-    above: Tensor
+    near: Tensor
+    raster: Tensor
     numbers: Tensor
     recompute = False
     """whether what blocks keep for the backward pass is made again then: less memory, more work"""
@@ -79,7 +74,11 @@ class Transformer(nn.Module):
         width = config.dim * (1 + trials.values)
         self.text_embedding = nn.Embedding(text_ids, width)
         self.image_embedding = nn.Embedding(parts - 1, width)
-        self.above_embedding = nn.Embedding(trials.neighbours * parts, width)
+        near = places_near(config.grid, trials.neighbours, config.any_order)
+        self.register_buffer("near", near, persistent=False)
+        self.above_embedding = nn.Embedding(near.shape[1] * parts, width)
+        unknown = nn.Linear(near.shape[1], width, bias=False) if config.any_order else None
+        self.unknown = unknown  # what is added for each of the places near that is not drawn yet
         self.place_embedding = nn.Embedding(config.image_tokens, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
@@ -103,15 +102,14 @@ class Transformer(nn.Module):
         self.shortcut = nn.Parameter(torch.zeros(config.depth)) if trials.shortcut else None
         self.skips = nn.Parameter(torch.zeros(config.depth)) if trials.skips else None
         self.register_buffer("turns", rotary_table(config), persistent=False)
-        near = places_near(config.grid, trials.neighbours)
-        self.register_buffer("above", near, persistent=False)
+        self.register_buffer("raster", torch.arange(config.image_tokens)[None], persistent=False)
         self.init_weights()
 
     def init_weights(self) -> None:
         """All initial values.
 
         | part                        | value                                           |
-        | embeddings                  | N(0, 0.02²)                                     |
+        | embeddings, unknown         | N(0, 0.02²)                                     |
         | place embedding             | 0: added to what rotary positions already tell  |
         | qkv, mlp_in                 | N(0, 1 / fan-in)                                |
         | attention_out, mlp_out      | 0: each block starts as the identity            |
@@ -124,6 +122,8 @@ class Transformer(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
         for module in (self.place_embedding, self.text_head, self.image_head):
             nn.init.zeros_(module.weight)
+        if self.unknown is not None:
+            nn.init.normal_(self.unknown.weight, std=0.02)
         for weight in self.digit_embeddings.parameters():
             nn.init.normal_(weight)
         for unused in (*self.digit_heads.parameters(), *self._of_trials()):
@@ -132,25 +132,35 @@ class Transformer(nn.Module):
             assert isinstance(block, Block | DigitBlock)
             block.init_weights()
 
-    def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, text: Tensor, codes: Tensor, order: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits (B, T, V + 1) of the caption and (B, N, R) of the codes, those of each digit after
         those of the one before it, given captions (B, T) and codes (B, N), both int64. Each is
-        predicted from what stands before it alone."""
-        before_words, before_codes, _ = self._read(text, codes)
+        predicted from what stands before it alone; codes, and so their logits, stand in an `order`
+        of places, int64 (B, N), raster order if None. All codes are given in raster order."""
+        before_words, before_codes, _ = self._read(text, codes, order)
+        codes = codes if order is None else codes.gather(1, order)
         taught = enumerate(self._teach(before_codes, codes))
         logits = [self._logits(index, rows) for index, (rows, _) in taught]
         of_codes = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         return self.text_head(before_words), of_codes
 
     def losses(
-        self, text: Tensor, codes: Tensor, progress: float | None = None
+        self,
+        text: Tensor,
+        codes: Tensor,
+        progress: float | None = None,
+        order: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
         is nothing to learn) and of the codes. Each picture counts the same, however long its
         caption, so that the loss of a batch is the mean of its parts' losses. When `progress` (0 to
-        1) of a training is over, it is made harder as `config.trials` says."""
+        1) of a training is over, it is made harder as `config.trials` says. `order` as in
+        `forward`."""
         read = self._slipped(codes, progress) if progress is not None else codes
-        before_words, before_codes, inside = self._read(text, read)
+        before_words, before_codes, inside = self._read(text, read, order)
+        codes = codes if order is None else codes.gather(1, order)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
         counted = (text >= self.config.vocabulary).cumsum(1) <= 1
         share = counted / counted.sum(1, keepdim=True)
@@ -195,7 +205,7 @@ class Transformer(nn.Module):
             yield rows, digit
 
     def _spell(self, rows: Tensor, pick: Pick) -> Tensor:
-        """The codes (B,) after what stands before them (B, D), `pick`ed digit by digit."""
+        """The codes (M,) after what stands before them (M, D), `pick`ed digit by digit."""
         digits = [pick(0, self._logits(0, rows))]
         for index in range(1, len(self.config.radices)):
             rows = self._told(index, rows, digits[-1])
@@ -225,12 +235,15 @@ class Transformer(nn.Module):
         found = self.digit_embeddings[index - 1](digit)
         return self.digit_blocks[index - 1](rows, found)
 
-    def _read(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    def _read(
+        self, text: Tensor, codes: Tensor, order: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
         """What the heads make predictions of, (B, T, D) and (B, N, D), and what `_run` kept."""
-        config = self.config
+        config, order = self.config, self.raster if order is None else order
         for name, ids, length in (
             ("text", text, config.text_tokens),
             ("codes", codes, config.image_tokens),
+            ("order", order, config.image_tokens),
         ):
             if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[1] != length:
                 kind = str(ids.dtype).removeprefix("torch.")
@@ -238,10 +251,7 @@ class Transformer(nn.Module):
                     f"{name} must be int64 (B, {length}), not {kind} {tuple(ids.shape)}"
                 )
         known = F.pad(codes, (0, 1), value=config.codes)
-        x = torch.cat(
-            (self._embed_text(text), self._embed_codes(known, config.image_tokens)), dim=1
-        )
-        x, inside = self._run(x, None)
+        x, inside = self._run(*self._inputs(text, known, order[:, :-1], order[:, -1:], 0), None)
         x = self.norm(x)
         return x[:, : config.text_tokens], x[:, config.text_tokens :], inside
 
@@ -251,91 +261,115 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.compile(*options, **more)
 
-    def prefill(self, text: Tensor, given: int, cache: Cache, pick: Pick) -> Tensor:
-        """Read captions (B, T) and the first `given` codes of `cache.codes` into an empty cache;
-        `pick` the code after them (B,)."""
-        x = torch.cat((self._embed_text(text), self._embed_codes(cache.codes, given + 1)), dim=1)
-        places = torch.arange(x.shape[1], device=x.device)
-        return self._predict(x, cache, pick, places, len(places), None)
+    def ask(
+        self, text: Tensor, order: Tensor, targets: Tensor, filled: int, cache: Cache, pick: Pick
+    ) -> Tensor:
+        """`pick` the codes (B, m) of the places `targets` (b, m), each after the same codes: those
+        of `cache.codes` whose places are `order` (b, a), read in that order after captions (B, T).
+
+        The first `filled` positions of the cache are filled, of such a beginning. Afterwards those
+        of all that was known are, and that of the first target: T + a + 1.
+        """
+        last, asked = self.config.text_tokens + order.shape[1], targets.shape[1]
+        x, turns = self._inputs(text, cache.codes, order, targets, filled)
+        places, seen = torch.arange(filled, last + asked, device=x.device), last + asked
+        first = filled == 0 and asked == 1
+        hidden: Tensor | None = None
+        if not first and len(places) > 1:  # a target sees no other one
+            keys, queries = torch.arange(seen, device=x.device), places[:, None]
+            hidden = (keys > queries) | ((keys >= last) & (keys < queries))
+        return self._predict(x, turns, cache.past(places, seen, hidden, first), asked, pick)
 
     def decode_one(
         self, number: Tensor, cache: Cache, pick: Pick, seen: int, masked: bool
     ) -> Tensor:
-        """Read the code of place `number` (1,) in `cache.codes`; `pick` the one after it (B,).
+        """In raster order, read the code of place `number` (1,) in `cache.codes`; `pick` the one
+        after it (B,).
 
         Attention is over the first `seen` positions of the cache. So many are filled, the new one
         with them, or they are `masked` and some are not: then the same shapes serve several places,
         as recorded steps on a GPU need it.
         """
-        place = self.config.text_tokens + 1 + number
-        mask = None
-        if masked:
-            to_come = torch.arange(seen, device=place.device)[None] > place
-            mask = cache.keys[0].new_zeros(1, seen).masked_fill(to_come, -torch.inf)
-        above = cache.codes[:, self.above[number + 1]]
-        x = self._embed(cache.codes[:, number], above, self.place_embedding(number + 1))
-        return self._predict(x, cache, pick, place, seen, mask, first=False)
+        place, near = self.config.text_tokens + 1 + number, self.near[number + 1]
+        hidden = torch.arange(seen, device=place.device)[None] > place if masked else None
+        around = cache.codes[:, near]  # those to come are not there yet
+        x = self._embed(cache.codes[:, number], around, near, self.place_embedding(number + 1))
+        turns = self._turns(place[None], place[None] + 1)
+        past = cache.past(place, seen, hidden, False)
+        return self._predict(x, turns, past, 1, pick)[:, 0]
 
-    def _embed_text(self, text: Tensor) -> Tensor:
-        """(B, T) → (B, 1 + T, D) with the start in front. The last position draws code 0."""
+    def _inputs(
+        self, text: Tensor, known: Tensor, order: Tensor, targets: Tensor, filled: int
+    ) -> tuple[Tensor, Tensor]:
+        """What positions read (B, s, D), and how they are turned: those from `filled` on of a
+        sequence of captions (B, T) and of those of the known codes (B, N + 1) whose places are
+        `order` (b, a), the last of which is to predict the first of the places `targets` (b, m);
+        and for each further target one that differs from the last in nothing else."""
+        image = self.config.text_tokens + 1  # where pictures begin in the table of turns
+        last = self.config.text_tokens + order.shape[1]
+        slots = torch.arange(filled, last + targets.shape[1], device=text.device).clamp(max=last)
+        words = torch.arange(image, device=text.device).expand(len(order), -1)
+        reads = torch.cat((words, order + image), dim=1)[:, slots]
+        aims = torch.cat((words[:, :-1], order + image, targets + image), dim=1)[:, filled:]
+        count = max(image - filled, 0) if order.shape[1] else len(slots)  # that read no code
+        parts = []
+        if count:
+            places = aims[:, max(image - 1 - filled, 0) : count] - image
+            parts.append(self._embed_text(text, slots[:count], places))
+        if count < len(slots):
+            places, times = aims[:, count:] - image, slots[count:] - image + 1
+            near = self.near[places]
+            before, around = told_of(known, order, near, times, self.config.codes)
+            parts.append(self._embed(before, around, near, self.place_embedding(places)))
+        return torch.cat(parts, dim=1), self._turns(reads, aims)
+
+    def _turns(self, reads: Tensor, aims: Tensor) -> Tensor:
+        """How queries and keys are turned, given where positions read and what they are to predict
+        (b, s), in the table of turns: (2, b, 1, s, E) for both, or in any order (2, 2, b, 1, s, E)
+        for each."""
+        turns = self.turns[:, reads]
+        if self.config.any_order:
+            turns = torch.stack((self.turns[:, aims], turns), dim=1)
+        return turns.unsqueeze(-3)
+
+    def _embed_text(self, text: Tensor, slots: Tensor, places: Tensor) -> Tensor:
+        """Inputs (B, s, D) of the positions `slots` (s,), which read the start in front of captions
+        (B, T) or one of their words; the last of them are to predict the codes of `places`."""
         start = text.new_full((len(text), 1), self.config.vocabulary + self.config.text_tokens)
-        x = self.text_embedding(torch.cat((start, text), dim=1))
-        first_place = self.place_embedding.weight[0].expand(len(text), 1, -1)
-        return torch.cat((x[:, :-1], x[:, -1:] + first_place), dim=1)
+        x = self.text_embedding(torch.cat((start, text), dim=1)[:, slots])
+        words = len(slots) - places.shape[1]
+        return torch.cat((x[:, :words], x[:, words:] + self.place_embedding(places)), dim=1)
 
-    def _embed_codes(self, known: Tensor, stop: int) -> Tensor:
-        """What is to predict the codes from place 1 to before `stop` (B, stop - 1, D), of the known
-        ones (B, N + 1)."""
-        return self._embed(
-            known[:, : stop - 1],
-            known[:, self.above[1:stop]],
-            self.place_embedding.weight[1:stop],
-        )
-
-    def _embed(self, before: Tensor, above: Tensor, places: Tensor) -> Tensor:
-        """Inputs (B, s, D) of the code before (B, s), those above (B, s, 3) and the place (s, D) of
-        each code that is to be predicted."""
-        tables = self.above_embedding.weight.view(above.shape[2], -1, places.shape[-1])
-        around = map(self._look_up, above.unbind(2), tables.unbind())
-        before = self._look_up(before, self.image_embedding.weight)
-        return before + functools.reduce(torch.add, around) + places
-
-    def _look_up(self, codes: Tensor, table: Tensor) -> Tensor:
-        """What a table (R or R + 1, D), of the values of each digit after those of the one before
-        it, has for codes (…): the sum over their digits (…, D)."""
-        start = 0
-        found: list[Tensor] = []
-        for radices in self.config.read:
-            for values, digit in zip(radices, split(codes, radices), strict=True):
-                found.append(F.embedding(digit + start if start else digit, table))
-                start += values
-            start += 1  # the row of a code that is not there
-        return functools.reduce(torch.add, found)
+    def _embed(self, before: Tensor, around: Tensor, near: Tensor, places: Tensor) -> Tensor:
+        """Inputs (B, s, D) of the code before (B, s), those around (B, s, c), K where there is
+        none, at the places `near` (…, c), and the place (…, s, D) of each code that is to be
+        predicted."""
+        tables = self.above_embedding.weight.view(around.shape[2], -1, places.shape[-1])
+        ways = self.config.read
+        pairs = zip(around.unbind(2), tables.unbind(), strict=True)
+        found = (look_up(codes, table, ways) for codes, table in pairs)
+        read = look_up(before, self.image_embedding.weight, ways)
+        x = read + functools.reduce(torch.add, found) + places
+        if self.unknown is None:
+            return x
+        to_come = (around == self.config.codes) & (near < self.config.image_tokens)
+        return x + self.unknown(to_come.float())
 
     def _predict(
-        self,
-        x: Tensor,
-        cache: Cache,
-        pick: Pick,
-        places: Tensor,
-        seen: int,
-        mask: Tensor | None,
-        first: bool = True,
+        self, x: Tensor, turns: Tensor, past: list[Past], asked: int, pick: Pick
     ) -> Tensor:
-        """The code (B,) after new positions x (B, s, D); `Past` says what the others are."""
-        past = [
-            Past(keys, values, places, seen, mask, first)
-            for keys, values in zip(cache.keys, cache.values, strict=True)
-        ]
-        return self._spell(self.norm(self._run(x, past)[0][:, -1]), pick)
+        """The codes (B, asked) after the last of the new positions x (B, s, D)."""
+        rows = self.norm(self._run(x, turns, past)[0][:, -asked:])
+        return self._spell(rows.flatten(0, 1), pick).view(len(x), asked)
 
-    def _run(self, x: Tensor, past: list[Past] | None) -> tuple[Tensor, dict[int, Tensor]]:
+    def _run(
+        self, x: Tensor, turns: Tensor, past: list[Past] | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """All blocks over the positions x (B, s, D); what entered some of them is kept, by their
         number."""
         config = self.config
         kept: dict[int, Tensor] = {}
         x, *told = torch.split(x, config.dim, dim=-1)
-        turns = self.turns if past is None else self.turns[:, past[0].places]
         again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
             mirror = config.depth - 1 - index

@@ -44,15 +44,40 @@ TURNS = {
 
 def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
     """A picture file → uint8 RGB (px, px, 3). Raises Rejected."""
-    if not content:
-        raise Rejected("empty", "the file has no bytes")
-    try:
+    with _rejecting(content):
         if content.startswith(jpeg.START) and (head := jpeg.head(content)):
             pixels = _jpeg(content, head, px, fit)
             if pixels is not None:
                 return pixels
         with _opened(content, px, fit) as image:
             return _square(image, px, fit)
+
+
+def layers(content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """A picture file as large as it is and upright: how bright it is, and how opaque, uint8 (H, W)
+    each. Raises Rejected."""
+    with _rejecting(content), _opened(content, MAX_PIXELS, "crop") as image:
+        turn = _turn(image)
+        opacity = Image.new("L", image.size, 255)
+        if image.has_transparency_data and not image.mode.startswith(("I", "F")):
+            image = image.convert("RGBA")
+            opacity = image.getchannel("A")
+        else:
+            image = _to_rgb(image, None)
+        both = [image.convert("L"), opacity]  # of what is transparent, the ink
+        if turn is not None:
+            both = [layer.transpose(turn) for layer in both]
+        bright, opaque = map(np.asarray, both)
+        return bright, opaque
+
+
+@contextmanager
+def _rejecting(content: bytes) -> Iterator[None]:
+    """Whatever decoding a file fails with becomes a Rejected."""
+    if not content:
+        raise Rejected("empty", "the file has no bytes")
+    try:
+        yield
     except Rejected:
         raise
     except UnidentifiedImageError:

@@ -183,6 +183,11 @@ def prompts(seed: int, n: int, held_out: bool = False) -> list[tuple[str, str]]:
     return [(wording.article(f"{colour} {thing}"), colour) for thing, colour in chosen]
 
 
+def plain_captions() -> list[str]:
+    """What people would type for one thing, of each colour: "a red car", "an orange fish"."""
+    return [wording.article(f"{colour} {thing}") for thing in THINGS for colour in COLOURS]
+
+
 # ---------------------------------------------------------------- reading colours back
 
 

@@ -118,5 +118,6 @@ def _about(says: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any] 
     except (KeyError, TypeError, ValueError, AttributeError, UsageError):
         return None
     made |= {name: config[name] for name in SAMPLING}
-    kept = len(says.get("kept", "").split())
+    codes = says.get("kept", says.get("known", says.get("varied", ""))).split()
+    kept = sum(code != "-1" for code in codes)
     return {"settings": made, "kept": kept, "grid": "n" in says}

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli.drawing import fitting
+from dallebaby_cli.drawing.asked import Asked
+from dallebaby_cli.drawing.editing import TO_DRAW
 from dallebaby_cli.drawing.sampler import Drawing
 from dallebaby_cli.errors import out_of_memory
 from dallebaby_cli.progress import Note, Report
+from dallebaby_cli.serving import start
 from dallebaby_cli.serving.job import Done, Failed, Job, Partial, Picture, Queued, Started, Stopped
 from dallebaby_cli.serving.refused import Refused, refusal
 from dallebaby_cli.stages import generate
+from dallebaby_cli.stages.generate import Start
 
 MOST_WAITING = 64  # jobs
 ENDING = "the server is ending; ask again when it runs"
@@ -161,14 +166,14 @@ class Line:
         wish, sampler = jobs[0].wish, jobs[0].wish.sampler
         for job in jobs:
             job.tell(Started())
-        kept = wish.start.codes(sampler) if wish.start else None
+        begun = wish.start.begin(sampler) if wish.start else Start(start.canvas(sampler))
         prompts = [job.wish.prompt for job in jobs for _ in range(job.wish.n)]
         seeds = [job.wish.seed + index for job in jobs for index in range(job.wish.n)]
         whose = [(job, index) for job in jobs for index in range(job.wish.n)]
 
         def draw(size: int) -> Tensor | None:
             few, finished, rows = replace(wish.config, batch_size=size), [], 0
-            for drawing in sampler.stream(prompts, seeds, few, kept):
+            for drawing in sampler.stream(prompts, seeds, few, begun.known):
                 if all(job.ended for job in jobs):
                     return None
                 before, rows = rows, drawing.count // wish.model.grid
@@ -176,14 +181,14 @@ class Line:
                     finished.append(drawing.codes)
                     rows = 0
                 elif rows > before:
-                    _show(drawing, whose, sampler.paint)
+                    _show(drawing, whose, partial(begun.paint, sampler))
             return torch.cat(finished)
 
         size = min(wish.at_a_time, len(prompts))
         codes = fitting.halving(draw, size, "drawing", "batch_size", self.report)
         if codes is None:
             return
-        pictures, first = sampler.paint(codes), 0
+        pictures, first = begun.paint(sampler, codes.cpu()), 0
         seconds = time.monotonic() - self._began
         self._usual_s = seconds if self._usual_s is None else (self._usual_s + seconds) / 2
         with self._changed:
@@ -191,14 +196,14 @@ class Line:
             self.seconds += seconds
         for job in jobs:
             if not job.ended:
-                self._keep(job, pictures[first : first + job.wish.n], kept, seconds)
+                self._keep(job, pictures[first : first + job.wish.n], begun, seconds)
             first += job.wish.n
 
-    def _keep(self, job: Job, pictures: np.ndarray, kept: Tensor | None, seconds: float) -> None:
+    def _keep(self, job: Job, pictures: np.ndarray, begun: Start, seconds: float) -> None:
         """Write a job's pictures as `generate` does, and tell of them."""
         wish = job.wish
-        made = generate.made_with(wish.sampler, wish.config, kept)
-        asked = generate.Asked([wish.prompt], wish.n, wish.n, wish.seed, made)
+        made = generate.made_with(wish.sampler, wish.config, begun)
+        asked = Asked([wish.prompt], wish.n, wish.n, wish.seed, made)
         stem = f"{generate.slug(wish.prompt)}-{wish.seed}"
         grid = generate.place(self.home, stem, None, None, asked)
         singles = [grid.with_name(f"{grid.stem}-{i:02d}.png") for i in range(wish.n)]
@@ -212,13 +217,14 @@ class Line:
 def _show(
     drawing: Drawing,
     whose: Sequence[tuple[Job, int]],
-    paint: Callable[[Tensor, Tensor], np.ndarray],
+    paint: Callable[[Tensor], np.ndarray],
 ) -> None:
     """Tell of a moment of pictures that somebody looks at."""
     part = whose[drawing.first : drawing.first + len(drawing.codes)]
     seen = [place for place, (job, _) in enumerate(part) if job.partials and not job.ended]
     if seen:
-        pictures = paint(drawing.codes[seen], drawing.known[seen])
+        codes = drawing.codes.where(drawing.known, TO_DRAW)[seen].cpu()
+        pictures = paint(codes)
         share = drawing.count / drawing.known[0].numel()
         for place, pixels in zip(seen, pictures, strict=True):
             job, index = part[place]

@@ -32,6 +32,8 @@ class Known:
     """rows and columns of codes"""
     image_px: int | None
     """side of its pictures, as far as its description says that"""
+    any_order: bool
+    """whether it can draw several codes at a time, and around others"""
 
     @property
     def examples(self) -> list[str]:
@@ -114,5 +116,6 @@ def _known(name: str, folder: Path) -> Known | None:
         return None
     with suppress(OSError):
         id = weights.model_id(folder)
-        return Known(name, folder, id, grid, px if type(px) is int else None)
+        any_order = model.get("any_order") is True
+        return Known(name, folder, id, grid, px if type(px) is int else None, any_order)
     return None

@@ -85,9 +85,9 @@ class PageApi:
                 "default": known is listed[0],
                 "image_px": known.image_px,
                 "grid": known.grid,
-                "mask": start.KIND,
+                "mask": "codes" if known.any_order else "rows",
                 "examples": known.examples,
-                "steps": None,  # no sampler has a number of passes yet
+                "steps": known.grid if known.any_order else None,
             }
             for known in listed
         ]
@@ -136,7 +136,7 @@ class PageApi:
             made |= {"model": wish.model.name, **{key: config[key] for key in SAMPLING}}
             where = gallery.url(event.path.name, event.path.stat().st_mtime_ns)
             about = {"index": event.index, "name": event.path.name, "url": where}
-            kept = wish.start.keep * wish.model.grid if wish.start else 0
+            kept = wish.start.kept if wish.start else 0
             return name, {**about, "settings": made, "kept": kept, "unknown": wish.unknown}
         if isinstance(event, Done):
             return name, {"pictures": event.pictures, "seconds": event.seconds}

@@ -1,80 +1,91 @@
-"""What a drawing begins with: a picture from outside, of which rows of codes are kept.
-
-Masks of single codes plug in here, and where `Line._draw` asks for codes, once the sampler takes
-them: `mask` is bool (G, G) already, True where a code is to be drawn anew.
-"""
+"""What a drawing begins with: a picture from outside, and which of its codes are drawn anew."""
 
 import base64
 import binascii
 import hashlib
-import io
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
-from torch import Tensor
 
+from dallebaby_cli.drawing import editing
+from dallebaby_cli.drawing.editing import Canvas
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.prep import images
+from dallebaby_cli.errors import BadInput
+from dallebaby_cli.prep.given import Given
 from dallebaby_cli.serving.refused import Refused
+from dallebaby_cli.stages import generate
 
-KIND = "rows"  # what `mask` of a model says: redrawing begins at a row and takes all below it
-ADVICE = "give a JPEG, PNG, WebP, GIF, BMP or TIFF picture that prep would take"
 _one = threading.Lock()  # pictures are decoded one at a time: each may take much memory
 
 
 @dataclass(frozen=True)
 class Start:
-    """A picture, uint8 (P, P, 3), of which the first `keep` rows of codes are kept."""
+    """A picture, uint8 (P, P, 3), of which some codes are drawn anew, bool (G, G)."""
 
     pixels: np.ndarray
-    keep: int
-    id: str
-    """the same for the same picture and rows"""
+    redrawn: np.ndarray
+    pasted: bool
+    """whether its own pixels show where it is kept"""
 
-    def codes(self, sampler: Sampler) -> Tensor:
-        """The codes (R, G) that are kept."""
-        return sampler.encode(self.pixels)[: self.keep]
+    @property
+    def id(self) -> str:
+        """The same for the same picture and codes."""
+        content = self.pixels.tobytes() + self.redrawn.tobytes() + bytes([self.pasted])
+        return hashlib.sha256(content).hexdigest()
+
+    @property
+    def kept(self) -> int:
+        """How many codes stay."""
+        return int((~self.redrawn).sum())
+
+    def begin(self, sampler: Sampler) -> generate.Start:
+        """As `generate` begins with it."""
+        known = editing.outside_kept(sampler.encode(self.pixels).cpu(), self.redrawn)[None]
+        return generate.begun(canvas(sampler), known, self.pixels if self.pasted else None)
+
+
+def canvas(sampler: Sampler) -> Canvas:
+    """That of the model's own pictures."""
+    side = sampler.model.config.grid
+    return Canvas(side, side, side)
 
 
 def start(
     content: bytes, sampler: Sampler, keep: int | None, mask: np.ndarray | None
 ) -> Start | None:
-    """A picture file's rows: so many, or those above what the mask marks, or half of them; None
-    where the mask marks everything. Raises Refused."""
+    """A picture file, of which so many rows of codes stay, or what a mask (G, G) does not mark, or
+    half of it; None where the mask marks everything. Raises Refused."""
     grid, px = sampler.model.config.grid, sampler.image_tokenizer.image_px
     if mask is not None:
         if mask.all():
             return None
-        keep = _above(mask)
-    keep = grid // 2 if keep is None else keep
-    if not 1 <= keep < grid:
-        said = f"keep={keep}: this model's pictures have {grid} rows; keep 1 to {grid - 1} of them"
-        raise Refused(400, said, "keep")
-    try:
-        with _one:
-            pixels = images.decode(content, px)
-    except images.Rejected as rejected:
-        why = f"{rejected.reason}: {rejected.detail}"
-        raise Refused(400, f"the picture cannot be used ({why}); {ADVICE}", "image") from None
-    return Start(pixels, keep, f"{keep}-{hashlib.sha256(pixels.tobytes()).hexdigest()}")
+        redrawn = mask if sampler.model.config.any_order else _rows(mask)
+        if not redrawn.any():
+            raise Refused(400, "the mask marks nothing that shall be drawn anew", "mask")
+    else:
+        keep = grid // 2 if keep is None else keep
+        if not 1 <= keep < grid:
+            said = f"keep={keep}: this model's pictures have {grid} rows; keep 1 to {grid - 1}"
+            raise Refused(400, said, "keep")
+        redrawn = np.repeat(np.arange(grid)[:, None] >= keep, grid, axis=1)
+    with _one:
+        try:
+            pixels = Given("the picture", content).square(px)
+        except BadInput as error:
+            raise Refused(400, str(error), "image") from None
+    return Start(pixels, redrawn, mask is not None)
 
 
-def _above(mask: np.ndarray) -> int:
-    """How many rows there are above the first one that is marked. Raises Refused."""
-    marked = np.flatnonzero(mask.any(1))
-    if not len(marked):
-        raise Refused(400, "the mask marks nothing that shall be drawn anew", "mask")
-    if marked[0] == 0:
-        said = (
-            "the mask marks a part of the topmost row; this model draws all from the first marked "
-        )
-        raise Refused(400, f"{said}row on, so keep the topmost row or mark everything", "mask")
-    return int(marked[0])
+def _rows(mask: np.ndarray) -> np.ndarray:
+    """All from the first marked row on, for a model that draws row by row. Raises Refused."""
+    redrawn = np.repeat(np.logical_or.accumulate(mask.any(1))[:, None], len(mask), axis=1)
+    if redrawn.all():
+        said = "the mask marks a part of the topmost row; this model draws all from the first "
+        said += "marked row on, so keep the topmost row or mark everything"
+        raise Refused(400, said, "mask")
+    return redrawn
 
 
 def from_rows(rows: Sequence[object], grid: int) -> np.ndarray:
@@ -87,23 +98,14 @@ def from_rows(rows: Sequence[object], grid: int) -> np.ndarray:
 
 
 def from_transparency(content: bytes, grid: int, name: str) -> np.ndarray | None:
-    """The mask (G, G) of a PNG, sent as `name` and cut to a square as pictures are: True where most
-    of a code's patch is transparent; None where nothing can be. Raises Refused."""
-    try:
-        with _one:
-            opened = PngImageFile(io.BytesIO(content))
-            if math.prod(opened.size) > images.MAX_PIXELS:
-                raise Refused(413, f"{name}: has too many pixels; make it smaller", name)
-            if not opened.has_transparency_data:
-                return None
-            alpha = opened.convert("RGBA").getchannel("A")
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError):
-        said = f"{name}: is no PNG that can be read; give a whole one"
-        raise Refused(400, said, name) from None
-    side = min(alpha.size)
-    left, top = (alpha.width - side) / 2, (alpha.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(alpha.resize((grid, grid), Image.Resampling.BOX, box)) < 128
+    """The mask (G, G) of a picture, sent as `name`: True where a code's square is transparent, or a
+    part of it is; None where nothing is. Raises Refused."""
+    with _one:
+        try:
+            clear = Given(name, content).transparent()
+        except BadInput as error:
+            raise Refused(400, str(error), name) from None
+    return None if clear is None else editing.touched(clear, grid)
 
 
 def from_data_url(text: str) -> bytes:

@@ -88,6 +88,7 @@ def wish(
         raise Refused(400, text, text.partition("=")[0]) from None
     model = models.find(name)
     sampler = models.load(model)
+    sampler.require(config)
     if image is None and (mask is not None or keep is not None):
         raise Refused(400, "keep and mask are for a picture to begin with; give one", "image")
     begun = None

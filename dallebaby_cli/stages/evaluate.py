@@ -72,6 +72,7 @@ def _evaluate(
 ) -> Evaluated:
     folder = model_folder(home, model, report)
     sampler = from_pretrained(folder, str(engine.device(device)), vae)
+    sampler.require(config.sampling)
     drawn = len(judge_scenes.KINDS) * config.pictures // engine.world()
     if fitting.pays_to_compile(drawn, sampler.device):
         sampler = replace(sampler, compiled=True)
@@ -80,7 +81,7 @@ def _evaluate(
         raise MissingInput(f"{folder} has no manifest.json, which says what it was trained on")
     painted = f" with the decoder of {vae}" if vae else ""
     report(Note(f"evaluate: {folder}{painted}, {config.pictures} pictures of each kind"))
-    done, scenes = Evaluated(folder, vae), judge_scenes.is_scenes(home, about)
+    done, scenes = Evaluated(folder, vae), manifest.of_scenes(home, about)
     try:
         data = judge_holdout.data_of(home, about, done.missing)
         for source in data.tokens:
@@ -128,7 +129,7 @@ def _evaluate_vae(
     if not len(pictures):
         raise MissingInput(f"{', '.join(about.parents)} hold nothing out")
     done.reconstruction.update(judge_holdout.score_rebuilt(tokenizer, pictures, config, report))
-    scenes, prepared = judge_scenes.is_scenes(home, about), None
+    scenes, prepared = manifest.of_scenes(home, about), None
     if not scenes:
         prepared = judge_labels.prepare(
             done, home, pictures.sources, config, tokenizer.device, report

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli.config import EvaluateConfig
-from dallebaby_cli.drawing import fitting
+from dallebaby_cli.drawing import likelihood
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.progress import Progress, Report
+from dallebaby_cli.progress import Report
 from dallebaby_cli.quality.figures import Evaluated, Retrieved
 from dallebaby_cli.training.batches import Captioned
 
@@ -40,7 +40,8 @@ def judge(
     right = torch.tensor([place[first[number][1]] for number in asked])
     real = held_out.read_to_score(indices)[1].view(-1, *drawn.shape[1:])
     for name, codes in (("drawn", drawn[asked]), ("real", real)):
-        found = _log_p(sampler, codes, choices, name, config, report)
+        about = (f"find captions of {name}", "sampling.batch_size")
+        found = likelihood.log_p(sampler, codes, choices, config.sampling, *about, report)
         done.retrieval.append(retrieved(name, found, right))
 
 
@@ -59,29 +60,3 @@ def retrieved(name: str, found: Tensor, right: Tensor) -> Retrieved:
         chance_first=1 / captions,
         chance_rank=(captions + 1) / 2,
     )
-
-
-def _log_p(
-    sampler: Sampler,
-    codes: Tensor,
-    captions: list[str],
-    name: str,
-    config: EvaluateConfig,
-    report: Report,
-) -> Tensor:
-    """log p (B, C) of codes (B, G, G) with each of C captions."""
-    pairs = np.arange(len(codes) * len(captions))
-
-    def score(size: int) -> Tensor:
-        parts = []
-        for part in np.array_split(pairs, -(-len(pairs) // size)):
-            picture, caption = np.divmod(part, len(captions))
-            report(Progress(f"find captions of {name}", int(part[0]), len(pairs), "pairs"))
-            texts = [captions[number] for number in caption]
-            parts.append(sampler.log_p(texts, codes[picture].to(sampler.device)).cpu())
-        report(Progress(f"find captions of {name}", len(pairs), len(pairs), "pairs"))
-        return torch.cat(parts)
-
-    most = min(fitting.at_a_time(sampler.model.config, config.sampling, sampler.device), len(pairs))
-    found = fitting.halving(score, most, "scoring", "sampling.batch_size", report)
-    return found.view(len(codes), len(captions))

@@ -18,8 +18,7 @@ from dallebaby_cli.quality.figures import Evaluated, Row
 from dallebaby_cli.scenes import agreement
 from dallebaby_cli.scenes.agreement import Asked, Reading
 from dallebaby_cli.scenes.spec import Pairs
-from dallebaby_cli.store import codec, manifest
-from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store import codec
 from dallebaby_cli.training import engine
 
 SHOWN = (4, 6)  # rows and columns of the pictures that are kept of each kind
@@ -30,17 +29,6 @@ KINDS: dict[str, tuple[Pairs, int]] = {
     "two things": ("seen", 2),
 }
 """What is asked for: the row's name → which pairs, how many things."""
-
-
-def is_scenes(home: Path, about: Manifest) -> bool:
-    """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
-    there, else by their names."""
-    drawn = []
-    for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
-        name = parent.partition("/")[2].partition("@")[0]
-        found = manifest.read_if_whole(manifest.artefact(home, "images", name))
-        drawn.append(manifest.is_drawn(found) if found else name == "scenes")
-    return all(drawn) and bool(drawn)
 
 
 def judge(

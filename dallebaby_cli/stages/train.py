@@ -33,7 +33,7 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import engine, identity, memory, parent, run
+from dallebaby_cli.training import engine, identity, memory, orders, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
 from dallebaby_cli.training.makers import find_makers, painter
 from dallebaby_cli.training.parent import Parent
@@ -79,12 +79,16 @@ class DalleTask:
         config = self.config
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
         seed = (config.seed, 1, step)
-        return self.train.read(rows, seed, config.caption_drop, engine.share())
+        read = self.train.read(rows, seed, config.caption_drop, engine.share())
+        return (*read, *orders.draw(config, step, engine.share())) if config.random_order else read
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         assert isinstance(model, Transformer)
-        text, codes = batch
-        text_loss, image_loss = model.losses(text, codes, progress)
+        text, codes, *random = batch
+        order = None
+        if random:
+            order = orders.chosen(*random, orders.share(self.config, progress))
+        text_loss, image_loss = model.losses(text, codes, progress, order)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
@@ -157,6 +161,8 @@ def prepare(
     for folder, tokens in found:
         extra = _extra_captions(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
+    any_order = config.random_order > 0
+    config = replace(config, model=replace(config.model, any_order=any_order))
     makers = find_makers(home, [m for _, m in found])
     image_tokenizer = pretrained.load_image_tokenizer(makers[0], device)
     for source in sources:
@@ -182,7 +188,7 @@ def prepare(
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = training
     memory.require_model(Transformer, config.model, SIZES, device, config.shard)
-    memory.require_batch(config, 8 * shape.sequence_len)
+    memory.require_batch(config, 8 * (shape.sequence_len + any_order * (shape.image_tokens + 1)))
     model = _fresh(config)
     if before:
         weights.load_weights(before.folder / "model.safetensors", model)

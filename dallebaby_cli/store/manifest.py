@@ -197,6 +197,17 @@ def is_drawn(found: Manifest) -> bool:
     return isinstance(source, dict) and source.get("layout") == "scenes"
 
 
+def of_scenes(home: Path, about: Manifest) -> bool:
+    """Whether a model learned from drawn scenes alone, by its pictures' manifests if they are still
+    there, else by their names."""
+    drawn = []
+    for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
+        name = parent.partition("/")[2].partition("@")[0]
+        found = read_if_whole(artefact(home, "images", name))
+        drawn.append(is_drawn(found) if found else name == "scenes")
+    return all(drawn) and bool(drawn)
+
+
 def again(found: Manifest) -> str:
     """What to do to make an artefact anew or to go on with it: "run `COMMAND` again", as far as its
     manifest knows the command."""

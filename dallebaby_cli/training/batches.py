@@ -4,6 +4,7 @@
 threads prepare the next batches while the model works.
 """
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -206,9 +207,18 @@ class Captioned(Rows[Tokens]):
 
     def caption_lengths(self, count: int) -> np.ndarray:
         """Tokens (captions,) of each caption of the first `count` pictures of the sample."""
-        places = self.places[self.sample(count)].tolist()
-        captions = [text for source, row in places for text in self.sources[source].captions(row)]
-        return self.tokenizer.lengths(captions)
+        return self.tokenizer.lengths([*self._captions(count)])
+
+    def frequent_captions(self, count: int, most: int) -> list[str]:
+        """The `most` different captions that come most often with the first `count` pictures of the
+        sample; of those that come as often, the first."""
+        frequent = collections.Counter(filter(str.strip, self._captions(count)))
+        return [caption for caption, _ in frequent.most_common(most)]
+
+    def _captions(self, count: int) -> Iterator[str]:
+        """All captions of the first `count` pictures of the sample."""
+        for source, row in self.places[self.sample(count)].tolist():
+            yield from self.sources[source].captions(row)
 
     def codes(self) -> Iterator[np.ndarray]:
         """Codes uint16 (B, N) of all pictures as they are, some thousands at a time."""

@@ -41,7 +41,7 @@ METHODS = (
     "losses",
     "encode",
     "decode",
-    "prefill",
+    "ask",
     "decode_one",
 )  # use weights, as forward does
 

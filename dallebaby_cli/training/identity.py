@@ -16,7 +16,12 @@ MAY_CHANGE = (  # from start to start
     "finish",  # a run of its own, whose settings are looked at there
     "model.digits",  # which a run keeps
 )
-SINCE = {f"model.trials.{name}": value for name, value in as_dict(Trials()).items()}
+SINCE = {
+    **{f"model.trials.{name}": value for name, value in as_dict(Trials()).items()},
+    "model.any_order": False,
+    "random_order": 0.0,
+    "random_floor": 0.1,
+}
 """Settings that older versions lacked, with the value that is as if they were not there."""
 
 

@@ -40,6 +40,14 @@ class Parent:
         """Raise Mismatch where its weights cannot become those of such a model."""
         theirs = self.config["model"]
         self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
+        if theirs["any_order"] != ours.any_order:
+            learned, share = "raster order alone", "0"
+            if theirs["any_order"]:
+                learned, share = "its codes in random orders, too", "0.1 or more"
+            raise Mismatch(
+                f"{self.name} learned {learned}, for which it has other weights; take --set "
+                f"random_order={share}, or leave --from out"
+            )
         tried = settings.build(Trials, theirs["trials"]).of_weights
         self._require(tried, ours.trials, "model.trials.")
 

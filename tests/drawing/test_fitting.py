@@ -11,7 +11,7 @@ from dallebaby_cli.drawing import fitting
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import OutOfMemory
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.transformer import Cache
+from dallebaby_cli.models.block import Cache
 from dallebaby_cli.progress import Event, Note
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

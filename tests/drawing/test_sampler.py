@@ -13,11 +13,12 @@ from conftest import forced, lively_sampler
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.half_precision import halve
 from dallebaby_cli.drawing.next_code import choose, guidance_at, keys, noise
-from dallebaby_cli.drawing.sampler import Sampler
+from dallebaby_cli.drawing.sampler import Sampler, first_rows
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models import device as devices
+from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.transformer import Transformer
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
@@ -108,7 +109,9 @@ def test_cached_logits_are_the_uncached_ones_but_for_rounding(
         expected = sampler.model(text, codes)[1].float()
         cache = Cache(shape, len(text), expected.to(DTYPES[precision]))
         logits: list[torch.Tensor] = []
-        sampler.model.prefill(text, 0, cache, forced(sampler.model, codes[:, 0], logits))
+        none, first = torch.empty((1, 0), dtype=torch.int64), torch.zeros((1, 1), dtype=torch.int64)
+        pick = forced(sampler.model, codes[:, 0], logits)
+        sampler.model.ask(text, none, first, 0, cache, pick)
         for number in torch.arange(shape.image_tokens - 1).split(1):
             cache.codes[:, number] = codes[:, number]
             seen = shape.text_tokens + 2 + int(number)
@@ -278,7 +281,7 @@ def test_kept_rows_stay_and_the_rest_follows_from_them(sampler: Sampler, rows: i
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     kept = sampler.encode(picture)[:rows]
     config = SampleConfig(guidance=2)
-    drawn = sampler.draw(PROMPTS, SEEDS, config, kept)
+    drawn = sampler.draw(PROMPTS, SEEDS, config, first_rows(kept))
     assert torch.equal(drawn[:, :rows], kept.expand(len(PROMPTS), -1, -1))
     for index, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         alone = slow_draw(sampler, prompt, seed, config, kept.flatten().tolist())

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig, TransformerConfig, Trials
-from dallebaby_cli.models.block import attend
+from dallebaby_cli.models.block import Cache, attend
 from dallebaby_cli.models.tokenizers.dvae import DVAE, denormalise
 from dallebaby_cli.models.tokenizers.losses import reconstruction
-from dallebaby_cli.models.transformer import Cache, Transformer
+from dallebaby_cli.models.transformer import Transformer
 
 
 @pytest.mark.parametrize(("px", "grid"), [(64, 16), (128, 16), (32, 8), (48, 8), (16, 16), (40, 5)])
@@ -87,7 +87,9 @@ MODELS = {
     "digits": replace(SHAPE, digits=(5, 2, 5)),
     **{name: replace(SHAPE, depth=4, trials=Trials(**idea)) for name, idea in TRIED.items()},
     "all": replace(SHAPE, depth=5, digits=(10, 5), trials=Trials(**TOGETHER)),
+    "any order": replace(SHAPE, any_order=True),
 }
+MODELS["all in any order"] = replace(MODELS["all"], any_order=True)
 
 
 @pytest.fixture(params=MODELS)
@@ -147,7 +149,8 @@ def test_cached_decoding_equals_the_whole_forward_pass(
     cache = Cache(either.config, 3, torch.empty(0))
     cache.codes[:, :given] = codes[:, :given]
     logits: list[Tensor] = []
-    either.prefill(text, given, cache, forced(either, codes[:, given], logits))
+    places = torch.arange(given + 1)[None].split((given, 1), dim=1)
+    either.ask(text, *places, 0, cache, forced(either, codes[:, given], logits))
     for number in torch.arange(given, SHAPE.image_tokens - 1).split(1):
         cache.codes[:, number] = codes[:, number]
         seen = SHAPE.sequence_len if masked else SHAPE.text_tokens + 2 + int(number)
@@ -162,37 +165,54 @@ AROUND = [(-1, -1), (-1, 0), (-1, 1), (0, -2), (-2, 0)]
 AROUND += [(-1, -2), (-1, 2), (-2, -1), (-2, 1), (-2, -2), (-2, 2)]
 
 
-def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Tensor, Tensor]:
+def textbook(
+    model: Transformer, text: list[int], codes: list[int], order: list[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """The same from the definitions: one sequence, position by position, head by head, complex
-    numbers for the rotations."""
+    numbers for the rotations. Logits are in the order."""
     c, weights = model.config, dict(model.named_parameters())
-    tried = c.trials
+    tried, order = c.trials, order or list(range(c.image_tokens))
     side, head = c.grid, c.dim // c.heads
+    around = AROUND[: tried.neighbours]
+    if c.any_order:
+        around = [*around, (0, -1)]
+        around += [(-down, -right) for down, right in around]
     embedded, angles = [], []
     for i in range(1 + c.text_tokens):
         word = text[i - 1] if i else c.vocabulary + c.text_tokens
         embedded.append(weights["text_embedding.weight"][word])
         angles.append((i, i))
-    embedded[-1] = embedded[-1] + weights["place_embedding.weight"][0]
-    for place in range(1, c.image_tokens):
+    embedded[-1] = embedded[-1] + weights["place_embedding.weight"][order[0]]
+
+    def angle(place: int) -> tuple[int, int]:
         row, column = divmod(place, side)
-        x = of_ways(weights["image_embedding.weight"], codes[place - 1], c)
+        return row + c.text_tokens + 1, column + c.text_tokens + 1
+
+    aimed = [*angles[:-1], angle(order[0])]
+    for number in range(1, c.image_tokens):
+        before, place = order[number - 1], order[number]
+        row, column = divmod(place, side)
+        x = of_ways(weights["image_embedding.weight"], codes[before], c)
         x = x + weights["place_embedding.weight"][place]
-        tables = weights["above_embedding.weight"].chunk(tried.neighbours)
-        for (down, right), table in zip(AROUND, tables, strict=False):
-            there = 0 <= row + down and 0 <= column + right < side
-            code = codes[(row + down) * side + column + right] if there else c.codes
-            x = x + of_ways(table, code, c)
+        tables = weights["above_embedding.weight"].chunk(len(around))
+        for which, ((down, right), table) in enumerate(zip(around, tables, strict=True)):
+            inside = 0 <= row + down < side and 0 <= column + right < side
+            other = (row + down) * side + column + right
+            drawn = inside and other in order[:number]
+            x = x + of_ways(table, codes[other] if drawn else c.codes, c)
+            if inside and not drawn:
+                x = x + weights["unknown.weight"][:, which]
         embedded.append(x)
-        row, column = divmod(place - 1, side)  # it stands where the code is that it reads
-        angles.append((row + c.text_tokens + 1, column + c.text_tokens + 1))
+        angles.append(angle(before))  # it stands where the code is that it reads
+        aimed.append(angle(place))
 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], eps=0) * weight
 
     planes = head // 4
     speeds = 100.0 ** (-torch.arange(planes) / planes)
-    turns = torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in angles])
+    both = aimed if c.any_order else angles, angles
+    turns = [torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in a]) for a in both]
     stream, told = torch.stack(embedded)[:, : c.dim], torch.stack(embedded)[:, c.dim :]
     entered: list[Tensor] = []
     for number in range(c.depth):
@@ -214,8 +234,8 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
             k = norm(k, own["query_key_norm.weight"][1, 0])
             q, k = (
                 torch.complex(y[:, : head // 2], y[:, head // 2 :])
-                * torch.polar(torch.ones_like(turns), turns)
-                for y in (q, k)
+                * torch.polar(torch.ones_like(turned), turned)
+                for y, turned in zip((q, k), turns, strict=True)
             )
             scores = (q @ k.conj().T).real / head**0.5
             scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
@@ -238,7 +258,8 @@ def textbook(model: Transformer, text: list[int], codes: list[int]) -> tuple[Ten
     for number in range(len(c.radices) - 1):
         own = {k: w for k, w in weights.items() if k.startswith(f"digit_blocks.{number}.")}
         norm_, mlp_in, mlp_out = own.values()
-        digits = [code // math.prod(c.radices[:number]) % c.radices[number] for code in codes]
+        below = math.prod(c.radices[:number])
+        digits = [codes[place] // below % c.radices[number] for place in order]
         picture = picture + weights[f"digit_embeddings.{number}.weight"][digits]
         x = norm(picture, norm_) @ mlp_in.T
         picture = picture + x.clamp(min=0) ** 2 @ mlp_out.T

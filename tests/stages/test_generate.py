@@ -23,7 +23,7 @@ from PIL import Image
 
 from dallebaby_cli.config import SampleConfig, settings
 from dallebaby_cli.drawing.pretrained import from_pretrained
-from dallebaby_cli.drawing.sampler import Sampler, Sketch
+from dallebaby_cli.drawing.sampler import Sampler, Sketch, first_rows
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models.tokenizers.image_tokenizer import GREY
 from dallebaby_cli.prep.images import decode
@@ -131,14 +131,14 @@ def test_metadata_suffices_to_draw_a_picture_again(
     facts = drawn(ran)
     assert pixels(Path(facts["grid"])).shape == (2 * 16 + GAP, 2 * 16 + GAP, 3)
     sampler = from_pretrained(model)
-    first_rows = sampler.encode(decode(photo.read_bytes(), 16))[:2]
+    top = sampler.encode(decode(photo.read_bytes(), 16))[:2]
     for path in map(Path, facts["pictures"]):
         about = text(path)
         assert about["model"] == weights.model_id(model)
         kept = torch.tensor([int(code) for code in about["kept"].split()]).view(-1, 4)
-        assert torch.equal(kept, first_rows)
+        assert torch.equal(kept, top)
         config = settings.build(SampleConfig, json.loads(about["sampling"]))
-        codes = sampler.draw([about["prompt"]], [int(about["seed"])], config, kept)
+        codes = sampler.draw([about["prompt"]], [int(about["seed"])], config, first_rows(kept))
         assert np.array_equal(sampler.paint(codes)[0], pixels(path))
 
 

@@ -34,6 +34,7 @@ CASES = {
     "sharpen": ("vae", "finish.width=8"),
     "dalle": ("dalle", "model.dropout=0"),
     "dropout": ("dalle", "model.dropout=0.1"),
+    "orders": ("dalle", "model.dropout=0", "random_order=0.5"),
     "recompute": ("dalle", "model.dropout=0", "recompute=true"),
 }
 

@@ -140,6 +140,17 @@ def test_bits_are_of_all_classes_and_of_any_size_of_batch(tmp_path: Path, sample
     assert len({*holdout.first_captions(30)} - {f"a red car {n}" for n in range(EACH)}) > 15
 
 
+def test_captions_that_come_most_often_come_first(tmp_path: Path, sampler: Sampler) -> None:
+    codes = np.zeros((6, 16), np.uint16)
+    train = Captioned(
+        [write_tokens(tmp_path / "t", codes, "train")], "train", sampler.text_tokenizer, 10
+    )
+    order = train.sample(6).tolist()
+    found = train.frequent_captions(6, 3)
+    assert found == ["a blue house", f"a red car {order[0]}", f"a red car {order[1]}"]
+    assert len(train.frequent_captions(6, 99)) == 7 and len(train.frequent_captions(2, 99)) == 3
+
+
 def test_counting_codes_takes_little_memory(tmp_path: Path, sampler: Sampler) -> None:
     codes = np.random.default_rng(0).integers(0, 240, (60_000, 256)).astype(np.uint16)
     source = write_tokens(tmp_path / "large", codes, "train")

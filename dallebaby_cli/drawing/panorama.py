@@ -1,0 +1,162 @@
+"""Drawings of any size, by a model whose pictures are all of one: window by window, each going on
+from what those before it left (`Canvas.windows`). A drawing of the model's own size is one window.
+
+Shapes: B pictures, a canvas of R x C codes and H x W pixels; in a window G x G codes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.editing import TO_DRAW, Canvas, joined
+from dallebaby_cli.drawing.fitting import at_a_time
+from dallebaby_cli.drawing.sampler import PAINTED, Drawing, Sampler, Sketch, check_best
+from dallebaby_cli.models import collectives
+
+APART = 1 << 40  # between the seeds of two windows: one seed draws alike at the same places
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Pictures that are drawn together, at one moment."""
+
+    number: int
+    """of all the moments that each of them has"""
+    drawing: Drawing
+    """of the window that is drawn now"""
+    before: Tensor
+    """codes (B, R, C), TO_DRAW where none was decided before this window"""
+    window: tuple[slice, slice]
+    done: float
+    """pictures that are drawn by now, parts of them counted"""
+
+    @property
+    def codes(self) -> Tensor:
+        """(B, R, C) int64 on the CPU, TO_DRAW where none is decided yet."""
+        codes, now = self.before.clone(), self.drawing
+        codes[:, *self.window] = now.codes.where(now.known, TO_DRAW).cpu()
+        return codes
+
+
+class Panorama:
+    """How pictures of a canvas are drawn, all alike: which windows, and from what each goes on."""
+
+    def __init__(
+        self, sampler: Sampler, canvas: Canvas, config: SampleConfig, known: Tensor | None = None
+    ) -> None:
+        """`known` are codes (B, R, C) or (1, R, C), TO_DRAW where none is; of each window all
+        pictures know equally many. Raises UsageError if this model cannot go on from them."""
+        self.sampler, self.canvas, self.config = sampler, canvas, config
+        size = (1, canvas.rows, canvas.columns)
+        self.known = torch.full(size, TO_DRAW) if known is None else known.cpu()
+        self.windows: list[tuple[slice, slice]] = []
+        """those in which something is to be drawn"""
+        self.counts: list[Sequence[int]] = []
+        """of each, how many of its codes are decided at its moments"""
+        there = self.known.clone()
+        for window in _slices(canvas):
+            begun = there[:, *window]
+            if (begun == TO_DRAW).any():
+                sampler.require(config, begun)
+                self.windows.append(window)
+                self.counts.append(sampler.moments(config, int((begun[0] != TO_DRAW).sum())))
+                begun.clamp_(min=0)  # as good as drawn
+
+    @property
+    def moments(self) -> int:
+        """How many each picture has: where a window ends, the next one begins."""
+        return 1 + sum(len(counts) - 1 for counts in self.counts)
+
+    def sketch(
+        self,
+        prompts: Sequence[str],
+        n: int,
+        seed: int,
+        batch_size: int | None = None,
+        best: int | None = None,
+        watch: Callable[[Moment], None] | None = None,
+        together: bool = False,
+    ) -> Sketch:
+        """n pictures of each prompt, codes (B, R, C), as `Sampler.sketch` draws them. The best of a
+        large canvas are those with the highest sum of the scores of its windows. Raises UsageError
+        for a `best` that is not 1 to n."""
+        check_best(best, n)
+        config = replace(self.config, batch_size=batch_size)
+        wanted = [prompt for prompt in prompts for _ in range(n)]
+        mine = collectives.shared() if together else slice(None)
+        codes = self.known.expand(len(wanted), -1, -1)
+        for number, window in enumerate(self.windows):
+            known = codes[:, *window]
+            drawn = self.sampler.sketch(
+                prompts,
+                n,
+                seed + number * APART,
+                config,
+                best if self.canvas.single else None,
+                None if (known[0] == TO_DRAW).all() else known,
+                watch and self._watching(watch, number, codes[mine]),
+                together,
+            )
+            if self.canvas.single:
+                return drawn
+            codes = codes.clone()  # moments that were seen stay as they are
+            codes[:, *window] = drawn.codes.cpu()
+        places = [*range(len(wanted))]
+        if best:
+            places = self._best(wanted, codes, n, best, config)
+        return Sketch(codes[places], [seed + place for place in places])
+
+    def _watching(
+        self, watch: Callable[[Moment], None], number: int, before: Tensor
+    ) -> Callable[[Drawing], None]:
+        """What watches a window of pictures, before it (B, R, C), as part of the whole."""
+        begins = sum(len(counts) - 1 for counts in self.counts[:number])
+        places = {count: begins + place for place, count in enumerate(self.counts[number])}
+
+        def show(drawing: Drawing) -> None:
+            part = before[drawing.first : drawing.first + len(drawing.codes)]
+            done = (number * len(before) + drawing.done) / len(self.windows)
+            watch(Moment(places[drawing.count], drawing, part, self.windows[number], done))
+
+        return show
+
+    def _best(
+        self, wanted: Sequence[str], codes: Tensor, n: int, best: int, config: SampleConfig
+    ) -> list[int]:
+        """The places of so many of each n pictures (B, R, C), the best first."""
+        size = at_a_time(self.sampler.model.config, config, self.sampler.device)
+        fit = torch.zeros(len(wanted))
+        for window in self.windows:
+            for first in range(0, len(wanted), size):
+                part = slice(first, first + size)
+                drawn = codes[part][:, *window].to(self.sampler.device)
+                fit[part] += self.sampler.score(wanted[part], drawn).cpu()
+        order = fit.view(-1, n).argsort(descending=True, stable=True)[:, :best]
+        return (order + n * torch.arange(len(order))[:, None]).flatten().tolist()
+
+
+def paint(sampler: Sampler, canvas: Canvas, codes: Tensor) -> np.ndarray:
+    """uint8 (B, H, W, 3) of codes (B, R, C), grey where they are TO_DRAW."""
+    if canvas.single:
+        return _painted(sampler, codes)
+    pictures = []
+    for start in range(0, len(codes), PAINTED):
+        part = codes[start : start + PAINTED]
+        windows = [_painted(sampler, part[:, *window]) for window in _slices(canvas)]
+        pictures.append(joined(canvas, windows))
+    return np.concatenate(pictures)
+
+
+def _slices(canvas: Canvas) -> list[tuple[slice, slice]]:
+    """The windows of a canvas, as what they are of its codes (R, C)."""
+    side = canvas.grid
+    return [(slice(y, y + side), slice(x, x + side)) for y, x in canvas.windows()]
+
+
+def _painted(sampler: Sampler, codes: Tensor) -> np.ndarray:
+    known = codes != TO_DRAW
+    return sampler.paint(codes.clamp(min=0), None if known.all() else known)

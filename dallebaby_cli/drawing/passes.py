@@ -1,0 +1,146 @@
+"""Several codes of each picture at a time: a picture in a few passes, or around what is kept of it.
+
+A pass asks for the codes of several places after the same known ones (`Transformer.ask`), as the
+parallel decoders of Besnier et al. (2025, arXiv 2503.17076) and Chang et al. (2022, arXiv
+2202.04200) do, and as those which keep what is known in a cache (RandAR, 2024, arXiv 2412.01827).
+What a pass decides, the next one reads. Random numbers are those of the place.
+
+Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K codebook, L values of
+a digit; M = B m rows of the m places that a pass asks for.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dallebaby_cli.config import SampleConfig
+from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise_at
+from dallebaby_cli.models.block import Cache
+from dallebaby_cli.models.transformer import Transformer
+
+CHANCE = 4.5  # how much there is at first in what a picture is said to be surest of, as in MaskGIT
+
+
+class Passes:
+    """B pictures under way, drawn as `config` says."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        config: SampleConfig,
+        text: Tensor,
+        seeds: Sequence[int],
+        known: Tensor,
+        like: Tensor,
+    ) -> None:
+        """Of captions (B, T), or where there is guidance (2 B, T), the second half empty, with the
+        codes `known` (B, N), -1 where they are not, as many of each picture. `like` has the device
+        and the type of keys and values."""
+        self.model, self.config, self._text = model, config, text
+        self.guided = config.guidance != 1
+        self.surest = config.steps is not None and config.order == "confidence"
+        self.cache = Cache(model.config, len(text), like)
+        self.cache.codes[:, :-1] = known.where(known >= 0, model.config.codes).repeat(self._rows, 1)
+        self._keys = keys(seeds).to(like.device)
+        self._order = reading_order(known, config)
+        given = int((known[0] >= 0).sum())
+        self.counts = counts(model.config.image_tokens, given, config.steps)
+        self._passed, self._filled = 0, 0
+
+    @property
+    def codes(self) -> Tensor:
+        """(B, N) int64, K where none is decided yet."""
+        return self.cache.codes[: len(self._keys), :-1]
+
+    def next(self) -> None:
+        """Decide the codes of the next places of each picture."""
+        count, after = self.counts[self._passed : self._passed + 2]
+        asked = self._order[:, count : None if self.surest else after]
+        self._prepare(asked, count)
+        both = self._order.repeat(self._rows, 1)
+        of_rows = both[:, :count], both[:, count : count + asked.shape[1]]
+        codes = self.model.ask(self._text, *of_rows, self._filled, self.cache, self._pick)
+        codes = codes[: len(asked)]
+        if self.surest:
+            best = self._sure.view_as(asked).argsort(dim=1, descending=True)
+            codes, asked = codes.gather(1, best), asked.gather(1, best)
+            self._order[:, count:] = asked
+        decided = slice(0, after - count)
+        for half in self.cache.codes.chunk(self._rows):
+            half.scatter_(1, asked[:, decided], codes[:, decided])
+        # the first place's position holds for the next pass, if that was the one to ask for first
+        self._filled = self.model.config.text_tokens + count + (not self.surest)
+        self._passed += 1
+
+    @property
+    def _rows(self) -> int:
+        """Of each picture: with its caption, and where there is guidance without."""
+        return 1 + self.guided
+
+    def _prepare(self, asked: Tensor, count: int) -> None:
+        """Random numbers and guidance of the places `asked` (B, m), when so many codes are
+        known."""
+        shape, share = self.model.config, count / self.model.config.image_tokens
+        random = noise_at(self._keys[:, None], asked, sum(shape.radices)).flatten(0, 1)
+        self._noise = torch.split(random, [*shape.radices], dim=-1)
+        self._pull = guidance_at(share, self.config)
+        if self.surest:
+            chance = noise_at(~self._keys[:, None], asked, 1).flatten()  # numbers of no code
+            self._sure = CHANCE * (1 - share) * chance
+
+    def _pick(self, digit: int, logits: Tensor) -> Tensor:
+        """Choose the digit of that number (M,), or (2 M,), from logits (M, L), or (2 M, L)."""
+        logits = guide(logits, self._pull) if self.guided else logits.float()
+        chosen = choose(logits, self._noise[digit], self.config)
+        if self.surest:
+            self._sure -= F.cross_entropy(logits, chosen, reduction="none")
+        return chosen.repeat(self._rows)
+
+
+def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
+    """The places (B, N) of pictures in the order in which their codes are read: of the `known`
+    ones (B, N), -1 where they are not, then of those that are drawn."""
+    grid = math.isqrt(known.shape[1])
+    raster = config.steps is None or config.order == "raster"
+    order = torch.arange(grid**2) if raster else torch.tensor(halton(grid))
+    order = order.to(known.device).expand_as(known)
+    to_draw = known.gather(1, order) < 0
+    return order.gather(1, to_draw.int().argsort(dim=1, stable=True))
+
+
+def counts(whole: int, given: int, passes: int | None) -> list[int]:
+    """How many of the `whole` picture's codes are known before each pass and after the last one, if
+    so many are given: along a cosine few are decided at first, and at least one in each; without
+    `passes` one in each."""
+    unknown = whole - given
+    passes = min(passes or unknown, unknown)
+    shares = (1 - math.cos(math.pi / 2 * number / passes) for number in range(1, passes + 1))
+    found = (math.floor(share * unknown + 0.5) for share in shares)
+    return [given, *(given + max(number, count) for number, count in enumerate(found, start=1))]
+
+
+@lru_cache(maxsize=8)
+def halton(grid: int) -> tuple[int, ...]:
+    """All places of a picture in the order in which points of Halton's sequence fall on them, in
+    bases 2 and 3: at any time they lie far apart."""
+    places: dict[int, None] = {}
+    number = 0
+    while len(places) < grid**2:
+        number += 1
+        row, column = (int(grid * mirrored(number, base)) for base in (2, 3))
+        places[row * grid + column] = None
+    return tuple(places)
+
+
+def mirrored(number: int, base: int) -> float:
+    """A number from 0 to 1 whose digits behind the point are those of `number` from the last on
+    (van der Corput)."""
+    found, share = 0.0, 1 / base
+    while number:
+        number, digit = divmod(number, base)
+        found, share = found + digit * share, share / base
+    return found
