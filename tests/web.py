@@ -168,6 +168,12 @@ def pixels(content: bytes | str) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
+def kept_of(says: dict[str, str]) -> list[int]:
+    """The codes of another picture that a picture's metadata says were kept; -1 is none."""
+    codes = says.get("kept", says.get("known", "")).split()
+    return [int(code) for code in codes if code != "-1"]
+
+
 def png(pixels: np.ndarray, mode: str = "RGB") -> bytes:
     """Pixels as a PNG."""
     content = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Ran
-from web import Brake, Client, Told, names, of, pixels, png, serving
+from web import Brake, Client, Told, kept_of, names, of, pixels, png, serving
 
 from dallebaby_cli.drawing.pretrained import from_pretrained
 from dallebaby_cli.drawing.sampler import Sampler
@@ -137,7 +137,7 @@ def begins_with(client: Client, home: Path, **wish: Any) -> tuple[np.ndarray, in
     image = "data:image/png;base64," + base64.b64encode(png(noise)).decode()
     (picture,) = finished(client.draw({**WISH, "image": image, **wish}))
     says = read_metadata(home / "samples" / picture["name"])
-    kept = np.array(says["kept"].split(), int).reshape(-1, rows)
+    kept = np.array(kept_of(says)).reshape(-1, rows)
     assert (kept == own[: len(kept)]).all()
     return kept, rows, picture
 

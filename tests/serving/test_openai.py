@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 from openai import OpenAI
-from web import Client, pixels, png, serving
+from web import Client, kept_of, pixels, png, serving
 
 from dallebaby_cli.serving import line
 from dallebaby_cli.store.pictures import read_metadata
@@ -83,10 +83,10 @@ def test_edit(api: OpenAI, home: Path) -> None:
     )
     assert found.data and len(found.data) == 2
     (path,) = (home / "samples").glob("a-red-circle-3-00.png")
-    rows = len(read_metadata(path)["kept"].split())
+    kept = kept_of(read_metadata(path))
     seen = png(np.concatenate([noise, alpha], 2), "RGBA")
     own = api.images.edit(prompt=PROMPT, image=seen, extra_body={"seed": 3})
-    assert own.data and len(own.data) == 1 and rows, "a picture's own transparency is a mask"
+    assert own.data and len(own.data) == 1 and kept, "a picture's own transparency is a mask"
     with api.images.edit(
         prompt=PROMPT, image=[("a.png", png(noise))], stream=True, partial_images=1
     ) as stream:
