@@ -8,7 +8,7 @@ PARALLEL := -n auto --dist loadfile
 PICTURES ?= stamps
 BENCHMARKS := fetch.py scenes.py prep_memory.py "prep.py $(PICTURES)" "loader.py $(PICTURES)" \
 	"near_duplicates.py $(PICTURES)" dvae_step.py dvae_collapse.py "dvae_claims.py $(PICTURES)" \
-	dvae_baseline.py doctor.py busy.py ranks.py transformer_speed.py transformer_learning.py
+	dvae_baseline.py doctor.py busy.py ranks.py transformer_speed.py transformer_learning.py serve.py
 
 .PHONY: help setup demo baby test test-fast test-lowest lint format bench soak sizes
 

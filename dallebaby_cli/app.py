@@ -24,6 +24,7 @@ from dallebaby_cli.commands import (
     generate,
     options,
     prep,
+    serve,
     status,
     train,
     train_vae,
@@ -60,6 +61,7 @@ app.command(
 app.command("describe", epilog="Example: dallebaby describe photo.jpg --among captions.txt")(
     describe.describe
 )
+app.command("serve", epilog="Example: dallebaby serve --open")(serve.serve)
 app.command("evaluate", epilog="Example: dallebaby evaluate --pictures 1000")(evaluate.evaluate)
 app.command("demo", epilog="Example: dallebaby demo --minutes 11")(demo.demo)
 app.command("doctor", epilog="Example: dallebaby doctor coco --preset baby-64")(doctor.doctor)

@@ -27,7 +27,10 @@ MAY_IMPORT = {
     # of training the engine alone, which starts processes
     "commands": {
         *("commands", "stages", "training", "config", "models", "store", "fetch"),
-        "quality",  # the figures that it shows
+        *("quality", "serving"),  # the figures that it shows, and the other skin
+    },
+    "serving": {  # the other skin
+        *("serving", "stages", "training", "drawing", "quality", "prep", "store", "config"),
     },
     "stages": {
         *("training", "drawing", "captioning", "quality", "models"),
@@ -235,6 +238,7 @@ FLAGS = {
     "generate": "best file guidance help image keep mask model n out outpaint processes "
     "progressive seed show size steps temperature top-k top-p vae variations",
     "describe": "among help model top",
+    "serve": "help host model open port token",
     "evaluate": "help model only-vae pictures processes seed speed vae",
     "demo": "help minutes",
     "doctor": "help preset",

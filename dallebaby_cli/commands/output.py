@@ -154,16 +154,17 @@ class Settings:
             self.err.print(f"next: {text}", style="dim")
 
     @contextmanager
-    def reporter(self) -> Iterator[events.Report]:
-        """A listener for a stage's events: bars in a terminal, plain or JSON lines elsewhere."""
+    def reporter(self, bars: bool = True) -> Iterator[events.Report]:
+        """A listener for a stage's events: bars in a terminal, plain or JSON lines elsewhere, and
+        where no bars are wanted: their screen is drawn anew all the time."""
         if self.json:
             yield self._json_event
             return
         from dallebaby_cli.commands.live import Bars, Lines
 
-        if self.err.is_terminal and not self.quiet:
-            with Bars(self.err) as bars:
-                yield bars
+        if bars and self.err.is_terminal and not self.quiet:
+            with Bars(self.err) as drawn:
+                yield drawn
         else:
             yield Lines(self.err, self.quiet)
 

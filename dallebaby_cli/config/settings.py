@@ -267,7 +267,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     read, kind = KINDS[hint]
     try:
         return read(value)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise UsageError(f"{name}={shown(value)}: must be {kind}") from None
 
 

@@ -20,6 +20,11 @@ class Asked:
     """with what, the same for all pictures"""
 
     @property
+    def columns(self) -> int | None:
+        """Pictures in a row of the grid; None makes it about square."""
+        return self.each if len(self.prompts) > 1 else None
+
+    @property
     def grid(self) -> dict[str, str]:
         """What the grid and the animation say."""
         numbers = {"seed": str(self.seed), "n": str(self.n), "best": str(self.each)}

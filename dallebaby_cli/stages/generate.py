@@ -5,9 +5,9 @@ import itertools
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -139,41 +139,41 @@ def generate(
         report(Note(f"generate: with {model.folder}{painted}, seed {seed}"))
         _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
-        made = {"model": sampler.id, "sampling": _settings(config)}
-        if sampler.vae_id:
-            made["vae"] = sampler.vae_id
-        asked = Asked(prompts, n, each, seed, made | start.made)
-        stem, wanted = name or f"{_slug(prompts[0])}-{seed}", out
-        out = Path(engine.once(lambda: str(_place(home, stem, wanted, progressive, asked))))
+        asked = Asked(prompts, n, each, seed, made_with(sampler, config, start))
+        stem, wanted = name or f"{slug(prompts[0])}-{seed}", out
+        out = Path(engine.once(lambda: str(place(home, stem, wanted, progressive, asked))))
         sketch, frames = _draw(plan, asked, best, progressive is not None, report)
         pictures = start.paint(sampler, sketch.codes) if engine.first() else np.empty(0, np.uint8)
         singles = [out.with_name(f"{out.stem}-{i:02d}.png") for i in range(len(sketch.seeds))]
         done = Drawn(out, singles, seed, model.folder, pictures, progressive, model.vae)
         if engine.first():
-            _write(done, asked, sketch, frames, partial(start.paint, sampler))
+            write(done, asked, sketch.seeds)
+            if progressive:
+                chosen = [number - seed for number in sketch.seeds]
+                shown = [start.paint(sampler, codes[chosen]) for codes in frames]
+                sheets = [Image.fromarray(grid(moment, asked.columns)) for moment in shown]
+                write_gif(progressive, sheets, asked.grid)
         engine.wait()
     return done
 
 
-def _write(
-    done: Drawn,
-    asked: Asked,
-    sketch: Sketch,
-    frames: list[Tensor],
-    paint: Callable[[Tensor], np.ndarray],
-) -> None:
-    """The single pictures, the grid and the animation, if one was asked for."""
-    columns = asked.each if len(asked.prompts) > 1 else None
+def made_with(sampler: Sampler, config: SampleConfig, start: Start) -> dict[str, str]:
+    """What the files of a drawing say of the model, its settings and what it began with."""
+    made = {"model": sampler.id, "sampling": _settings(config)}
+    if sampler.vae_id:
+        made["vae"] = sampler.vae_id
+    return made | start.made
+
+
+def write(done: Drawn, asked: Asked, seeds: Sequence[int]) -> None:
+    """The single pictures, which came from these seeds, and the grid."""
     for index, path in enumerate(done.singles):
-        write_png(path, done.pictures[index], asked.single(index, sketch.seeds[index]))
-    write_png(done.grid, grid(done.pictures, columns), asked.grid)
-    if done.progressive:
-        chosen = [seed - asked.seed for seed in sketch.seeds]
-        sheets = (Image.fromarray(grid(paint(codes[chosen]), columns)) for codes in frames)
-        write_gif(done.progressive, [*sheets], asked.grid)
+        write_png(path, done.pictures[index], asked.single(index, seeds[index]))
+    write_png(done.grid, grid(done.pictures, asked.columns), asked.grid)
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
+    """What files are called that show it."""
     return re.sub(r"[\W_]+", "-", prompt.lower())[:40].strip("-") or "picture"
 
 
@@ -190,7 +190,7 @@ def _check_place(flag: str, path: Path | None, ending: str) -> None:
         raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
 
 
-def _place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:
+def place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:
     """Where the grid goes: `out`, or the first free name in samples/ that begins with `stem`.
     Raises UsageError where a file that was asked for is there already from another drawing."""
     for flag, path in (("--out", out), ("--progressive", progressive)):
@@ -240,10 +240,16 @@ def _kept(sampler: Sampler, edits: Edits, canvas: Canvas, seeds: Sequence[int]) 
     if edits.variations is not None:
         whole = _spaced(canvas.holding(codes[None]))
         return Start(canvas, known, made={"variations": f"{edits.variations}", "varied": whole})
-    if edits.pastes(white, larger):
-        pasted = hashlib.sha256(picture.tobytes()).hexdigest()
-        return Start(canvas, known, picture, {"known": _spaced(known), "pasted": pasted})
-    if larger:
+    return begun(canvas, known, picture if edits.pastes(white, larger) else None)
+
+
+def begun(canvas: Canvas, known: Tensor, pasted: np.ndarray | None) -> Start:
+    """A drawing that begins with known codes (1, R, C), and shows the pixels of a picture, uint8
+    (P, P, 3), where they are known, if one is given."""
+    if pasted is not None:
+        of = hashlib.sha256(pasted.tobytes()).hexdigest()
+        return Start(canvas, known, pasted, {"known": _spaced(known), "pasted": of})
+    if not canvas.single:
         return Start(canvas, known, made={"known": _spaced(known)})
     return Start(canvas, known, made={"kept": _spaced(known[known != TO_DRAW])})
 

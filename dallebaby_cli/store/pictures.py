@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -59,11 +60,18 @@ def write_gif(
 def read_metadata(path: Path) -> dict[str, str]:
     """What `write_png` or `write_gif` said of a picture; empty for all that they did not write."""
     try:
-        with files.open_regular(path) as opened:  # Image.open refuses grids of many pictures
-            kind = GifImageFile if opened.peek(3).startswith(b"GIF") else PngImageFile
-            picture = kind(opened)
-            comment = picture.info.get("comment")
-            found = json.loads(comment) if comment else picture.info
-            return {str(key): str(value) for key, value in dict(found).items()}
+        with files.open_regular(path) as opened:
+            return metadata_of(opened)
     except Exception:  # whatever lies there, it was not written by us
         return {}
+
+
+def metadata_of(opened: BinaryIO) -> dict[str, str]:
+    """What `write_png` or `write_gif` said of a picture that is open at its start. Raises anything
+    for all that they did not write."""
+    kind = GifImageFile if opened.read(3) == b"GIF" else PngImageFile
+    opened.seek(0)
+    picture = kind(opened)  # Image.open refuses grids of many pictures
+    comment = picture.info.get("comment")
+    found = json.loads(comment) if comment else picture.info
+    return {str(key): str(value) for key, value in dict(found).items()}

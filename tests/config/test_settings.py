@@ -42,6 +42,7 @@ def test_precedence_from_default_to_flag(tmp_path: Path) -> None:
         ("batch_size=1.5", "must be a whole number"),
         ("batch_size=true", "must be a whole number"),
         ("optim.lr=nan", "must be a number"),
+        ("optim.lr=" + "9" * 350, "must be a number"),
         ("optim.lr=-1", "optim.lr=-1.0: must be above 0"),
         ("precision=fp8", "must be one of auto, fp32, bf16, fp16"),
         ("model=3", "has settings of its own"),
