@@ -1,4 +1,4 @@
-// The form: what the next drawing is made of. `wish` reads it, `load` puts a picture's settings in.
+// The form: what the next drawing is made of. `settings` reads it, `load` puts those of a picture in.
 
 import { find, make, button, say } from "./dom.js";
 import { unknownSentence } from "./words.js";
@@ -42,6 +42,7 @@ export function setUp(told, act) {
   find("lock").addEventListener("change", () => {
     if (!find("lock").checked) find("seed").value = "";
   });
+  find("prompt").addEventListener("input", () => tellUnknown([])); // they were another prompt's
   find("keep").addEventListener("input", tellKept);
   find("no-start").addEventListener("click", () => {
     beginWith(null);
@@ -54,8 +55,9 @@ export function setUp(told, act) {
   find("draw").disabled = false; // before that, the browser would send the form in its own way
 }
 
-// The body of POST /api/drawings. Fields that are empty are left out: then what is usual holds.
-export function wish() {
+// The body of POST /api/drawings, without the picture that it begins with. Fields that are empty are
+// left out: then what is usual holds.
+export function settings() {
   const asked = { ...extra, prompt: find("prompt").value.trim(), model: model().name };
   const count = Math.round(find("n").valueAsNumber) || 1;
   asked.n = find("n").value = Math.min(Math.max(count, 1), most);
@@ -64,24 +66,28 @@ export function wish() {
     if (!Number.isNaN(value)) asked[name] = value;
   }
   asked.seed = find("lock").checked ? find("seed").value.trim() || null : null;
-  if (start) Object.assign(asked, start.request, { keep: find("keep").valueAsNumber });
   return asked;
 }
 
+function wish() {
+  const begun = start ? { ...start.request, keep: find("keep").valueAsNumber } : {};
+  return { ...settings(), ...begun };
+}
+
 // Take over the settings of a picture, with its seed kept; returns what there is to say of it.
-export function load(settings, n = 1) {
-  find("prompt").value = settings.prompt ?? "";
+export function load(told, n = 1) {
+  find("prompt").value = told.prompt ?? "";
   find("n").value = Math.min(n, most);
-  find("seed").value = settings.seed ?? "";
-  find("lock").checked = Boolean(settings.seed);
-  const here = models.some(({ name }) => name === settings.model);
-  if (here) find("model").value = settings.model;
+  find("seed").value = told.seed ?? "";
+  find("lock").checked = Boolean(told.seed);
+  const here = models.some(({ name }) => name === told.model);
+  if (here) find("model").value = told.model;
   takeModel();
   for (const name of FIELDS) {
-    const value = settings[name] ?? usual[name] ?? null;
+    const value = told[name] ?? usual[name] ?? null;
     if (value !== null) find(name).value = value;
   }
-  const others = Object.entries(settings).filter(
+  const others = Object.entries(told).filter(
     ([name, value]) => !OWN.includes(name) && JSON.stringify(value) !== JSON.stringify(usual[name]),
   );
   setExtra(Object.fromEntries(others));
@@ -90,7 +96,9 @@ export function load(settings, n = 1) {
 }
 
 // The wish for the same picture again.
-export const again = (picture) => ({ ...picture.settings, ...picture.start, n: 1, model: theModel(picture) });
+export function again(picture) {
+  return { ...picture.settings, ...picture.start, n: 1, model: theModel(picture) };
+}
 
 // The wish for others like it: other seeds, the rest the same.
 export const variations = (picture) => ({
@@ -150,9 +158,9 @@ function tellKept() {
   find("kept").value = `${find("keep").value} of ${model().grid}`;
 }
 
-function setExtra(settings) {
-  extra = settings;
-  const told = Object.entries(settings).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
-  find("extra").hidden = !told.length;
-  say(find("extra-words"), `Also taken from the picture: ${told.join(", ")}.`);
+function setExtra(others) {
+  extra = others;
+  const words = Object.entries(others).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
+  find("extra").hidden = !words.length;
+  say(find("extra-words"), `Also taken from the picture: ${words.join(", ")}.`);
 }

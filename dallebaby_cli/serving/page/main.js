@@ -26,7 +26,7 @@ function begin(wish) {
 
 function redraw(chosen) {
   mask.open(chosen, form.model(), (anew) => {
-    begin({ ...form.wish(), ...anew, seed: null, picture: chosen.name });
+    begin({ ...form.settings(), ...anew, picture: chosen.name });
   });
 }
 
