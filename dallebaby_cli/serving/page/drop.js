@@ -26,7 +26,7 @@ export function accept(input, take) {
   });
 }
 
-// What a file holds: {settings, kept, n} of a picture that dallebaby drew, else {image, url}: the
+// What a file holds: {settings, kept, grid} of a picture that dallebaby drew, else {image, url}: the
 // picture, to begin with. Throws an Error whose message is a sentence.
 export async function read(file) {
   if (file.size > MOST) throw new Error(`${file.name} is larger than 11 MB; take a smaller picture.`);

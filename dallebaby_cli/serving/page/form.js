@@ -5,7 +5,7 @@ import { unknownSentence } from "./words.js";
 
 const FIELDS = ["guidance", "temperature", "steps"];
 const OWN = ["prompt", "seed", "model", "n", ...FIELDS];
-// only for a model that draws scenes and does not say itself what it learned
+// only for a model that draws scenes and has kept no captions of its own: the baby
 const EXAMPLES = ["a red car", "a blue house", "a purple tree", "a yellow flower left of a green boat"];
 const VARIATIONS = 4;
 
@@ -75,9 +75,9 @@ function wish() {
 }
 
 // Take over the settings of a picture, with its seed kept; returns what there is to say of it.
-export function load(told, n = 1) {
+export function load(told, n = null) {
   find("prompt").value = told.prompt ?? "";
-  find("n").value = Math.min(n, most);
+  if (n !== null) find("n").value = n;
   find("seed").value = told.seed ?? "";
   find("lock").checked = Boolean(told.seed);
   const here = models.some(({ name }) => name === told.model);
@@ -134,7 +134,7 @@ function takeModel() {
   const { steps, examples, name } = model();
   find("passes").hidden = steps === null;
   if (steps !== null) find("steps").value = steps;
-  const shown = examples ?? (/baby|scenes/.test(name) ? EXAMPLES : []);
+  const shown = examples.length || !/baby|scenes/.test(name) ? examples : EXAMPLES;
   find("prompt").placeholder = shown[0] ?? "";
   find("examples").hidden = !shown.length;
   const chips = shown.map((text) =>

@@ -38,7 +38,8 @@ async function takeFile(file) {
       form.beginWith({ request: { image: told.image }, url: told.url, words: file.name });
       tell(`${file.name} holds no settings, so the next drawing begins with it.`);
     } else {
-      const noted = form.load(told.settings, told.n);
+      // a grid does not say how many pictures it has
+      const noted = form.load(told.settings, told.grid ? null : 1);
       const apart = told.kept && "It began with another picture, which its settings do not hold.";
       tell([`Settings of ${file.name} loaded.`, noted, apart].filter(Boolean).join(" "));
     }

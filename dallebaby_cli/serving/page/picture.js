@@ -51,7 +51,7 @@ function canBeDrawnAgain({ kept, start }) {
 
 // The same picture, and its settings in the form, to be changed.
 function again(picture) {
-  const told = form.load(picture.settings);
+  const told = form.load(picture.settings, 1);
   if (told) act.say(told);
   act.draw(form.again(picture));
 }
