@@ -36,26 +36,29 @@ export async function* draw(wish, signal) {
     body: JSON.stringify(wish),
     signal,
   });
-  const reader = answer.body.getReader();
+  for await (const told of events(answer.body.getReader())) {
+    if (told.event === "error") throw new Error(told.data.error);
+    yield told;
+    if (told.event === "done" || told.event === "stopped") return;
+  }
+  throw new Error(CUT);
+}
+
+async function* events(reader) {
   const decoder = new TextDecoder();
   let rest = "";
-  for (;;) {
-    let read;
-    try {
-      read = await reader.read();
-    } catch (error) {
-      throw error.name === "AbortError" ? error : new Error(CUT);
+  try {
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new Error(CUT);
+      });
+      if (done) return;
+      const blocks = (rest + decoder.decode(value, { stream: true })).split("\n\n");
+      rest = blocks.pop();
+      yield* blocks.map(parse).filter(Boolean);
     }
-    if (read.done) throw new Error(CUT);
-    const blocks = (rest + decoder.decode(read.value, { stream: true })).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const told = parse(block);
-      if (!told) continue;
-      if (told.event === "error") throw new Error(told.data.error);
-      yield told;
-      if (told.event === "done" || told.event === "stopped") return;
-    }
+  } finally {
+    reader.cancel().catch(() => {}); // whoever leaves early frees the place
   }
 }
 

@@ -113,10 +113,11 @@ function view({ prompt, n = 1 }) {
   return { article, title, stopper, state, note, progress, places, done: places.map(() => 0) };
 }
 
-// The state is seen in its article, and spoken from the one live region that is always there.
+// The state is seen in its article, and spoken from a live region that is always there: one that
+// comes with its words is not spoken.
 function tell(job, words) {
   say(job.state, words);
-  say(find("status"), `${job.wish.prompt}: ${words}`);
+  say(find("spoken"), `${job.wish.prompt}: ${words}`);
 }
 
 function noteOn({ unknown, read }) {

@@ -26,7 +26,8 @@ function begin(wish) {
 
 function redraw(chosen) {
   mask.open(chosen, form.model(), (anew) => {
-    begin({ ...form.settings(), ...anew, picture: chosen.name });
+    // by chance, also where a seed is kept: who redraws a part wants to see another one
+    begin({ ...form.settings(), ...anew, seed: null, picture: chosen.name });
   });
 }
 
