@@ -87,6 +87,11 @@ class Tab:
         places = {urlsplit(a)[:2] for a in self.asked if urlsplit(a).scheme not in ("data", "blob")}
         assert places == {urlsplit(self.url)[:2]}
 
+    def ready(self) -> None:
+        """Wait until the page knows the models and shows the pictures that are there."""
+        expect(self.page.locator("#draw")).to_be_enabled()
+        expect(self.page.locator("#gallery")).to_have_attribute("aria-busy", "false")
+
     def ask(self, prompt: str, n: int = 1, **fields: object) -> None:
         """Fill in the form and let it draw."""
         self.page.fill("#prompt", prompt)
@@ -157,7 +162,7 @@ def open_tab(browser: Browser, home: Path, url: str, path: str = "/", **how: obj
     tab.watch(context)
     tab.page.goto(url + path)
     if path == "/":
-        expect(tab.page.locator("#draw")).to_be_enabled()
+        tab.ready()
     return tab
 
 
@@ -357,7 +362,7 @@ def test_a_dropped_picture_brings_its_settings_and_is_drawn_again(tab: Tab) -> N
     [name] = tab.drawn("a brown cat", guidance=4, temperature=0.8)
     content = tab.file(name)
     tab.page.reload()
-    expect(tab.page.locator("#draw")).to_be_enabled()
+    tab.ready()
     tab.drop(content)
     expect(tab.page.locator("#prompt")).to_have_value("a brown cat")
     expect(tab.page.locator("#status")).to_contain_text("Settings of some.png loaded")
@@ -373,7 +378,7 @@ def test_a_dropped_picture_brings_its_settings_and_is_drawn_again(tab: Tab) -> N
 def test_a_file_can_be_chosen_instead_of_dropped(tab: Tab) -> None:
     [name] = tab.drawn("a grey mouse")
     tab.page.reload()
-    expect(tab.page.locator("#draw")).to_be_enabled()
+    tab.ready()
     chosen = {"name": "x.png", "mimeType": "image/png", "buffer": tab.file(name)}
     tab.page.get_by_label("choose a file").set_input_files(chosen)  # type: ignore[arg-type]
     expect(tab.page.locator("#prompt")).to_have_value("a grey mouse")
@@ -544,7 +549,7 @@ def test_nothing_stands_in_the_way_of_anybody(
     look("a start")
     tab.ask("a red car", n=16)
     look("drawing")
-    page.get_by_role("button", name="Stop drawing").click()
+    tab.ended()
     tab.open_newest()
     look("a picture")
     page.get_by_role("button", name="Redraw a part").click()

@@ -30,7 +30,10 @@ export function add(pictures) {
 // Load the pictures from `after` on, or the newest.
 export async function more() {
   const first = !shown.size;
-  const { pictures, next } = await api.pictures(after);
+  find("gallery").ariaBusy = "true";
+  const { pictures, next } = await api.pictures(after).finally(() => {
+    find("gallery").ariaBusy = "false";
+  });
   after = next;
   const fresh = pictures.filter(({ name }) => !shown.has(name));
   place(fresh, (item) => find("gallery").append(item));
