@@ -1,4 +1,4 @@
-// Elements without innerHTML: what a server, a file or a person says goes in as text and stays text.
+// Elements made by hand, never parsed: what a server, a file or a person says goes in and stays text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
