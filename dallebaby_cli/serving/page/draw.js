@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { button, find, make, plural, say } from "./dom.js";
 import { pictureItem } from "./gallery.js";
-import { marked, unknownSentence } from "./words.js";
+import { marked } from "./words.js";
 
 // browsers open six connections to one server: four drawings leave two for all else
 const AT_ONCE = 4;
@@ -54,7 +54,7 @@ const on = {
   },
   started(job, data) {
     job.title.replaceChildren(...marked(job.wish.prompt, data.unknown));
-    say(job.note, noteOn(data));
+    if (data.read !== null) say(job.note, `Too long for this model, which reads: ${data.read}`);
     tell(job, `Drawing ${plural(data.n, "picture")}.`);
     job.hooks.started(data);
   },
@@ -118,9 +118,4 @@ function view({ prompt, n = 1 }) {
 function tell(job, words) {
   say(job.state, words);
   say(find("spoken"), `${job.wish.prompt}: ${words}`);
-}
-
-function noteOn({ unknown, read }) {
-  const cut = read === null ? "" : `The prompt is too long for this model, which reads: ${read}. `;
-  return cut + unknownSentence(unknown);
 }
