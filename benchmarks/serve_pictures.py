@@ -6,10 +6,12 @@ with a workspace that has runs, serve-runs.png (runs, in the dark).
 """
 
 import argparse
+import base64
 import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
@@ -18,8 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.append(str(REPOSITORY / "tests"))
 from browser import BABY, chromium, served  # noqa: E402
 
-SIZE = {"width": 880, "height": 700}
-SMALL = {"width": 640, "height": 520}
+SIZE = {"width": 880, "height": 760}
 BEFORE = ("a turquoise heart", "a purple tree", "a blue house", "a yellow flower left of a tree")
 PROMPT, SEED = "a red car", "0"
 COLOURS, FRAME_MS, LAST_MS = 96, 160, 2500
@@ -36,8 +37,8 @@ def ended(page: Page) -> None:
     expect(page.locator(".job")).to_have_count(0, timeout=120_000)
 
 
-def open_page(browser: Browser, url: str, size: dict[str, int], scheme: str) -> Page:
-    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+def open_page(browser: Browser, url: str, scheme: Literal["light", "dark"]) -> Page:
+    context = browser.new_context(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(url)
     return page
@@ -45,14 +46,20 @@ def open_page(browser: Browser, url: str, size: dict[str, int], scheme: str) -> 
 
 def forming(page: Page, out: Path) -> None:
     """An animation of the page while four pictures are drawn."""
-    frames: list[bytes] = []
+    shots: dict[bytes, None] = {}
+    cast = page.context.new_cdp_session(page)
+
+    def keep(event: dict[str, Any]) -> None:
+        shots[base64.b64decode(event["data"])] = None
+        cast.send("Page.screencastFrameAck", {"sessionId": event["sessionId"]})
+
+    cast.on("Page.screencastFrame", keep)
+    cast.send("Page.startScreencast", {"format": "png"})
     draw(page, PROMPT, 4, SEED)
-    while page.locator(".job").count():
-        shot = page.screenshot()
-        if not frames or shot != frames[-1]:
-            frames.append(shot)
-    frames.append(page.screenshot())
-    images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+    ended(page)
+    page.wait_for_timeout(500)
+    cast.send("Page.stopScreencast")
+    images = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in shots]
     palette = images[-1].quantize(COLOURS)  # one for all, else still areas would flicker
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     times = [FRAME_MS] * (len(flat) - 1) + [LAST_MS]
@@ -67,11 +74,11 @@ def main() -> None:
     given = parser.parse_args()
     with chromium() as browser:
         with tempfile.TemporaryDirectory() as home, served(Path(home), "--model", BABY) as url:
-            page = open_page(browser, url, SMALL, "light")
-            draw(page, "a pink star", 1, "1")  # the first drawing also warms up
+            page = open_page(browser, url, "light")
+            expect(page.locator("#draw")).to_be_enabled()
+            draw(page, "a pink star", 2, "1")  # the first drawing also warms up
             ended(page)
             forming(page, given.out / "serve-drawing.gif")
-            page = open_page(browser, url, SIZE, "light")
             for number, prompt in enumerate(BEFORE):
                 draw(page, prompt, 2, str(number))
                 ended(page)
@@ -81,7 +88,7 @@ def main() -> None:
             page.screenshot(path=given.out / "serve-draw.png")
         if given.runs:
             with served(given.runs, "--model", BABY) as url:
-                page = open_page(browser, f"{url}/runs", SIZE, "dark")
+                page = open_page(browser, f"{url}/runs", "dark")
                 expect(page.locator(".run svg").first).to_be_visible()
                 page.screenshot(path=given.out / "serve-runs.png")
 

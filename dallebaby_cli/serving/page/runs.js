@@ -88,7 +88,10 @@ function show(view, run) {
     name.replaceAll("_", " "),
     steps.map((step, i) => [step, values[i] ?? NaN]),
   ]);
-  fill(view, "charts", curves, () => lines.map(([name, points]) => chart(name, points)));
+  // a figure that never changes is no curve: the table has it
+  const still = ([, points]) => points.length > 1 && points.every(([, y]) => y === points[0][1]);
+  const moving = lines.filter((line) => !still(line));
+  fill(view, "charts", curves, () => moving.map(([name, points]) => chart(name, points)));
   fill(view, "strip", frames, () => [strip(key(run), frames)]);
   fill(view, "table", curves, () => [table(lines)]);
   fill(view, "links", report, () => [
