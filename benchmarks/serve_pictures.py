@@ -23,7 +23,7 @@ from browser import BABY, chromium, served  # noqa: E402
 SIZE = {"width": 880, "height": 760}
 BEFORE = ("a turquoise heart", "a purple tree", "a blue house", "a yellow flower left of a tree")
 PROMPT, SEED = "a red car", "0"
-COLOURS, FRAME_MS, LAST_MS = 96, 160, 2500
+COLOURS, FRAME_MS, LAST_MS = 200, 160, 2500
 
 
 def draw(page: Page, prompt: str, n: int, seed: str) -> None:
