@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 BABY = Path(__file__).parents[1] / "dallebaby_cli" / "baby"
-START_S = 60
+START_S = 120  # of a machine that is busy with other tests
 
 
 @contextmanager
