@@ -15,7 +15,7 @@ from dallebaby_cli.quality import classifier, pretrained, scores
 from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
 from dallebaby_cli.scenes import agreement
-from dallebaby_cli.stages import judge_holdout, judge_labels, judge_scenes
+from dallebaby_cli.stages import judge_holdout, judge_labels
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
 
