@@ -112,7 +112,7 @@ def _known(name: str, folder: Path) -> Known | None:
     model, vae = described.get("model"), described.get("vae")
     grid = model.get("grid") if isinstance(model, dict) else None
     px = vae.get("image_px") if isinstance(vae, dict) else None
-    if type(grid) is not int:
+    if not isinstance(model, dict) or type(grid) is not int:
         return None
     with suppress(OSError):
         id = weights.model_id(folder)
