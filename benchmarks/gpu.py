@@ -129,7 +129,7 @@ def _unrecorded_s(bench: Bench, sampler: Sampler, config: SampleConfig) -> float
     """Seconds of a batch whose steps are launched operation by operation."""
     shape, device = sampler.model.config, bench.device
     prompts = ["a red car"] * config.batch_size
-    none = torch.empty(0, dtype=torch.int64, device=device)
+    none = torch.empty((len(prompts), 0), dtype=torch.int64, device=device)
     most = 2 if bench.cpu else 32  # of which the rest is guessed
     codes = min(shape.image_tokens - 1, most)
     with torch.inference_mode(), devices.autocast(device, "auto"):

@@ -225,7 +225,8 @@ def test_a_picture_of_too_many_pixels_is_refused(client: Client) -> None:
         )
 
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    body = chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + body
     image = "data:image/png;base64," + base64.b64encode(bomb).decode()
     answer = client.post("/api/drawings", {**WISH, "image": image})
     assert answer.status in (400, 413) and "pixels" in answer.json["error"]

@@ -142,7 +142,8 @@ class Tab:
 
     def kept_codes(self, name: str) -> int:
         """How many codes of a picture came from another one."""
-        return len(says(self.file(name)).get("kept", "").split())
+        said = says(self.file(name))
+        return sum(code != "-1" for code in said.get("kept", said.get("known", "")).split())
 
 
 def says(png: bytes) -> dict[str, str]:
