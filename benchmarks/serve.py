@@ -172,7 +172,8 @@ def measure(home: Path, runs: int, clients: int, seconds: float) -> None:
         grown = (process.memory_info().rss - memory) / 2**20
         p95 = took[int(len(took) * 0.95)] if took else float("nan")
         figure = f"{len(took):,} answered, {lost} lost, p95 {p95:.1f} s, {grown:+.0f} MiB"
-        tell(f"{clients} clients for {seconds:g} s", figure, "0 lost", not lost and bool(took))
+        kept = not lost and bool(took) and grown <= 200
+        tell(f"{clients} clients for {seconds:g} s", figure, "0 lost, 200 MiB", kept)
 
 
 def main() -> None:

@@ -124,6 +124,7 @@ class Steps:
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         pool = next((before.pool() for before in self.recorded.values()), None)
-        with torch.cuda.graph(graph, pool=pool):
+        # other threads may load a model meanwhile: what they allocate is not this recording's
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             self.work(seen, masked=True)
         return graph

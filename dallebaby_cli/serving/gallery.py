@@ -18,6 +18,7 @@ from dallebaby_cli.store.pictures import metadata_of, read_metadata
 from dallebaby_cli.text import one_line
 
 PAGE = 50  # pictures of an answer
+APART = {"size", "vae"}  # what `generate` can do and the page cannot
 GONE = "there is no picture of that name"
 
 
@@ -106,7 +107,8 @@ def _says(path: Path, when: int) -> dict[str, str]:
 
 def _about(says: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any] | None:
     """What a picture of ours says, with its model's name: `settings` that a request may have, how
-    many codes were `kept` of another picture, whether it is a `grid`. None for all others."""
+    many codes were `kept` of another picture, whether it takes more than its settings to draw it
+    again (`apart`), whether it is a `grid`. None for all others."""
     try:
         sampling = files.parse_json(says["sampling"])
         config = settings.as_dict(settings.build(SampleConfig, sampling))
@@ -120,4 +122,5 @@ def _about(says: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any] 
     made |= {name: config[name] for name in SAMPLING}
     codes = says.get("kept", says.get("known", says.get("varied", ""))).split()
     kept = sum(code != "-1" for code in codes)
-    return {"settings": made, "kept": kept, "grid": "n" in says}
+    apart = kept > 0 or not APART.isdisjoint(says)
+    return {"settings": made, "kept": kept, "apart": apart, "grid": "n" in says}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dallebaby_cli import files
+from dallebaby_cli import files, progress
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.progress import Report
 from dallebaby_cli.serving.gallery import Gallery
 from dallebaby_cli.serving.job import Event, Job
 from dallebaby_cli.serving.line import Line
@@ -22,23 +22,36 @@ from dallebaby_cli.serving.refused import Refused
 from dallebaby_cli.serving.wish import wish
 
 JSON = "application/json"
+PREPARED = 4  # wishes at a time, so that threads are left for pages and events: it may take long
 
 
 class House:
     """One workspace that is served."""
 
-    def __init__(self, home: Path, models: Models, usual: SampleConfig, report: Report) -> None:
+    def __init__(
+        self, home: Path, models: Models, usual: SampleConfig, report: progress.Report
+    ) -> None:
         """`usual` has the settings that hold where a request says nothing."""
-        self.home, self.models, self.usual = home, models, usual
+        self.home, self.models, self.usual, self._report = home, models, usual, report
         self.gallery = Gallery(home / "samples", models)
-        self.line = Line(home, report)
+        self.line = Line(home, self.report)
         self.listening: set[Job] = set()
         """jobs somebody waits for"""
+        self._preparing = asyncio.Semaphore(PREPARED)
+
+    def report(self, event: progress.Event) -> None:
+        """Tell who has started the server, who may have closed the terminal long ago."""
+        with suppress(OSError, ValueError):
+            self._report(event)
 
     async def ask(self, given: Mapping[str, Any], *, partials: bool, **more: Any) -> Job:
-        """Put what a request wishes into the line. Raises Refused."""
+        """Put what a request wishes into the line. Raises Refused, where the line is full before
+        any work is done."""
         asked = partial(wish, given, self.models, self.usual, **more)
-        return self.line.add(Job(await run_in_threadpool(asked), partials))
+        async with self._preparing:
+            self.line.require_room()
+            made = await run_in_threadpool(asked)
+        return self.line.add(Job(made, partials))
 
     def leave(self, job: Job) -> None:
         """Nobody waits for it any more: its place is free."""

@@ -58,6 +58,15 @@ class Line:
     def add(self, job: Job) -> Job:
         """Let a job wait for its turn. Raises Refused where the line is full, or ends."""
         with self._changed:
+            self.require_room()
+            self._waiting.append(job)
+            self._tell_places([job])
+            self._changed.notify()
+        return job
+
+    def require_room(self) -> None:
+        """Raise Refused where the line is full, or ends."""
+        with self._changed:
             if self.ending:
                 raise Refused(503, ENDING)
             if len(self._waiting) >= MOST_WAITING:
@@ -65,10 +74,6 @@ class Line:
                 wait_s = math.ceil(self._eta_s(len(self._together())) or USUAL_S)
                 said = f"{MOST_WAITING} drawings wait already; ask again in {wait_s} s"
                 raise Refused(429, said, wait_s=wait_s)
-            self._waiting.append(job)
-            self._tell_places([job])
-            self._changed.notify()
-        return job
 
     def stop(self, job: Job) -> None:
         """End a job that nobody wants any more; what is drawn beside it goes on."""
@@ -116,9 +121,9 @@ class Line:
         rest, groups = [*self._waiting], []
         while rest:
             wish, taken = rest[0].wish, [rest[0]]
-            room = wish.at_a_time - wish.n
+            room, alike = wish.at_a_time - wish.n, wish.alike
             for job in rest[1:]:
-                if job.wish.n <= room and job.wish.alike == wish.alike:
+                if job.wish.n <= room and job.wish.alike == alike:
                     taken.append(job)
                     room -= job.wish.n
             groups.append(taken)
@@ -156,10 +161,10 @@ class Line:
             try:
                 self._draw(self._drawn)
             except Exception as error:  # the line goes on, whatever became of these
-                if refusal(error).status == 500 or out_of_memory(error):
-                    self.report(Note(f"serve: {type(error).__name__}: {error}", "warning"))
                 for job in self._drawn:
                     self._end(job, Failed(refusal(error)))
+                if refusal(error).status == 500 or out_of_memory(error):
+                    self.report(Note(f"serve: {type(error).__name__}: {error}", "warning"))
 
     def _draw(self, jobs: list[Job]) -> None:
         """Draw what all of them ask for, keep the pictures and tell of them."""

@@ -53,7 +53,7 @@ class Models:
         """The one in the folder `chosen` is the default, else the one that was trained last."""
         self.home, self.chosen, self.device = home, chosen, device
         self._loaded: OrderedDict[str, Sampler] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
 
     def listed(self) -> list[Known]:
         """All of them, the default first, the baby last. Raises MissingInput if there are none."""
@@ -97,13 +97,24 @@ class Models:
 
     def load(self, known: Known) -> Sampler:
         """What draws with it. Raises MissingInput, BadInput or Mismatch."""
-        with self._lock:
-            sampler = self._loaded.pop(known.id, None)
-            sampler = sampler or from_pretrained(known.folder, self.device)
-            self._loaded[known.id] = sampler
-            if len(self._loaded) > LOADED:
-                self._loaded.popitem(last=False)
+        if sampler := self._ready(known):
             return sampler
+        with self._loading:  # one at a time; those that are there already need not wait for it
+            if sampler := self._ready(known):
+                return sampler
+            sampler = from_pretrained(known.folder, self.device)
+            with self._lock:
+                self._loaded[known.id] = sampler
+                if len(self._loaded) > LOADED:
+                    self._loaded.popitem(last=False)
+            return sampler
+
+    def _ready(self, known: Known) -> Sampler | None:
+        """What draws with it, if it is loaded; now it is the one that was asked for last."""
+        with self._lock:
+            if known.id in self._loaded:
+                self._loaded.move_to_end(known.id)
+            return self._loaded.get(known.id)
 
 
 def _known(name: str, folder: Path) -> Known | None:

@@ -137,7 +137,8 @@ class PageApi:
             where = gallery.url(event.path.name, event.path.stat().st_mtime_ns)
             about = {"index": event.index, "name": event.path.name, "url": where}
             kept = wish.start.kept if wish.start else 0
-            return name, {**about, "settings": made, "kept": kept, "unknown": wish.unknown}
+            about |= {"settings": made, "kept": kept, "apart": kept > 0}
+            return name, {**about, "unknown": wish.unknown}
         if isinstance(event, Done):
             return name, {"pictures": event.pictures, "seconds": event.seconds}
         if isinstance(event, Failed):

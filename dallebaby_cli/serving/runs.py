@@ -1,8 +1,8 @@
 """What is known of the runs of a workspace while they learn, and afterwards."""
 
 import math
+import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,12 @@ KINDS = ("dalle", "vae")
 RUNNING_S = 120  # a log that has grown since belongs to a run at work
 POINTS = 300  # of a curve
 FRAMES = 100  # of a filmstrip
+STORIES = 64  # runs of which what they told is kept in memory
 GONE = "there is no such run"
+
+_read: dict[Path, tuple[int, Story]] = {}
+"""log → when it was written, and what it told then: only the newest of each is kept"""
+_reading = threading.Lock()
 
 
 def listed(home: Path) -> list[dict[str, Any]]:
@@ -121,16 +126,21 @@ def _when(path: Path) -> int:
 
 
 def _story(folder: Path) -> Story:
-    return _read(folder / "log.jsonl", _when(folder / "log.jsonl"))
-
-
-@lru_cache(maxsize=64)
-def _read(log: Path, when: int) -> Story:
-    """What a log told at that time; do not change it."""
-    try:
-        return log_reader.read(log)
-    except (FileNotFoundError, BadInput):
-        return Story()
+    """What its log tells by now; do not change it."""
+    log = folder / "log.jsonl"
+    when = _when(log)
+    with _reading:
+        before, story = _read.get(log, (0, Story()))
+        if when != before:
+            try:
+                story = log_reader.read(log)
+            except (FileNotFoundError, BadInput):
+                story = Story()
+            _read.pop(log, None)
+            _read[log] = when, story
+            if len(_read) > STORIES:
+                del _read[next(iter(_read))]
+        return story
 
 
 def _frames(folder: Path) -> dict[int, Path]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,6 +28,7 @@ from dallebaby_cli.serving.house import House
 from dallebaby_cli.serving.line import ENDING
 from dallebaby_cli.serving.openai_api import OpenAiApi
 from dallebaby_cli.serving.page_api import PageApi
+from dallebaby_cli.serving.patience import Impatient
 from dallebaby_cli.serving.refused import Refused, refusal
 
 MOST_CONNECTIONS = 512
@@ -70,8 +72,18 @@ def listen(host: str, port: int, token: str | None) -> Place:
     if bound.is_unspecified:  # every address of this machine
         name = socket.gethostname().lower()
     names = HERE | {name} | (set() if bound.is_loopback else {f"{name}.local"})
-    url = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    shown = _address() or name if bound.is_unspecified else name
+    url = f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
     return Place(taken, url, names, token)
+
+
+def _address() -> str | None:
+    """The number by which others in the network reach this machine: few know its name."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("192.0.2.1", 9))  # nothing is sent; an address that belongs to nobody
+        address: str = asked.getsockname()[0]
+        return address
+    return None
 
 
 def application(house: House, place: Place, debug: bool = False) -> ASGIApp:
@@ -81,7 +93,7 @@ def application(house: House, place: Place, debug: bool = False) -> ASGIApp:
         refused = refusal(error)
         gone = isinstance(error, ConnectionError) or isinstance(error.__cause__, ClientDisconnect)
         if refused.status == 500 and not gone:
-            house.line.report(Note(f"serve: {type(error).__name__}: {error}", "warning"))
+            house.report(Note(f"serve: {type(error).__name__}: {error}", "warning"))
             if debug:
                 traceback.print_exception(error)
         return refused.answer(request.url.path)
@@ -104,7 +116,7 @@ class Server(uvicorn.Server):
         self.house, self.place, self.ready = house, place, ready
         config = uvicorn.Config(
             application(house, place, debug),
-            http="h11",
+            http=Impatient,
             ws="none",
             lifespan="off",
             log_config=None,

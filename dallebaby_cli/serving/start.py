@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from dallebaby_cli.stages import generate
 _one = threading.Lock()  # pictures are decoded one at a time: each may take much memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
     """A picture, uint8 (P, P, 3), of which some codes are drawn anew, bool (G, G)."""
 
@@ -29,7 +30,7 @@ class Start:
     pasted: bool
     """whether its own pixels show where it is kept"""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The same for the same picture and codes."""
         content = self.pixels.tobytes() + self.redrawn.tobytes() + bytes([self.pasted])

@@ -102,7 +102,7 @@ def test_what_a_picture_says_draws_it_again(client: Client) -> None:
     (picture,) = finished(client.draw(wish))
     content = client.get(picture["url"]).content
     told = client.post("/api/settings", content).json
-    assert told == {"settings": picture["settings"], "kept": 0, "grid": False}
+    assert told == {"settings": picture["settings"], "kept": 0, "apart": False, "grid": False}
     assert told["settings"]["prompt"] == "a gold square" and told["settings"]["model"] == "d"
     (again,) = finished(client.draw(told["settings"]))
     assert again["name"] == picture["name"] and client.get(again["url"]).content == content
@@ -392,3 +392,44 @@ def test_models_are_listed_the_newest_first_and_the_baby_last(client: Client) ->
     assert answer.status == 404 and answer.json["error"].endswith("there are d, baby")
     (picture,) = finished(client.draw({**WISH, "model": "baby"}))
     assert picture["settings"]["model"] == "baby"
+
+
+def test_a_drawing_of_another_size_says_that_it_stands_apart(
+    client: Client, home: Path, cli: Cli
+) -> None:
+    px = from_pretrained(home / "dalle" / "d").image_tokenizer.image_px
+    tall = ("--size", f"{px}x{2 * px}", "--seed", 3, "-n", 1)
+    ran = cli("--home", home, "generate", "a tall one", *tall)
+    assert ran.code == 0, ran.err
+    shown = client.get("/api/pictures").json["pictures"][0]
+    assert shown["name"] == "a-tall-one-3-00.png"
+    assert shown["apart"] is True and shown["kept"] == 0
+
+
+def test_a_terminal_that_was_closed_ends_no_line(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(event: object) -> None:
+        raise BrokenPipeError
+
+    def fails(*asked: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.house, "_report", gone)
+        patch.setattr(Sampler, "stream", fails)
+        assert names(client.draw(WISH))[-1] == "error"
+    assert names(client.draw(WISH))[-1] == "done"
+
+
+def test_a_full_line_is_said_before_anything_is_read_or_loaded(
+    client: Client, brake: Brake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line, "MOST_WAITING", 1)
+    first = client.later(WISH)
+    brake.wait()
+    second = client.later({**WISH, "seed": 8})
+    monkeypatch.setattr(client.house.models, "find", None)  # whoever calls it fails
+    assert client.post("/api/drawings", {**WISH, "seed": 9}).status == 429
+    brake.go.set()
+    assert names(first.all())[-1] == names(second.all())[-1] == "done"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from web import Client, serving
 
-from dallebaby_cli.serving import guard, page_api
+from dallebaby_cli.serving import guard, page_api, patience
 
 TOKEN = "a-long-token"
 WISH = {"prompt": "a red circle"}
@@ -295,3 +295,16 @@ def test_any_head_leaves_the_server_whole(
     answer = raw(client, "\r\n".join(lines).encode())
     assert b" 500 " not in answer.split(b"\r\n")[0] and b"Traceback" not in answer
     assert not client.notes and client.get("/health").status == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: 127"], ids=["nothing", "half a head"]
+)
+def test_who_sends_no_whole_request_loses_the_connection(
+    client: Client, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(patience, "HEAD_S", 0.2)
+    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100) == b""
+    assert client.get("/health").status == 200

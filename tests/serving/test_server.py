@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Ran, start
+from test_benchmarks import BENCHMARKS
 from web import Client, names
 
 from dallebaby_cli.commands import serve
@@ -83,7 +84,7 @@ def test_sigterm_under_load_tells_all_who_wait(home: Path) -> None:
         for thread in threads:
             thread.start()
         end = time.monotonic() + 30
-        while sum(map(int, re.findall(r"(?:waiting|drawing) (\d+)", metrics(client)))) < 25:
+        while sum(map(int, re.findall(r"(?:waiting|drawing) (\d+)", metrics(client)))) < 10:
             assert time.monotonic() < end
             time.sleep(0.02)
         began = time.monotonic()
@@ -93,7 +94,7 @@ def test_sigterm_under_load_tells_all_who_wait(home: Path) -> None:
         assert process.wait(20) == 0 and time.monotonic() - began < 8
         assert len(ends) == 30, "none was cut off"
         assert {status for _, status in ends} <= {200, 503}
-        assert sum(status == 503 for _, status in ends) >= 15
+        assert sum(status == 503 for _, status in ends) >= 5
 
 
 def metrics(client: Client) -> str:
@@ -125,27 +126,18 @@ def test_clients_that_are_killed_free_their_places(served_once: Client) -> None:
     assert names(client.draw(WISH))[-1] == "done"
 
 
-def test_many_clients_are_all_answered_and_it_rests_afterwards(served_once: Client) -> None:
-    client, ends = served_once, list[int]()
-
-    def ask(number: int) -> None:
-        for turn in range(2):
-            while True:
-                wish = {"prompt": "a red circle", "seed": 2 * number + turn}
-                answer = client.post("/v1/images/generations", wish)
-                if answer.status != 429:
-                    break
-                assert int(answer.headers["retry-after"]) >= 1
-                time.sleep(0.2)
-            ends.append(answer.status)
-
-    threads = [threading.Thread(target=ask, args=[number]) for number in range(90)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert ends == [200] * 180
-    used = psutil.Process(client.process)
+@pytest.mark.slow
+def test_200_clients_are_answered_for_a_minute_and_it_rests_afterwards(
+    served_once: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One wish after the other from each, who come again where the line is full."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    used = psutil.Process(served_once.process)
+    before = used.memory_info().rss
+    took, lost = __import__("serve").loaded(served_once.port, 200, 60)
+    assert not lost and len(took) >= 200
+    assert used.memory_info().rss - before < 200 << 20
+    print(f"{len(took)} answers, 95 % of them within {took[int(0.95 * len(took))]:.1f} s")
     time.sleep(0.3)
     before = sum(used.cpu_times()[:2])
     time.sleep(2)
@@ -164,7 +156,7 @@ def test_who_listens_for_other_machines_has_a_token() -> None:
         assert {"localhost", "127.0.0.1", socket.gethostname().lower()} <= place.names
     place = listen("0.0.0.0", 0, "my own token")
     place.listener.close()
-    assert place.token == "my own token"
+    assert place.token == "my own token" and place.url.endswith("?token=my%20own%20token")
     place = listen("localhost", 0, None)
     place.listener.close()
     assert place.token is None and re.fullmatch(r"http://localhost:\d+/", place.url)

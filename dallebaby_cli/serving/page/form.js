@@ -83,10 +83,7 @@ export function load(told, n = null) {
   const here = models.some(({ name }) => name === told.model);
   if (here) find("model").value = told.model;
   takeModel();
-  for (const name of FIELDS) {
-    const value = told[name] ?? usual[name] ?? null;
-    if (value !== null) find(name).value = value;
-  }
+  for (const name of FIELDS) find(name).value = told[name] ?? usual[name] ?? "";
   const others = Object.entries(told).filter(
     ([name, value]) => !OWN.includes(name) && JSON.stringify(value) !== JSON.stringify(usual[name]),
   );
@@ -133,7 +130,7 @@ export function tellSeed(seed) {
 function takeModel() {
   const { steps, examples, name } = model();
   find("passes").hidden = steps === null;
-  if (steps !== null) find("steps").value = steps;
+  if (steps !== null) find("steps").value = usual.steps ?? steps;
   const shown = examples.length || !/baby|scenes/.test(name) ? examples : EXAMPLES;
   find("prompt").placeholder = shown[0] ?? "";
   find("examples").hidden = !shown.length;

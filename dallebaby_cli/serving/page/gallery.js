@@ -44,10 +44,13 @@ export async function more() {
 
 function place(pictures, put) {
   for (const picture of pictures) {
-    shown.get(picture.name)?.remove();
+    const before = shown.get(picture.name);
+    const held = before?.contains(document.activeElement);
+    before?.remove();
     const item = pictureItem(picture);
     shown.set(picture.name, item);
     put(item);
+    if (held) item.firstChild.focus(); // what had the focus is gone
   }
   find("nothing").hidden = shown.size > 0;
 }

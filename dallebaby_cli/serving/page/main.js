@@ -41,7 +41,7 @@ async function takeFile(file) {
     } else {
       // a grid does not say how many pictures it has
       const noted = form.load(told.settings, told.grid ? null : 1);
-      const apart = told.kept && "It began with another picture, which its settings do not hold.";
+      const apart = told.apart && "It began with another picture, or has another size or decoder: its settings do not hold that.";
       tell([`Settings of ${file.name} loaded.`, noted, apart].filter(Boolean).join(" "));
     }
     find("draw").focus();

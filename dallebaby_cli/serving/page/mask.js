@@ -151,8 +151,12 @@ function draw(canvas, image, grid, isAnew, cursor) {
   const style = getComputedStyle(canvas);
   context.imageSmoothingEnabled = false;
   context.clearRect(0, 0, canvas.width, canvas.height);
-  const there = image.complete && image.naturalWidth;
-  if (there) context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  if (image.complete && image.naturalWidth) {
+    // the square in its middle, which is what the server takes of it
+    const side = Math.min(image.naturalWidth, image.naturalHeight);
+    const [left, top] = [(image.naturalWidth - side) / 2, (image.naturalHeight - side) / 2];
+    context.drawImage(image, left, top, side, side, 0, 0, canvas.width, canvas.height);
+  }
   context.fillStyle = style.getPropertyValue("--accent");
   context.strokeStyle = style.getPropertyValue("--paper");
   for (let row = 0; row < grid; row += 1) {

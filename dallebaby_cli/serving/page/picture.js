@@ -4,7 +4,8 @@ import { button, find, make } from "./dom.js";
 import * as form from "./form.js";
 import { marked, settingsPairs, unknownSentence } from "./words.js";
 
-const APART = "It began with another picture, so its settings alone do not draw it again.";
+const APART =
+  "It began with another picture, or has another size or decoder: its settings alone do not draw it again.";
 
 let act = {}; // draw(wish), redraw(picture), say(words): what main.js does
 
@@ -44,9 +45,9 @@ export function show(picture) {
   dialog.showModal();
 }
 
-// `kept` codes came from another picture, which only this visit remembers.
-function canBeDrawnAgain({ kept, start }) {
-  return !kept || (start && Object.keys(start).length > 0);
+// What it began with is told by no settings, but this visit remembers it.
+function canBeDrawnAgain({ apart, start }) {
+  return !apart || (start && Object.keys(start).length > 0);
 }
 
 // The same picture, and its settings in the form, to be changed.
