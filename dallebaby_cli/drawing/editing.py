@@ -141,6 +141,8 @@ def outpainted(side: str, pixels: int, grid: int, code_px: int) -> Canvas:
     """A canvas with so many pixels more than a picture on one of its SIDES. Raises UsageError."""
     if side not in SIDES:
         raise UsageError(f"--outpaint {side}: the side must be one of {', '.join(SIDES)}")
+    if pixels >= 10**9:
+        raise UsageError(f"--outpaint {side}: give fewer than {10**9:,} pixels")
     more, rest = divmod(pixels, code_px)
     if more < 1 or rest:
         raise UsageError(
@@ -248,7 +250,8 @@ def joined(canvas: Canvas, windows: Sequence[np.ndarray]) -> np.ndarray:
         )
         summed[:, *place] += weight * window
         weights[place] += weight
-    return np.rint(summed / weights).astype(np.uint8)
+    np.divide(summed, weights, out=summed)
+    return np.rint(summed, out=summed).astype(np.uint8)
 
 
 def pasted(canvas: Canvas, painted: np.ndarray, picture: np.ndarray, known: Tensor) -> np.ndarray:

@@ -87,28 +87,45 @@ class Panorama:
         check_best(best, n)
         config = replace(self.config, batch_size=batch_size)
         wanted = [prompt for prompt in prompts for _ in range(n)]
-        mine = collectives.shared() if together else slice(None)
-        codes = self.known.expand(len(wanted), -1, -1)
-        for number, window in enumerate(self.windows):
-            known = codes[:, *window]
-            drawn = self.sampler.sketch(
-                prompts,
-                n,
-                seed + number * APART,
-                config,
-                best if self.canvas.single else None,
-                None if (known[0] == TO_DRAW).all() else known,
-                watch and self._watching(watch, number, codes[mine]),
-                together,
+        share = collectives.shared() if together else slice(None)
+        codes = self.known.expand(len(wanted), -1, -1)[share]
+        if self.canvas.single:
+            show = watch and self._watching(watch, 0, codes)
+            known = None if (self.known == TO_DRAW).all() else self.known
+            return self.sampler.sketch(prompts, n, seed, config, best, known, show, together)
+        mine, seeds = wanted[share], range(seed, seed + len(wanted))[share]
+        for number in range(len(self.windows)):
+            codes = self._drawn(number, codes, mine, seeds, config, watch)
+        scores = self._scores(mine, codes, config) if best else torch.zeros(len(mine))
+        if together:  # once, at the end: a rank that has to begin anew before does so alone
+            codes, scores = (
+                collectives.gather_shares(part, len(wanted)) for part in (codes, scores)
             )
-            if self.canvas.single:
-                return drawn
-            codes = codes.clone()  # moments that were seen stay as they are
-            codes[:, *window] = drawn.codes.cpu()
-        places = [*range(len(wanted))]
-        if best:
-            places = self._best(wanted, codes, n, best, config)
-        return Sketch(codes[places], [seed + place for place in places])
+        order = scores.view(-1, n).argsort(descending=True, stable=True)  # as it is, without best
+        places = torch.arange(len(wanted)).view(-1, n).gather(1, order[:, :best])
+        chosen = places.flatten().tolist()
+        return Sketch(codes[chosen], [seed + place for place in chosen])
+
+    def _drawn(
+        self,
+        number: int,
+        codes: Tensor,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        config: SampleConfig,
+        watch: Callable[[Moment], None] | None,
+    ) -> Tensor:
+        """Pictures (B, R, C) whose window of that number is drawn, too."""
+        window, apart = self.windows[number], [one + number * APART for one in seeds]
+        show, drawn = watch and self._watching(watch, number, codes), [codes[:0, *window]]
+        for drawing in self.sampler.stream(prompts, apart, config, codes[:, *window]):
+            if show:
+                show(drawing)
+            if drawing.finished:
+                drawn.append(drawing.codes.cpu())
+        codes = codes.clone()  # moments that were seen stay as they are
+        codes[:, *window] = torch.cat(drawn)
+        return codes
 
     def _watching(
         self, watch: Callable[[Moment], None], number: int, before: Tensor
@@ -124,28 +141,25 @@ class Panorama:
 
         return show
 
-    def _best(
-        self, wanted: Sequence[str], codes: Tensor, n: int, best: int, config: SampleConfig
-    ) -> list[int]:
-        """The places of so many of each n pictures (B, R, C), the best first."""
+    def _scores(self, prompts: Sequence[str], codes: Tensor, config: SampleConfig) -> Tensor:
+        """How well each picture (B, R, C) fits its prompt, (B,): the sum over its windows."""
         size = at_a_time(self.sampler.model.config, config, self.sampler.device)
-        fit = torch.zeros(len(wanted))
+        fit = torch.zeros(len(prompts))
         for window in self.windows:
-            for first in range(0, len(wanted), size):
+            for first in range(0, len(prompts), size):
                 part = slice(first, first + size)
                 drawn = codes[part][:, *window].to(self.sampler.device)
-                fit[part] += self.sampler.score(wanted[part], drawn).cpu()
-        order = fit.view(-1, n).argsort(descending=True, stable=True)[:, :best]
-        return (order + n * torch.arange(len(order))[:, None]).flatten().tolist()
+                fit[part] += self.sampler.score(prompts[part], drawn).cpu()
+        return fit
 
 
 def paint(sampler: Sampler, canvas: Canvas, codes: Tensor) -> np.ndarray:
     """uint8 (B, H, W, 3) of codes (B, R, C), grey where they are TO_DRAW."""
     if canvas.single:
         return _painted(sampler, codes)
-    pictures = []
-    for start in range(0, len(codes), PAINTED):
-        part = codes[start : start + PAINTED]
+    pictures, at_a_time = [], max(PAINTED // len(canvas.windows()), 1)
+    for start in range(0, len(codes), at_a_time):
+        part = codes[start : start + at_a_time]
         windows = [_painted(sampler, part[:, *window]) for window in _slices(canvas)]
         pictures.append(joined(canvas, windows))
     return np.concatenate(pictures)

@@ -43,8 +43,8 @@ class Given:
         bright, opaque = self._read(images.layers)
         height, width = bright.shape
         rows, columns = picture._read(images.layers)[0].shape
-        # a picture that was resized may be a pixel off
-        if abs(width * rows - height * columns) > max(rows, columns):
+        # either of them may have been resized, and be a pixel off
+        if abs(width * rows - height * columns) > max(rows, columns, width, height):
             raise Mismatch(
                 f"{self.name} is {width} x {height} pixels and {picture.name} {columns} x {rows}, "
                 "which is another shape; a mask covers the whole picture, so give one of as many "

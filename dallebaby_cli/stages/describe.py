@@ -129,11 +129,15 @@ def _learned(home: Path, folder: Path, sampler: Sampler, most: int) -> tuple[str
 def _tokens(home: Path, about: Manifest) -> list[Tokens]:
     """What a model was trained on, if that is still here. Raises MissingInput or BadInput."""
     found = []
-    for name in about.parents:
+    for name, identity in about.parents.items():
         if name.startswith("tokens/"):
             folder, tokens = manifest.find(home, *name.split("/", 1))
+            if tokens.id != identity:
+                raise MissingInput(f"{name} has changed since")
             source = next(p for p in tokens.parents if p.startswith("images/"))
-            found.append(Tokens(folder, extra_captions.read(home / source).by_key))
+            extra = extra_captions.read(home / source)
+            learned = about.parents.get(f"{source}/captions") == extra.id
+            found.append(Tokens(folder, extra.by_key if learned else {}))
     if not found:
         raise MissingInput(f"{about.name} names no tokens")
     return found

@@ -25,7 +25,7 @@ from dallebaby_cli.drawing.editing import Edits as Edits
 from dallebaby_cli.drawing.frames import FRAMES, Frames
 from dallebaby_cli.drawing.panorama import Moment, Panorama
 from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_folder
-from dallebaby_cli.drawing.sampler import Sampler, Sketch
+from dallebaby_cli.drawing.sampler import Sampler, Sketch, check_best
 from dallebaby_cli.errors import OutOfMemory, UsageError
 from dallebaby_cli.interrupt import Interrupt
 from dallebaby_cli.models import device as devices
@@ -122,6 +122,7 @@ def generate(
     Several ranks share the pictures, which come out the same, and the first writes them."""
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty; say what to draw, such as "a red car"')
+    check_best(best, n)
     seed = engine.once(lambda: secrets.randbelow(2**31)) if seed is None else seed
     if seed + n * len(prompts) > 2**63:
         raise UsageError(f"--seed {seed}: each picture takes the next one, up to 2**63 - 1")
@@ -150,7 +151,7 @@ def generate(
             write(done, asked, sketch.seeds)
             if progressive:
                 chosen = [number - seed for number in sketch.seeds]
-                shown = [start.paint(sampler, codes[chosen]) for codes in frames]
+                shown = (start.paint(sampler, codes[chosen]) for codes in frames)
                 sheets = [Image.fromarray(grid(moment, asked.columns)) for moment in shown]
                 write_gif(progressive, sheets, asked.grid)
         engine.wait()
@@ -225,6 +226,11 @@ def _kept(sampler: Sampler, edits: Edits, canvas: Canvas, seeds: Sequence[int]) 
     image, larger, white = given.read(edits.image, "--image"), not canvas.single, None
     if edits.mask:
         white = given.read(edits.mask, "--mask").white(image)
+        if not editing.touched(white, canvas.grid).any():
+            raise UsageError(
+                f"--mask {edits.mask}: nothing is white in the part of it that pictures are "
+                "cropped to, so nothing would be drawn anew; make white what is to be"
+            )
     elif edits.keep is None and edits.variations is None:
         white = image.transparent()
         if white is not None and not editing.touched(white, canvas.grid).any():
@@ -232,11 +238,6 @@ def _kept(sampler: Sampler, edits: Edits, canvas: Canvas, seeds: Sequence[int]) 
     picture = image.square(sampler.image_tokenizer.image_px)
     codes = sampler.encode(picture).cpu()
     known = canvas.holding(edits.kept(codes, white, seeds, larger))
-    if not (known == TO_DRAW).any():
-        raise UsageError(
-            f"--mask {edits.mask}: nothing is white in the part of it that pictures are cropped "
-            "to, so nothing would be drawn; make white what is to be drawn anew"
-        )
     if edits.variations is not None:
         whole = _spaced(canvas.holding(codes[None]))
         return Start(canvas, known, made={"variations": f"{edits.variations}", "varied": whole})
@@ -265,7 +266,8 @@ def _check_memory(canvas: Canvas, px: int, count: int, kept: int, animated: bool
     codes = canvas.rows * canvas.columns
     pixels = 3 * codes * (px // canvas.grid) ** 2
     each = 100 + 8 * codes * (1 + (FRAMES if animated else 0))
-    needed = count * each + kept * 2 * pixels  # the grid holds them again
+    # the grid holds them again, and an animation does so for each moment
+    needed = count * each + kept * pixels * (2 + (FRAMES if animated else 0))
     there = devices.memory_bytes(torch.device("cpu"))
     if needed > there:
         fewer = "draw them in several runs, with a smaller -n and another --seed each"

@@ -202,7 +202,7 @@ def of_scenes(home: Path, about: Manifest) -> bool:
     there, else by their names."""
     drawn = []
     for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
-        name = parent.partition("/")[2].partition("@")[0]
+        name = parent.split("/")[1].partition("@")[0]  # of captions beside pictures, too
         found = read_if_whole(artefact(home, "images", name))
         drawn.append(is_scenes(found) if found else name == "scenes")
     return all(drawn) and bool(drawn)

@@ -145,6 +145,15 @@ def test_captions_are_those_that_the_model_learned_from(
     assert sorted((counts.count(caption) for caption in found), reverse=True) == most
 
 
+def test_captions_of_other_tokens_are_none_that_the_model_learned_from(
+    cli: Cli, trained: Path, photo: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(trained, tmp_path / "home")
+    ((folder, about),) = manifest.every(home, "tokens")
+    manifest.write(folder, replace(about, id="of other pictures"))
+    refused(cli("--home", home, "describe", photo), 1, "has changed since", "--among FILE")
+
+
 def test_a_model_of_scenes_whose_data_is_gone_is_asked_for_things_and_colours(
     cli: Cli, model: Path, photo: Path, tmp_path: Path
 ) -> None:
@@ -153,7 +162,8 @@ def test_a_model_of_scenes_whose_data_is_gone_is_asked_for_things_and_colours(
     asked = ("--home", tmp_path / "home", "describe", photo, "--model", folder, "--json")
     manifest.write(folder, replace(about, parents={"tokens/s@v": "gone"}))
     refused(cli(*asked), 1, "captions that", "copy learned from are not here", "--among FILE")
-    manifest.write(folder, replace(about, parents={"tokens/scenes@v": "gone"}))
+    parents = {"tokens/scenes@v": "gone", "images/scenes/captions": "gone"}
+    manifest.write(folder, replace(about, parents=parents))
     done = facts(cli(*asked))
     assert done["captions"] == len(spec.THINGS) * len(spec.COLOURS) == len({*spec.plain_captions()})
     assert "`scenes` draws" in done["among"] and len(done["pictures"][0]["guesses"]) == 5

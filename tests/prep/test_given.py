@@ -85,6 +85,7 @@ def test_a_mask_has_the_shape_of_its_picture_but_for_a_pixel() -> None:
     for mask, picture in (
         ((64, 48), (640, 480)),
         ((640, 480), (64, 48)),
+        ((6000, 4000), (800, 533)),
         ((33, 20), (100, 61)),
         ((100, 61), (33, 20)),
         ((7, 7), (500, 500)),

@@ -161,6 +161,8 @@ def test_a_white_mask_draws_all_and_a_black_one_is_refused(
     assert anew != plain and np.array_equal(pixels(Path(anew)), pixels(Path(plain)))
     there = sorted((tmp_path / "samples").iterdir())
     refused(generate("--image", photo, "--mask", black), 2, "--mask", "black.png: nothing is white")
+    larger = ("--image", photo, "--mask", black, "--outpaint", "right", 8)
+    refused(generate(*larger), 2, "--mask", "black.png: nothing is white")
     assert sorted((tmp_path / "samples").iterdir()) == there
 
 
@@ -345,6 +347,7 @@ def test_a_model_of_raster_order_goes_on_downwards_alone(
         (("--image", "{photo}", "--keep", 2, "--variations", 0.5), 2, ["--keep and --variations"]),
         (("--image", "{photo}", "--variations", 1), 2, ["--variations 1: ", "below 1"]),
         (("--image", "{photo}", "--outpaint", "left", 9), 2, ["--outpaint left 9", "such as 8"]),
+        (("--image", "{photo}", "--outpaint", "up", "4" * 400), 2, ["--outpaint up: give fewer"]),
         (("--image", "{photo}", "--outpaint", "in", 8), 2, ["--outpaint in: ", "left, right"]),
         (("--image", "{photo}", "--outpaint", "up", -4), 2, ["--outpaint up -4", "such as 4"]),
         (
