@@ -37,7 +37,7 @@ def is_scenes(home: Path, about: Manifest) -> bool:
     there, else by their names."""
     drawn = []
     for parent in (p for p in about.parents if p.startswith(("tokens/", "images/"))):
-        name = parent.partition("/")[2].partition("@")[0]
+        name = parent.split("/")[1].partition("@")[0]  # of captions beside pictures, too
         found = manifest.read_if_whole(manifest.artefact(home, "images", name))
         drawn.append(manifest.is_scenes(found) if found else name == "scenes")
     return all(drawn) and bool(drawn)
