@@ -3,7 +3,8 @@
 A pass asks for the codes of several places after the same known ones (`Transformer.ask`), as the
 parallel decoders of Besnier et al. (2025, arXiv 2503.17076) and Chang et al. (2022, arXiv
 2202.04200) do, and as those which keep what is known in a cache (RandAR, 2024, arXiv 2412.01827).
-What a pass decides, the next one reads. Random numbers are those of the place.
+What a pass decides, the next one reads, and in the same positions it asks for more: so each code is
+computed with once, as in raster order. Random numbers are those of the place.
 
 Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K codebook, L values of
 a digit; M = B m rows of the m places that a pass asks for.
@@ -50,7 +51,7 @@ class Passes:
         self._order = reading_order(known, config)
         given = int((known[0] >= 0).sum())
         self.counts = counts(model.config.image_tokens, given, config.steps)
-        self._passed, self._filled = 0, 0
+        self._passed, self._filled, self._decided = 0, 0, 0
 
     @property
     def codes(self) -> Tensor:
@@ -65,8 +66,9 @@ class Passes:
         self._prepare(asked, count)
         both = self._order.repeat(self._rows, 1)
         of_rows = both[:, :count], both[:, count : count + asked.shape[1]]
-        codes = self.model.ask(self._text, *of_rows, self._filled, self.cache, self._pick)
-        codes = codes[: len(asked)]
+        asking = max(min(self._decided, asked.shape[1]), 1)
+        how = (self._filled, self.cache, self._pick, asking)
+        codes = self.model.ask(self._text, *of_rows, *how)[: len(asked)]
         if self.surest:
             best = self._sure.view_as(asked).argsort(dim=1, descending=True)
             codes, asked = codes.gather(1, best), asked.gather(1, best)
@@ -74,9 +76,8 @@ class Passes:
         decided = slice(0, after - count)
         for half in self.cache.codes.chunk(self._rows):
             half.scatter_(1, asked[:, decided], codes[:, decided])
-        # the first place's position holds for the next pass, if that was the one to ask for first
-        self._filled = self.model.config.text_tokens + count + (not self.surest)
-        self._passed += 1
+        self._filled = self.model.config.text_tokens + 1 + count
+        self._passed, self._decided = self._passed + 1, after - count
 
     @property
     def _rows(self) -> int:

@@ -46,15 +46,12 @@ def places_near(grid: int, count: int, any_order: bool) -> Tensor:
     return torch.stack(shifted, dim=-1).flatten(0, 1)
 
 
-def told_of(
-    known: Tensor, order: Tensor, near: Tensor, times: Tensor, none: int
-) -> tuple[Tensor, Tensor]:
+def told_of(known: Tensor, order: Tensor, near: Tensor, times: Tensor, none: int) -> Tensor:
     """What positions are told of the known codes (B, N + 1) by their places, which were drawn in
-    that `order` (b, a), when the first `times` (s,) of them were, 1 or more: the last of these
-    (B, s), and those at the places `near` (b, s, c), `none` where there was none yet."""
+    that `order` (b, a), when the first `times` (s,) of them were: those at the places `near`
+    (b, s, c), `none` where there was none yet; (B, s, c)."""
     rank = order.new_full((len(order), known.shape[1]), known.shape[1])  # when a place was drawn
     rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
     drawn = rank.gather(1, near.flatten(1)).view_as(near) < times[:, None]
     there = near.flatten(1).expand(len(known), -1)
-    around = known.gather(1, there).view(-1, *near.shape[1:]).where(drawn, none)
-    return known.gather(1, order[:, times - 1].expand(len(known), -1)), around
+    return known.gather(1, there).view(-1, *near.shape[1:]).where(drawn, none)

@@ -262,22 +262,31 @@ class Transformer(nn.Module):
             block.compile(*options, **more)
 
     def ask(
-        self, text: Tensor, order: Tensor, targets: Tensor, filled: int, cache: Cache, pick: Pick
+        self,
+        text: Tensor,
+        order: Tensor,
+        targets: Tensor,
+        filled: int,
+        cache: Cache,
+        pick: Pick,
+        asking: int = 1,
     ) -> Tensor:
         """`pick` the codes (B, m) of the places `targets` (b, m), each after the same codes: those
         of `cache.codes` whose places are `order` (b, a), read in that order after captions (B, T).
 
-        The first `filled` positions of the cache are filled, of such a beginning. Afterwards those
-        of all that was known are, and that of the first target: T + a + 1.
+        The first `filled` positions of the cache are filled, of such a beginning. Of the others
+        the last that read known codes, `asking` of them (1 to m, and to a if that is more), ask for
+        the first targets, and copies of the last one for the rest. Afterwards the positions of all
+        that was known are filled: T + a + 1.
         """
         last, asked = self.config.text_tokens + order.shape[1], targets.shape[1]
-        x, turns = self._inputs(text, cache.codes, order, targets, filled)
-        places, seen = torch.arange(filled, last + asked, device=x.device), last + asked
+        x, turns = self._inputs(text, cache.codes, order, targets, filled, asking)
+        seen = last + 1 + asked - asking
+        places = torch.arange(filled, seen, device=x.device)
         first = filled == 0 and asked == 1
         hidden: Tensor | None = None
-        if not first and len(places) > 1:  # a target sees no other one
-            keys, queries = torch.arange(seen, device=x.device), places[:, None]
-            hidden = (keys > queries) | ((keys >= last) & (keys < queries))
+        if not first and len(places) > 1:
+            hidden = _hidden(places[:, None], torch.arange(seen, device=x.device), last, asking)
         return self._predict(x, turns, cache.past(places, seen, hidden, first), asked, pick)
 
     def decode_one(
@@ -299,28 +308,39 @@ class Transformer(nn.Module):
         return self._predict(x, turns, past, 1, pick)[:, 0]
 
     def _inputs(
-        self, text: Tensor, known: Tensor, order: Tensor, targets: Tensor, filled: int
+        self,
+        text: Tensor,
+        known: Tensor,
+        order: Tensor,
+        targets: Tensor,
+        filled: int,
+        asking: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """What positions read (B, s, D), and how they are turned: those from `filled` on of a
         sequence of captions (B, T) and of those of the known codes (B, N + 1) whose places are
-        `order` (b, a), the last of which is to predict the first of the places `targets` (b, m);
-        and for each further target one that differs from the last in nothing else."""
+        `order` (b, a), the last of which, `asking` of them, are told of all that is known and are
+        to predict the first of the places `targets` (b, m); and for each further target one that
+        differs from the last in nothing else."""
         image = self.config.text_tokens + 1  # where pictures begin in the table of turns
-        last = self.config.text_tokens + order.shape[1]
-        slots = torch.arange(filled, last + targets.shape[1], device=text.device).clamp(max=last)
+        last, drawn = self.config.text_tokens + order.shape[1], order.shape[1]
+        new = torch.arange(filled, last + 1 + targets.shape[1] - asking, device=text.device)
+        slots = new.clamp(max=last)
         words = torch.arange(image, device=text.device).expand(len(order), -1)
         reads = torch.cat((words, order + image), dim=1)[:, slots]
-        aims = torch.cat((words[:, :-1], order + image, targets + image), dim=1)[:, filled:]
-        count = max(image - filled, 0) if order.shape[1] else len(slots)  # that read no code
+        before = order[:, : drawn + 1 - asking] + image
+        aims = torch.cat((words[:, :-1], before, targets + image), dim=1)[:, filled:]
+        count = max(image - filled, 0) if drawn else len(slots)  # that read no code
         parts = []
         if count:
             places = aims[:, max(image - 1 - filled, 0) : count] - image
             parts.append(self._embed_text(text, slots[:count], places))
         if count < len(slots):
-            places, times = aims[:, count:] - image, slots[count:] - image + 1
+            places, number = aims[:, count:] - image, slots[count:] - image
+            times = torch.where(number >= drawn - asking, drawn, number + 1)
             near = self.near[places]
-            before, around = told_of(known, order, near, times, self.config.codes)
-            parts.append(self._embed(before, around, near, self.place_embedding(places)))
+            around = told_of(known, order, near, times, self.config.codes)
+            read = known.gather(1, order[:, number].expand(len(known), -1))
+            parts.append(self._embed(read, around, near, self.place_embedding(places)))
         return torch.cat(parts, dim=1), self._turns(reads, aims)
 
     def _turns(self, reads: Tensor, aims: Tensor) -> Tensor:
@@ -395,3 +415,13 @@ class Transformer(nn.Module):
         """Weights of ideas on trial that begin with 0."""
         heads = [head.weight for head in (self.level_head, self.foresight) if head is not None]
         return [*heads, *(mix for mix in (self.shortcut, self.skips) if mix is not None)]
+
+
+def _hidden(queries: Tensor, keys: Tensor, last: int, asking: int) -> Tensor:
+    """Which positions `keys` (S,) those of `queries` (s, 1) do not see, bool (s, S). The positions
+    up to the `last` one read what is known: each sees those before it, and the last of them, as
+    many as are `asking`, see one another, too. Those behind are copies of the last one, in whose
+    place each sees itself."""
+    asks = (queries > last - asking) & (queries <= last)
+    later = torch.where(asks, keys > last, keys > queries)
+    return later | ((queries > last) & (keys >= last) & (keys < queries))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import lively_sampler
+from models.test_orders import Pass, at_once
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing import fitting, passes
@@ -37,47 +38,53 @@ def around(count: int) -> torch.Tensor:
 def slow_draw(
     sampler: Sampler, prompt: str, seed: int, config: SampleConfig, known: Sequence[int]
 ) -> torch.Tensor:
-    """One picture without cache or batch, a whole forward pass for every digit of every code; one
-    of `known` that is -1 is drawn."""
+    """One picture without cache or batch: for every pass, all passes again (`at_once`); one of
+    `known` that is -1 is drawn."""
     model, shape, key = sampler.model, sampler.model.config, keys([seed])
-    ids = sampler.text_tokenizer.encode([prompt, ""], shape.text_tokens)
-    codes = torch.tensor(known).clamp(min=0)
-    order = passes.reading_order(torch.tensor([known]), config)[0].tolist()
-    given = sum(code >= 0 for code in known)
-
-    def ask(place: int, count: int, pull: float) -> tuple[int, float]:
-        """The code of a place after the first ones of the order, and how sure it is."""
-        rest = [other for other in order[count:] if other != place]
-        line = torch.tensor([[*order[:count], place, *rest]] * 2)
-        random = noise(key, place, place + 1, sum(shape.radices))[0]
-        spelt, code, first, worth, sure = codes.clone(), 0, 0, 1, 0.0
-        for values in shape.radices:
-            digit = slice(first, first + values)
-            both = model(torch.from_numpy(ids), spelt.expand(2, -1), line)[1][:, count, digit]
-            logits = both[:1]
-            if config.guidance != 1:
-                logits = both[1:] + pull * (both[:1] - both[1:])
-            chosen = int(choose(logits, random[:, digit], config))
-            sure += float(logits.log_softmax(-1)[0, chosen])
-            spelt[place] = code = code + worth * chosen
-            first, worth = first + values, worth * values
-        return code, sure
-
-    decided = passes.counts(N, given, config.steps)
+    text = torch.from_numpy(sampler.text_tokenizer.encode([prompt, ""], shape.text_tokens))
+    order = passes.reading_order(torch.tensor([known]), config)
+    codes = torch.tensor([[*known, -1]] * 2)
+    codes[codes < 0] = shape.codes
+    surest = config.steps is not None and config.order == "confidence"
+    done: list[Pass] = []
+    filled, before = 0, 1
+    decided = passes.counts(N, sum(code >= 0 for code in known), config.steps)
     for count, after in itertools.pairwise(decided):
-        surest = config.steps is not None and config.order == "confidence"
         stop = min(N, count + 2 * (after - count)) if surest else after
-        asked = order[count:stop]
-        found = {p: ask(p, count, guidance_at(count / N, config)) for p in asked}
+        asked, pull = order[:, count:stop].clone(), guidance_at(count / N, config)
+        both = asked.expand(2, -1)
+        asking = min(before, stop - count)
+        done.append((codes.clone(), order[:, :count].expand(2, -1).clone(), both, filled, asking))
+        sure = torch.zeros(stop - count)
+        places = asked[0].tolist()
+        random = torch.cat([noise(key, p, p + 1, sum(shape.radices))[0] for p in places])
+        parts = torch.split(random, [*shape.radices], dim=-1)
+
+        def pick(
+            digit: int,
+            logits: torch.Tensor,
+            parts: tuple[torch.Tensor, ...] = parts,
+            pull: float = pull,
+            sure: torch.Tensor = sure,
+        ) -> torch.Tensor:
+            with_prompt, without = logits.chunk(2)
+            mixed = (
+                with_prompt if config.guidance == 1 else without + pull * (with_prompt - without)
+            )
+            chosen = choose(mixed, parts[digit], config)
+            sure += mixed.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+            return chosen.repeat(2)
+
+        rows = at_once(model, text, done)
+        found = model._spell(rows.flatten(0, 1), pick).view(2, -1)[0]
         if surest:
-            for place, (code, sure) in found.items():
-                chance = float(noise_at(~key, torch.tensor([place]), 1))
-                found[place] = code, sure + passes.CHANCE * (1 - count / N) * chance
-            asked.sort(key=lambda place: -found[place][1])
-            order[count:stop] = asked
-        for place in order[count:after]:
-            codes[place] = found[place][0]
-    return codes.view(4, 4)
+            chance = noise_at(~key[:, None], asked, 1).flatten()
+            best = (sure + passes.CHANCE * (1 - count / N) * chance).argsort(descending=True)
+            found, asked = found[best], asked[:, best]
+            order[:, count:stop] = asked
+        codes[:, asked[0, : after - count]] = found[: after - count]
+        filled, before = shape.text_tokens + 1 + count, after - count
+    return codes[0, :-1].view(4, 4)
 
 
 CONFIGS = [

@@ -27,6 +27,45 @@ def shuffled(size: int) -> Tensor:
     return torch.rand(size, N).argsort(1)
 
 
+Pass = tuple[Tensor, Tensor, Tensor, int, int]
+"""Codes (B, N + 1) that are known, the order (B, a) of their places, places (B, m) that are asked
+for, positions that are filled, and how many positions read and ask."""
+
+
+def at_once(model: Transformer, text: Tensor, passes: list[Pass]) -> Tensor:
+    """What the places of the last pass are predicted from (B, m, D), without a cache: the positions
+    of all passes at once, of which each sees those of the passes before it."""
+    parts, turns, hidden = [], [], torch.empty((0, 0), dtype=torch.bool)
+    for number, (codes, order, targets, filled, asking) in enumerate(passes):
+        x, turned = model._inputs(text, codes, order, targets, filled, asking)
+        last, new = (
+            model.config.text_tokens + order.shape[1],
+            torch.arange(filled, filled + x.shape[1]),
+        )
+        if number + 1 < len(passes):  # copies leave nothing behind
+            new = new[: last + 1 - filled]
+        parts.append(x[:, : len(new)])
+        turns.append(turned[..., : len(new), :])
+        own = torch.ones((len(new), len(new)), dtype=torch.bool)
+        for i, query in enumerate(new.tolist()):
+            for j, key in enumerate(new.tolist()):
+                if query > last:
+                    own[i, j] = key != query and key >= last
+                else:
+                    own[i, j] = key > (last if query > last - asking else query)
+        before = torch.zeros((len(new), len(hidden)), dtype=torch.bool)
+        hidden = torch.cat((torch.cat((hidden, ~before.mT), 1), torch.cat((before, own), 1)))
+    x = torch.cat(parts, dim=1)
+    cache = Cache(model.config, len(x), torch.empty(0))
+    cache.keys = [
+        keys.new_zeros((*keys.shape[:2], x.shape[1], keys.shape[3])) for keys in cache.keys
+    ]
+    cache.values = [torch.zeros_like(keys) for keys in cache.keys]
+    past = cache.past(torch.arange(x.shape[1]), x.shape[1], hidden, False)
+    asked = passes[-1][2].shape[1]
+    return model.norm(model._run(x, torch.cat(turns, dim=-2), past)[0][:, -asked:])
+
+
 def test_the_eight_around_are_told_and_more_where_more_are() -> None:
     near = places_near(3, 3, any_order=True)
     assert near[4].tolist() == [0, 1, 2, 3, 8, 7, 6, 5]
@@ -108,6 +147,47 @@ def test_cached_passes_in_an_order_are_the_whole_forward_pass(
         cache.codes.scatter_(1, asked, found)
         filled, known = T + known + (not again), known + size
     assert known == N
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("known", "sizes"), [(0, [1, 2, 3, 3]), (2, [3, 4]), (0, [2, 1, 2, 4])])
+def test_positions_that_read_and_ask_do_the_same_without_a_cache(
+    model: Transformer, known: int, sizes: list[int]
+) -> None:
+    (text, codes), orders = batch(3), shuffled(3)
+    cache, filled, asking = Cache(model.config, 3, torch.empty(0)), 0, 1
+    cache.codes.scatter_(1, orders[:, :known], codes.gather(1, orders[:, :known]))
+    passes: list[Pass] = []
+    for size in sizes:
+        order, asked = orders[:, :known], orders[:, known : known + size]
+        asking = min(asking, size)
+        logits: list[Tensor] = []
+        pick = forced(model, codes.gather(1, asked).flatten(), logits)
+        passes.append((cache.codes.clone(), order, asked, filled, asking))
+        model.ask(text, order, asked, filled, cache, pick, asking)
+        expected = model._logits(0, at_once(model, text, passes)).flatten(0, 1)
+        torch.testing.assert_close(
+            logits[0][:, : expected.shape[-1]], expected, atol=1e-4, rtol=1e-4
+        )
+        cache.codes.scatter_(1, asked, codes.gather(1, asked))
+        filled, known, asking = T + 1 + known, known + size, size
+
+
+@torch.no_grad()
+def test_who_reads_and_asks_is_told_what_one_is_that_reads_its_code_last(
+    model: Transformer,
+) -> None:
+    (text, codes), orders = batch(3), shuffled(3)
+    known = torch.nn.functional.pad(codes, (0, 1), value=model.config.codes)
+    order, targets = orders[:, :5], orders[:, 5:]
+    found, turned = model._inputs(text, known, order, targets, 0, 3)
+    assert found.shape[1] == T + 1 + 5 + 1, "one target more than positions that ask"
+    for which in range(3):
+        swapped = order.clone()
+        swapped[:, 2 + which], swapped[:, 4] = order[:, 4], order[:, 2 + which]
+        alone, turns = model._inputs(text, known, swapped, targets[:, which, None], 0)
+        torch.testing.assert_close(found[:, T + 3 + which], alone[:, -1])
+        assert torch.equal(turned[..., T + 3 + which, :], turns[..., -1, :])
 
 
 @torch.no_grad()
