@@ -97,7 +97,7 @@ def of_run(folder: Path, done: "Evaluated | None" = None) -> str:
         f"{about.kind}/{about.name}",
         *_head(about, story),
         section("Pictures", *_pictures(folder)),
-        *_quality(folder, about, done),
+        *_quality(about, done),
         section("While it learned", *_filmstrip(folder)),
         section("Curves", *_curves(story)),
         section("The finish", *_filmstrip(inner), *_curves(finish)),
@@ -190,11 +190,15 @@ def _curves(story: Story) -> Iterator[Html]:
 # ---------------------------------------------------------------- figures
 
 
-def _quality(folder: Path, about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
+def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
     if done is None:
         kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
         yield section("Figures", _figures(kept))
-        option = f"--only-vae {about.name}" if about.kind == "vae" else f"--model {folder}"
+        option = (
+            f"--only-vae {about.name}"
+            if about.kind == "vae"
+            else f"--model dallebaby/dalle/{about.name}"
+        )
         text = "Agreement with what was asked, distances and copies are not measured yet: "
         text += f"dallebaby evaluate {option} does so, and writes this page again."
         yield tag("p", text)
