@@ -174,6 +174,7 @@ def run_of(name: str, row: Row, tokens: str, seed: int, options: argparse.Namesp
     config = load("train", preset=options.preset, settings=settings)
     about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
     about |= {"views": " ".join(row.views), "threads": str(options.threads)}
+    about |= {"early_stop": str(config.early_stop)}  # which says whose weights are judged
     digest = identity.name([], options.preset, config, about).rpartition("-")[2]
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     return f"ladder-{name}-{length}-{seed}-{digest}"

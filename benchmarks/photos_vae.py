@@ -61,7 +61,7 @@ FEW = "model.levels=[8,5,5,5]"
 ROWS = {
     "pixel": Row("dallebaby, 1,000 codes, pixel loss only", ("finish.share=0", FEW)),
     "few": Row("dallebaby, 1,000 codes", (FEW,)),
-    "default": Row("**dallebaby**"),
+    "default": Row("**dallebaby**", ("model.levels=[8,8,8,5,5,5]",)),  # were the default another
     "dalle-pytorch": Row("DALLE-pytorch's DiscreteVAE", program="dalle_pytorch_vae.py"),
     "vqgan": Row("VQGAN (perceptual: EfficientNet-Lite2)", program="vqgan.py"),
     "vqgan-fast": Row("VQGAN, ten times its rate", ("--rate=4.5e-5",), "vqgan.py"),

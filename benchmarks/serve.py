@@ -27,7 +27,7 @@ from dallebaby_cli.serving import page_api
 from dallebaby_cli.stages import generate
 
 PROMPT = "a red circle above a blue square"
-KIND = {"Content-Type": "application/json"}
+KIND = {"Content-Type": "application/json", "Connection": "close"}
 IDLE_S = 10
 LOADED: dict[Path, generate.Model] = {}
 

@@ -122,7 +122,15 @@ def _head(about: Manifest, story: Story) -> Iterator[Html]:
         text = "Nothing is held out, so all figures are of training pictures: they say how well it "
         yield tag("p", text + "knows those, and nothing of others.", class_="warning")
     last = story.warning[1] if story.warning and story.warning[0] == story.scored else ""
-    for text in filter(None, (story.turned, last)):
+    turned = story.turned
+    if "kept" in about.counts:
+        turned = (
+            f"The weights of step {about.counts['kept']} are kept, which did best on hold-out "
+            "pictures; from there on the run memorised its training pictures."
+        )
+        if wanted := about.counts.get("pictures_wanted"):
+            turned += f" About {wanted} pictures would be worth so long a run."
+    for text in filter(None, (turned, last)):
         yield tag("p", text, class_="warning")
 
 
@@ -186,9 +194,14 @@ def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
     if done is None:
         kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
         yield section("Figures", _figures(kept))
-        command = "evaluate --only-vae" if about.kind == "vae" else "evaluate --model"
+        option = (
+            f"--only-vae {about.name}"
+            if about.kind == "vae"
+            else f"--model dallebaby/dalle/{about.name}"
+        )
         text = "Agreement with what was asked, distances and copies are not measured yet: "
-        yield tag("p", f"{text}dallebaby {command} does so, and writes this page again.")
+        text += f"dallebaby evaluate {option} does so, and writes this page again."
+        yield tag("p", text)
         return
     if done.vae:
         yield tag("p", f"Painted by the decoder of {done.vae.name}.", class_="dim")
@@ -299,6 +312,8 @@ def _cost(about: Manifest, story: Story, finish: Story) -> Html:
     rows: dict[str, object] = {"minutes": story.seconds / 60 or None}
     rows["minutes of the finish"] = finish.seconds / 60 or None
     rows |= {"steps": steps, "steps that were planned": counts.get("planned")}
+    rows |= {"step whose weights are kept": counts.get("kept")}
+    rows |= {"pictures that would be worth so long a run": counts.get("pictures_wanted")}
     if isinstance(batch, int) and isinstance(steps, int):
         rows["pictures seen"] = batch * steps
     if epochs := story.curves.get("epochs"):

@@ -33,7 +33,7 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import engine, identity, memory, orders, parent, run
+from dallebaby_cli.training import augment, engine, identity, memory, orders, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
 from dallebaby_cli.training.makers import find_makers, painter
 from dallebaby_cli.training.parent import Parent
@@ -255,7 +255,8 @@ def _whole_name(home: Path, name: str) -> str:
 def _extra_captions(
     home: Path, tokens: Manifest, parents: dict[str, str], report: Report
 ) -> ExtraCaptions:
-    """What `caption` wrote for the pictures of these tokens; its id becomes one of the parents."""
+    """What `caption` wrote for the pictures of these tokens, but for what mirrored views would make
+    untrue; its id becomes one of the parents."""
     images, images_id = next(p for p in tokens.parents.items() if p[0].startswith("images/"))
     extra = extra_captions.read(home / images)
     if extra.id and extra.of != {images: images_id}:
@@ -267,9 +268,16 @@ def _extra_captions(
             )
         )
         return ExtraCaptions()
-    if extra.id:
-        parents[f"{images}/captions"] = extra.id
-    return extra
+    if not extra.id:
+        return extra
+    parents[f"{images}/captions"] = extra.id
+    if not tokens.config.get("flip"):
+        return extra
+    kept = {
+        key: [caption for caption in written if augment.may_be_mirrored([caption])]
+        for key, written in extra.by_key.items()
+    }
+    return replace(extra, by_key=kept)
 
 
 def _rows(sources: list[Tokens], report: Report) -> Rows[Tokens]:

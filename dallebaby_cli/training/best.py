@@ -51,8 +51,10 @@ class Best:
 
 def over(losses: Mapping[int, float], step: int, steps: int) -> str | None:
     """Why a run with such hold-out losses (step → loss) ends at this one of its steps, if it
-    should."""
-    lowest = turned(losses)
+    should. Losses from before the rate had risen do not count: that of weights that were finished
+    once, which a run can start from, rises with it."""
+    risen = {at: loss for at, loss in losses.items() if at >= FIRST / 2 * steps}
+    lowest = turned(risen)
     if lowest is None or step < FIRST * steps:
         return None
     return (

@@ -225,6 +225,18 @@ def test_what_is_damaged_is_left_out(run: Path) -> None:
         assert Page(report.of_run(run)).texts == left.texts
 
 
+def test_a_run_whose_best_weights_are_kept_says_which_and_what_would_help(run: Path) -> None:
+    about = manifest.read(run)
+    assert about is not None
+    counts = {**about.counts, "kept": 2, "pictures_wanted": 4800}
+    manifest.write(run, replace(about, counts=counts))
+    with (run / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"event": "turned", "step": 4, "text": "train for less"}) + "\n")
+    found = Page(report.of_run(run))
+    assert "The weights of step 2 are kept" in found.text and "About 4800 pictures" in found.text
+    assert "train for less" not in found.text, "the best weights are the model"
+
+
 def test_a_page_that_cannot_be_written_is_told_of(run: Path) -> None:
     told: list[Event] = []
     (run / "report.html").unlink()

@@ -39,7 +39,9 @@ STOP = """() => new Promise((stopped) => {
   const began = performance.now();
   const look = () => jobs.children.length || stopped(performance.now() - began);
   new MutationObserver(look).observe(jobs, { childList: true });
-  jobs.querySelector("button").click();
+  const stop = jobs.querySelector("button");
+  stop.focus();
+  stop.click();
 })"""
 WATCH = """() => {
     window.partials = [];

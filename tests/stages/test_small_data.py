@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import Ran, draw_folder, make, start
 
+from dallebaby_cli.progress import ignore
+from dallebaby_cli.stages import train
 from dallebaby_cli.store import manifest
+from dallebaby_cli.store.extra_captions import ExtraCaptions
+from dallebaby_cli.store.manifest import Manifest
 
 Cli = Callable[..., Ran]
 ASKED = ("--preset", "tiny", "--steps", 100, "--set", "eval_every=8", "--set", "batch_size=16")
@@ -88,3 +92,19 @@ def test_with_too_few_hold_out_pictures_nothing_ends_it_and_that_is_said(
     assert "memorise them; nothing will tell when, which takes 8 hold-out ones" in ran.err
     counts = manifest.find(home, "dalle", "none")[1].counts
     assert counts["steps"] == 20 and "kept" not in counts and "pictures_wanted" not in counts
+
+
+def test_what_a_mirror_makes_untrue_is_no_caption_of_mirrored_views(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions may be written after pictures were encoded."""
+    written = {"k": ["a dog left of a cat", "a dog"]}
+    extra = ExtraCaptions("x", {"images/a": "i"}, written)
+    monkeypatch.setattr(train.extra_captions, "read", lambda images: extra)
+    for flip, kept in ((True, ["a dog"]), (False, written["k"])):
+        about = Manifest(
+            kind="tokens", name="a@v", parents={"images/a": "i"}, config={"flip": flip}
+        )
+        parents: dict[str, str] = {}
+        found = train._extra_captions(tmp_path, about, parents, ignore)
+        assert found.by_key["k"] == kept and parents == {"images/a/captions": "x"}

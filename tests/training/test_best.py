@@ -250,3 +250,11 @@ def test_the_first_of_the_lowest_is_kept_and_what_is_no_number_is_passed_over() 
     late = Best()  # of a run that began without
     late.add({0: 1.0, 5: 2.0}, 5, dict)
     assert late.weights == {}
+
+
+def test_what_a_run_starts_from_is_no_measure_of_whether_it_memorises() -> None:
+    """The weights of a finished run have a lower loss than those of a rate that has just risen."""
+    falling = {step: 2 - step / 100 for step in range(10, 41, 5)}
+    assert best.over({0: 1.0, **falling}, 40, 60) is None
+    rising = {step: 1 + step / 100 for step in range(10, 41, 5)}
+    assert "it memorises" in str(best.over(rising, 40, 60))
