@@ -65,10 +65,11 @@ class Passes:
         asked = self._order[:, count:stop]
         self._prepare(asked, count)
         both = self._order.repeat(self._rows, 1)
-        of_rows = both[:, :count], both[:, count : count + asked.shape[1]]
+        known, targets = both[:, :count], both[:, count : count + asked.shape[1]]
         asking = max(min(self._decided, asked.shape[1]), 1)
-        how = (self._filled, self.cache, self._pick, asking)
-        codes = self.model.ask(self._text, *of_rows, *how)[: len(asked)]
+        codes = self.model.ask(
+            self._text, known, targets, self._filled, self.cache, self._pick, asking
+        )[: len(asked)]
         if self.surest:
             best = self._sure.view_as(asked).argsort(dim=1, descending=True)
             codes, asked = codes.gather(1, best), asked.gather(1, best)

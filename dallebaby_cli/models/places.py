@@ -55,3 +55,31 @@ def told_of(known: Tensor, order: Tensor, near: Tensor, times: Tensor, none: int
     drawn = rank.gather(1, near.flatten(1)).view_as(near) < times[:, None]
     there = near.flatten(1).expand(len(known), -1)
     return known.gather(1, there).view(-1, *near.shape[1:]).where(drawn, none)
+
+
+def positions(
+    image: int, order: Tensor, targets: Tensor, filled: int, asking: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The positions from `filled` on of a sequence whose codes are read in that `order` (b, a) of
+    places, the last of them, `asking`, to predict the first of the places `targets` (b, m), and a
+    copy of the last one for each further target: their numbers in the sequence (s,), copies having
+    that of the last, and where they read and what they are to predict (b, s), in the table of turns
+    (`rotary_table`), in which pictures begin at `image`."""
+    last, device = image - 1 + order.shape[1], order.device
+    new = torch.arange(filled, last + 1 + targets.shape[1] - asking, device=device)
+    slots = new.clamp(max=last)
+    words = torch.arange(image, device=device).expand(len(order), -1)
+    reads = torch.cat((words, order + image), dim=1)[:, slots]
+    before = order[:, : order.shape[1] + 1 - asking] + image
+    aims = torch.cat((words[:, :-1], before, targets + image), dim=1)[:, filled:]
+    return slots, reads, aims
+
+
+def unseen(queries: Tensor, keys: Tensor, last: int, asking: int) -> Tensor:
+    """Which positions `keys` (S,) those of `queries` (s, 1) do not see, bool (s, S). The positions
+    up to the `last` one read what is known: each sees those before it, and the last of them, as
+    many as are `asking`, see one another, too. Those behind are copies of the last one, in whose
+    place each sees itself."""
+    asks = (queries > last - asking) & (queries <= last)
+    later = torch.where(asks, keys > last, keys > queries)
+    return later | ((queries > last) & (keys >= last) & (keys < queries))

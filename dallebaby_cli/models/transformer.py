@@ -40,14 +40,13 @@ from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.models.block import Block, Cache, Past
 from dallebaby_cli.models.cross_entropy import cross_entropy
 from dallebaby_cli.models.digits import DigitBlock, join, look_up, numbers_of_codes, split
-from dallebaby_cli.models.places import places_near, rotary_table, told_of
+from dallebaby_cli.models.places import places_near, positions, rotary_table, told_of, unseen
 from dallebaby_cli.models.rms_norm import RMSNorm
+from dallebaby_cli.models.slips import slipped
 
 Pick = Callable[[int, Tensor], Tensor]
 """Decides the digit (M,) of that number, from 0 on, given its logits (M, L): of B pictures, of each
 as many codes as are asked for, one after the other."""
-
-QUIET = 0.75  # of a run, after which a model reads all codes as they are
 
 
 class Transformer(nn.Module):
@@ -158,7 +157,7 @@ class Transformer(nn.Module):
         caption, so that the loss of a batch is the mean of its parts' losses. When `progress` (0 to
         1) of a training is over, it is made harder as `config.trials` says. `order` as in
         `forward`."""
-        read = self._slipped(codes, progress) if progress is not None else codes
+        read = slipped(codes, self.config, progress) if progress is not None else codes
         before_words, before_codes, inside = self._read(text, read, order)
         codes = codes if order is None else codes.gather(1, order)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
@@ -174,15 +173,6 @@ class Transformer(nn.Module):
         if progress is not None and self.foresight is not None:
             image_loss = image_loss + self._surprise(inside[self.ahead_of], codes)
         return text_loss / len(text), image_loss
-
-    def _slipped(self, codes: Tensor, progress: float) -> Tensor:
-        """Codes (B, N), some of which are others, of each picture another share."""
-        most = self.config.trials.noise * max(0.0, 1 - progress / QUIET)
-        if not most:
-            return codes
-        lost = torch.rand(codes.shape, device=codes.device)
-        lost = lost < most * torch.rand(len(codes), 1, device=codes.device)
-        return torch.where(lost, torch.randint_like(codes, self.config.codes), codes)
 
     def _surprise(self, x: Tensor, codes: Tensor) -> Tensor:
         """How wrong the stream (B, S, D) inside is on the numbers of the next codes (B, N): the
@@ -274,19 +264,18 @@ class Transformer(nn.Module):
         """`pick` the codes (B, m) of the places `targets` (b, m), each after the same codes: those
         of `cache.codes` whose places are `order` (b, a), read in that order after captions (B, T).
 
-        The first `filled` positions of the cache are filled, of such a beginning. Of the others
-        the last that read known codes, `asking` of them (1 to m, and to a if that is more), ask for
-        the first targets, and copies of the last one for the rest. Afterwards the positions of all
-        that was known are filled: T + a + 1.
+        The first `filled` positions of the cache are filled, of such a beginning. The last of the
+        others, `asking` of them (1 to m, and to a if that is more), ask for the first targets, and
+        copies of the last one for the rest. Afterwards T + a + 1 positions are filled.
         """
         last, asked = self.config.text_tokens + order.shape[1], targets.shape[1]
         x, turns = self._inputs(text, cache.codes, order, targets, filled, asking)
-        seen = last + 1 + asked - asking
+        seen = filled + x.shape[1]
         places = torch.arange(filled, seen, device=x.device)
         first = filled == 0 and asked == 1
-        hidden: Tensor | None = None
+        keys, hidden = torch.arange(seen, device=x.device), None
         if not first and len(places) > 1:
-            hidden = _hidden(places[:, None], torch.arange(seen, device=x.device), last, asking)
+            hidden = unseen(places[:, None], keys, last, asking)
         return self._predict(x, turns, cache.past(places, seen, hidden, first), asked, pick)
 
     def decode_one(
@@ -321,14 +310,8 @@ class Transformer(nn.Module):
         `order` (b, a), the last of which, `asking` of them, are told of all that is known and are
         to predict the first of the places `targets` (b, m); and for each further target one that
         differs from the last in nothing else."""
-        image = self.config.text_tokens + 1  # where pictures begin in the table of turns
-        last, drawn = self.config.text_tokens + order.shape[1], order.shape[1]
-        new = torch.arange(filled, last + 1 + targets.shape[1] - asking, device=text.device)
-        slots = new.clamp(max=last)
-        words = torch.arange(image, device=text.device).expand(len(order), -1)
-        reads = torch.cat((words, order + image), dim=1)[:, slots]
-        before = order[:, : drawn + 1 - asking] + image
-        aims = torch.cat((words[:, :-1], before, targets + image), dim=1)[:, filled:]
+        image, drawn = self.config.text_tokens + 1, order.shape[1]  # pictures begin at image
+        slots, reads, aims = positions(image, order, targets, filled, asking)
         count = max(image - filled, 0) if drawn else len(slots)  # that read no code
         parts = []
         if count:
@@ -415,13 +398,3 @@ class Transformer(nn.Module):
         """Weights of ideas on trial that begin with 0."""
         heads = [head.weight for head in (self.level_head, self.foresight) if head is not None]
         return [*heads, *(mix for mix in (self.shortcut, self.skips) if mix is not None)]
-
-
-def _hidden(queries: Tensor, keys: Tensor, last: int, asking: int) -> Tensor:
-    """Which positions `keys` (S,) those of `queries` (s, 1) do not see, bool (s, S). The positions
-    up to the `last` one read what is known: each sees those before it, and the last of them, as
-    many as are `asking`, see one another, too. Those behind are copies of the last one, in whose
-    place each sees itself."""
-    asks = (queries > last - asking) & (queries <= last)
-    later = torch.where(asks, keys > last, keys > queries)
-    return later | ((queries > last) & (keys >= last) & (keys < queries))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import Trials
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.models.slips import slipped
 from dallebaby_cli.models.transformer import Transformer
 
 
@@ -29,19 +30,19 @@ def test_a_fresh_model_is_the_same_guess(name: str) -> None:
 def test_so_many_codes_are_replaced_and_fewer_as_time_goes_on() -> None:
     model, codes = tried(noise=0.8), torch.zeros(2000, 400, dtype=torch.int64)
     for progress, most in ((0.0, 0.8), (0.375, 0.4), (0.75, 0.0), (1.0, 0.0)):
-        read = model._slipped(codes, progress)
+        read = slipped(codes, model.config, progress)
         seen = (read != 0).float().mean(1) * SHAPE.codes / (SHAPE.codes - 1)  # some are as before
         assert seen.mean().item() == pytest.approx(most / 2, abs=0.02)
         assert read.max() < SHAPE.codes and seen.min() < 0.02
         assert most - 0.05 <= seen.max() <= most + 0.1, "of each picture another share"
-    assert torch.equal(tried()._slipped(codes, 0.0), codes)
+    assert torch.equal(slipped(codes, tried().config, 0.0), codes)
 
 
 @torch.no_grad()
 def test_what_is_read_is_noisy_and_what_is_learned_is_not() -> None:
     model, (text, codes) = tried(noise=0.9), batch(6)
     torch.manual_seed(1)
-    read = model._slipped(codes, 0.1)
+    read = slipped(codes, model.config, 0.1)
     assert not torch.equal(read, codes)
     torch.manual_seed(1)
     found = model.losses(text, codes, 0.1)[1]
