@@ -186,9 +186,11 @@ def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
     if done is None:
         kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
         yield section("Figures", _figures(kept))
-        command = "evaluate --only-vae" if about.kind == "vae" else "evaluate --model"
+        vae = about.kind == "vae"
+        option = f"--only-vae {about.name}" if vae else f"--model dallebaby/dalle/{about.name}"
         text = "Agreement with what was asked, distances and copies are not measured yet: "
-        yield tag("p", f"{text}dallebaby {command} does so, and writes this page again.")
+        text += f"dallebaby evaluate {option} does so, and writes this page again."
+        yield tag("p", text)
         return
     if done.vae:
         yield tag("p", f"Painted by the decoder of {done.vae.name}.", class_="dim")
