@@ -194,11 +194,8 @@ def _quality(about: Manifest, done: "Evaluated | None") -> Iterator[Html]:
     if done is None:
         kept = {n: v for n, v in about.counts.items() if n not in EFFORT}
         yield section("Figures", _figures(kept))
-        option = (
-            f"--only-vae {about.name}"
-            if about.kind == "vae"
-            else f"--model dallebaby/dalle/{about.name}"
-        )
+        vae = about.kind == "vae"
+        option = f"--only-vae {about.name}" if vae else f"--model dallebaby/dalle/{about.name}"
         text = "Agreement with what was asked, distances and copies are not measured yet: "
         text += f"dallebaby evaluate {option} does so, and writes this page again."
         yield tag("p", text)
