@@ -50,6 +50,7 @@ class Line:
         self._usual_s: float | None = None
         """that a drawing takes"""
         self._changed = threading.Condition()
+        self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
         self._thread.start()
 
@@ -147,6 +148,7 @@ class Line:
     # ------------------------------------------------------------ the thread that draws
 
     def _work(self) -> None:
+        torch.set_num_threads(self._threads)  # of this thread, whatever others have meanwhile
         while True:
             with self._changed:
                 self._drawn = []

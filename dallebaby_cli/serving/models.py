@@ -2,9 +2,12 @@
 
 import threading
 from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from dallebaby_cli import files
 from dallebaby_cli.drawing.pretrained import BABY, from_pretrained, model_folder
@@ -102,7 +105,8 @@ class Models:
         with self._loading:  # one at a time; those that are there already need not wait for it
             if sampler := self._ready(known):
                 return sampler
-            sampler = from_pretrained(known.folder, self.device)
+            with _one_thread():
+                sampler = from_pretrained(known.folder, self.device)
             with self._lock:
                 self._loaded[known.id] = sampler
                 if len(self._loaded) > LOADED:
@@ -115,6 +119,19 @@ class Models:
             if known.id in self._loaded:
                 self._loaded.move_to_end(known.id)
             return self._loaded.get(known.id)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute without helpers meanwhile: those that torch starts for this thread would stay, and
+    where helpers of several threads are more than the cores, OpenMP lets none of them wait awake,
+    which makes each picture take twice as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _known(name: str, folder: Path) -> Known | None:
