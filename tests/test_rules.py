@@ -136,6 +136,8 @@ def test_heavy_libraries_stay_in_their_rooms() -> None:
             refused |= used - {"yaml"}
         if name != "fetch/torrent_file.py":  # torrent.py has it from there
             refused |= used & {"libtorrent"}
+        if room(name) != "serving":
+            refused |= used & {"starlette", "uvicorn", "python_multipart"}
         offenders += [f"{name}: {library}" for library in refused]
     assert not offenders
 

@@ -33,11 +33,12 @@ def at_a_time(shape: TransformerConfig, config: SampleConfig, device: torch.devi
 
 
 def _each(shape: TransformerConfig, config: SampleConfig) -> int:
-    """Bytes that one picture takes while it is drawn: keys and values, the caption's positions as
-    they are read (some twelve numbers for each of the width's), logits and random numbers."""
+    """Bytes that one picture takes while it is drawn: keys and values, the positions that are read
+    first (some twelve numbers for each of the width's), logits and random numbers."""
     rows = 1 if config.guidance == 1 else 2
     cached = 2 * 4 * shape.depth * shape.sequence_len * shape.dim
-    read = 12 * 4 * (shape.text_tokens + 1) * shape.dim
+    first = shape.sequence_len if shape.any_order else shape.text_tokens + 1  # or codes that stay
+    read = 12 * 4 * first * shape.dim
     places = AHEAD  # whose random numbers are held at a time, and in passes logits, too
     if config.steps is not None:
         decided = counts(shape.image_tokens, 0, config.steps)

@@ -123,7 +123,7 @@ def counts(whole: int, given: int, passes: int | None) -> list[int]:
     unknown = whole - given
     passes = min(passes or unknown, unknown)
     shares = (1 - math.cos(math.pi / 2 * number / passes) for number in range(1, passes + 1))
-    found = (math.floor(share * unknown + 0.5) for share in shares)
+    found = (math.floor(round(share * unknown, 6) + 0.5) for share in shares)  # on any machine
     return [given, *(given + max(number, count) for number, count in enumerate(found, start=1))]
 
 

@@ -49,13 +49,15 @@ class Best:
         self.weights = {name: weight.clone() for name, weight in saved["weights"].items()}
 
 
-def over(losses: Mapping[int, float], step: int, steps: int) -> str | None:
-    """Why a run with such hold-out losses (step → loss) ends at this one of its steps, if it
-    should. Losses from before the rate had risen do not count: that of weights that were finished
-    once, which a run can start from, rises with it."""
-    risen = {at: loss for at, loss in losses.items() if at >= FIRST / 2 * steps}
+def over(losses: Mapping[int, float], began: int, step: int, steps: int) -> str | None:
+    """Why a run with such hold-out losses (step → loss), whose schedule began at a step, ends at
+    this one of its steps, if it should. Losses from before the rate had risen do not count: that of
+    weights that were finished once, which a run can start from or be made longer from, rises with
+    it."""
+    first = FIRST * (steps - began)
+    risen = {at: loss for at, loss in losses.items() if at >= began + first / 2}
     lowest = turned(risen)
-    if lowest is None or step < FIRST * steps:
+    if lowest is None or step < began + first:
         return None
     return (
         f"it memorises its training pictures (hold-out loss {losses[lowest]:.3g} at step {lowest}, "

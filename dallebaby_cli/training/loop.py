@@ -141,9 +141,12 @@ def fit(
         log = Log(folder, task, steps, flops_per_step, device, config, report)
     if resumed:
         steps = max(steps, state.step)  # fewer than there are cannot be asked for
+        if state.step == state.ends < steps:
+            state.began = state.step
         if log:
             log.event("resume", step=state.step)
         report(Note(f"{task.name}: going on from step {state.step} of {steps}"))
+    state.ends = steps
     seen, every = glance(task.holdout, config), config.eval_every
     if best.watches(task, config, steps):
         every = best.every(config, steps, seen)
@@ -292,7 +295,7 @@ def judged(state: State, judge: Callable[[nn.Module], T]) -> T | None:
 def _over(task: Task, state: State, steps: int) -> str | None:
     """Why the run ends before its last step, if it is to."""
     why = task.over(state.metrics)
-    return why if why or not state.best else best.over(state.losses, state.step, steps)
+    return why if why or not state.best else best.over(state.losses, state.began, state.step, steps)
 
 
 def _end(task: Task, state: State, log: Log | None) -> None:

@@ -30,6 +30,10 @@ class State:
     config: RunConfig
     device: torch.device
     step: int = 0
+    began: int = 0
+    """step at which its schedule began: where a finished run was made longer, its former end"""
+    ends: int = 0
+    """step at which its schedule ends, were it not to end before (`Task.over`)"""
     lr_scale: float = 1.0
     """halved by each roll-back"""
     skipped: int = 0

@@ -15,6 +15,8 @@ from dallebaby_cli.training.parts import Part
 
 COUNTS = {
     "step": (int, 10**12),
+    "began": (int, 10**12),
+    "ends": (int, 10**12),
     "lr_scale": (float, 1),
     "skipped": (int, 10**12),
     "rollbacks": (int, 10**6),

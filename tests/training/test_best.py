@@ -255,6 +255,14 @@ def test_the_first_of_the_lowest_is_kept_and_what_is_no_number_is_passed_over() 
 def test_what_a_run_starts_from_is_no_measure_of_whether_it_memorises() -> None:
     """The weights of a finished run have a lower loss than those of a rate that has just risen."""
     falling = {step: 2 - step / 100 for step in range(10, 41, 5)}
-    assert best.over({0: 1.0, **falling}, 40, 60) is None
+    assert best.over({0: 1.0, **falling}, 0, 40, 60) is None
     rising = {step: 1 + step / 100 for step in range(10, 41, 5)}
-    assert "it memorises" in str(best.over(rising, 40, 60))
+    assert "it memorises" in str(best.over(rising, 0, 40, 60))
+    before = dict.fromkeys(range(5, 101, 5), 1.0)  # and then it was made longer
+    assert (
+        best.over({**before, **{100 + at: loss for at, loss in falling.items()}}, 100, 140, 160)
+        is None
+    )
+    assert "it memorises" in str(
+        best.over({**before, **{100 + at: loss for at, loss in rising.items()}}, 100, 140, 160)
+    )

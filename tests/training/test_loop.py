@@ -252,6 +252,14 @@ def test_a_run_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
         fit(LineTask(poison=frozenset(range(12, 1000))), tmp_path)
 
 
+def test_a_finished_run_that_is_made_longer_knows_where_it_began_anew(tmp_path: Path) -> None:
+    assert fit(LineTask(), tmp_path, steps=10).began == 0
+    assert fit(LineTask(), tmp_path, steps=10).began == 0, "nothing was left to do"
+    with pytest.raises(Interrupted):
+        fit(LineTask(at_step={15: lambda: signal.raise_signal(signal.SIGTERM)}), tmp_path, steps=20)
+    assert fit(LineTask(), tmp_path, steps=20).began == 10
+
+
 def test_a_damaged_or_executable_state_is_refused(tmp_path: Path) -> None:
     fit(LineTask(), tmp_path, steps=3)
     path = tmp_path / "state.pt"
