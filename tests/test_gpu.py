@@ -197,7 +197,7 @@ def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
         assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
 
 
-@pytest.mark.parametrize("order", ["halton", "confidence"])
+@pytest.mark.parametrize("order", ["diagonal", "halton", "confidence"])
 def test_passes_draw_what_they_do_on_a_cpu(order: str) -> None:
     """But for a choice in many thousands."""
     config, seeds = SampleConfig(steps=5, order=order), range(9, 9 + len(PROMPTS))  # type: ignore[arg-type]

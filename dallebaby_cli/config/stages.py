@@ -227,8 +227,10 @@ class SampleConfig(Bounded):
     steps: int | None = bounded(None, ge=1, le=COUNT)
     """passes that draw a picture, several codes each, of models that learned with random_order;
     null is raster order, a code a pass"""
-    order: Literal["halton", "confidence", "raster"] = "halton"
-    """in which order such passes draw codes: far apart, of these the surest, or row by row"""
+    order: Literal["auto", "diagonal", "halton", "confidence", "raster"] = "auto"
+    """in which order such passes draw codes: in all rows at once, each behind the one above; far
+    apart; of these the surest; row by row. auto is diagonal where nothing is known and there are
+    more passes than rows, else halton"""
     batch_size: int | None = bounded(None, ge=1, le=COUNT)
     """pictures drawn at a time, which does not change them; null is as many as pay and fit"""
 

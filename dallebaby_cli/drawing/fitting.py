@@ -41,7 +41,7 @@ def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     read = 12 * 4 * first * shape.dim
     places = AHEAD  # whose random numbers are held at a time, and in passes logits, too
     if config.steps is not None:
-        decided = counts(shape.image_tokens, 0, config.steps)
+        decided = counts(shape.image_tokens, 0, config)
         most = max(after - before for before, after in itertools.pairwise(decided))
         places = max(AHEAD, 4 * most * (CHOICE if config.order == "confidence" else 1))
     chosen = 8 * places * sum(shape.radices)

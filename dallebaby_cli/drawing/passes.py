@@ -1,8 +1,9 @@
 """Several codes of each picture at a time: a picture in a few passes, or around what is kept of it.
 
 A pass asks for the codes of several places after the same known ones (`Transformer.ask`), as the
-parallel decoders of Besnier et al. (2025, arXiv 2503.17076) and Chang et al. (2022, arXiv
-2202.04200) do, and as those which keep what is known in a cache (RandAR, 2024, arXiv 2412.01827).
+parallel decoders of He et al. (2024, arXiv 2412.04062: each row behind the one above), Besnier et
+al. (2025, arXiv 2503.17076) and Chang et al. (2022, arXiv 2202.04200) do, and as those which keep
+what is known in a cache (RandAR, 2024, arXiv 2412.01827).
 What a pass decides, the next one reads, and in the same positions it asks for more: so each code is
 computed with once, as in raster order. Random numbers are those of the place.
 
@@ -11,6 +12,7 @@ a digit; M = B m rows of the m places that a pass asks for.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -50,7 +52,7 @@ class Passes:
         self._keys = keys(seeds).to(like.device)
         self._order = reading_order(known, config)
         given = int((known[0] >= 0).sum())
-        self.counts = counts(model.config.image_tokens, given, config.steps)
+        self.counts = counts(model.config.image_tokens, given, config)
         self._passed, self._filled, self._decided = 0, 0, 0
 
     @property
@@ -105,26 +107,58 @@ class Passes:
         return chosen.repeat(self._rows)
 
 
+def way(config: SampleConfig, given: int, grid: int) -> str:
+    """In which order pictures with so many known codes are drawn."""
+    if config.steps is None:
+        return "raster"
+    if config.order != "auto":
+        return config.order
+    return "diagonal" if not given and config.steps > grid else "halton"
+
+
 def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
     """The places (B, N) of pictures in the order in which their codes are read: of the `known`
     ones (B, N), -1 where they are not, then of those that are drawn."""
-    grid = math.isqrt(known.shape[1])
-    raster = config.steps is None or config.order == "raster"
-    order = torch.arange(grid**2) if raster else torch.tensor(halton(grid))
-    order = order.to(known.device).expand_as(known)
+    grid, places = math.isqrt(known.shape[1]), range(known.shape[1])
+    found = way(config, int((known[0] >= 0).sum()), grid)
+    if found == "diagonal" and config.steps:
+        places = sorted(places, key=diagonals(grid, config.steps).__getitem__)
+    elif found != "raster":
+        places = halton(grid)
+    order = torch.tensor(places).to(known.device).expand_as(known)
     to_draw = known.gather(1, order) < 0
     return order.gather(1, to_draw.int().argsort(dim=1, stable=True))
 
 
-def counts(whole: int, given: int, passes: int | None) -> list[int]:
+def counts(whole: int, given: int, config: SampleConfig) -> list[int]:
     """How many of the `whole` picture's codes are known before each pass and after the last one, if
-    so many are given: along a cosine few are decided at first, and at least one in each; without
-    `passes` one in each."""
-    unknown = whole - given
-    passes = min(passes or unknown, unknown)
-    shares = (1 - math.cos(math.pi / 2 * number / passes) for number in range(1, passes + 1))
-    found = (math.floor(round(share * unknown, 6) + 0.5) for share in shares)  # on any machine
-    return [given, *(given + max(number, count) for number, count in enumerate(found, start=1))]
+    so many are given: along diagonals as many as lie on them, else few at first, along a cosine; at
+    least one in each, and without `steps` one in each."""
+    unknown, grid = whole - given, math.isqrt(whole)
+    passes = min(config.steps or unknown, unknown)
+    if passes and way(config, given, grid) == "diagonal":
+        drawn = sorted(diagonals(grid, passes))
+        shares = [bisect_right(drawn, number) / whole for number in range(passes)]
+    else:
+        turns = (math.pi / 2 * number / passes for number in range(1, passes + 1))
+        shares = [1 - math.cos(turn) for turn in turns]
+    found = [given]
+    for left, share in zip(reversed(range(passes)), shares, strict=True):
+        wanted = given + math.floor(round(share * unknown, 6) + 0.5)  # rounded: on any machine
+        found.append(min(max(wanted, found[-1] + 1), whole - left))
+    return found
+
+
+@lru_cache(maxsize=8)
+def diagonals(grid: int, passes: int) -> tuple[int, ...]:
+    """The pass, of so many, that each place of a picture is drawn in: every row goes from left to
+    right, and begins as many passes after the one above as there are for it, so that most of what
+    lies above is known. One place a pass is raster order, fewer passes than columns take some
+    columns at once."""
+    behind = max(passes - grid, 0) / max(grid - 1, 1)
+    at_once = max(grid / passes, 1)
+    along = [column / at_once for column in range(grid)]
+    return tuple(int(round(row * behind + ahead, 6)) for row in range(grid) for ahead in along)
 
 
 @lru_cache(maxsize=8)

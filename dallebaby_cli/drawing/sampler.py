@@ -204,7 +204,7 @@ class Sampler:
     def moments(self, config: SampleConfig, given: int) -> list[int]:
         """How many codes of a picture are decided at each moment of a stream, the first of which
         has so many that are known."""
-        return counts(self.model.config.image_tokens, given, config.steps)
+        return counts(self.model.config.image_tokens, given, config)
 
     @torch.inference_mode()
     def _stream(

@@ -87,7 +87,7 @@ class PageApi:
                 "grid": known.grid,
                 "mask": "codes" if known.any_order else "rows",
                 "examples": known.examples,
-                "steps": known.grid if known.any_order else None,
+                "steps": 3 * known.grid - 2 if known.any_order else None,
             }
             for known in listed
         ]

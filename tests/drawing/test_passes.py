@@ -48,7 +48,7 @@ def slow_draw(
     surest = config.steps is not None and config.order == "confidence"
     done: list[Pass] = []
     filled, before = 0, 1
-    decided = passes.counts(N, sum(code >= 0 for code in known), config.steps)
+    decided = passes.counts(N, sum(code >= 0 for code in known), config)
     for count, after in itertools.pairwise(decided):
         stop = min(N, count + 2 * (after - count)) if surest else after
         asked, pull = order[:, count:stop].clone(), guidance_at(count / N, config)
@@ -89,7 +89,9 @@ def slow_draw(
 
 CONFIGS = [
     SampleConfig(steps=5),
-    SampleConfig(steps=9),  # some passes ask for fewer codes than the one before decided
+    SampleConfig(steps=9, order="halton"),  # some ask for fewer than the one before decided
+    SampleConfig(steps=8),  # along diagonals, where nothing is known
+    SampleConfig(steps=3, order="diagonal", guidance=2),
     SampleConfig(steps=3, guidance=1, temperature=0.7, top_k=20),
     SampleConfig(steps=4, order="raster", guidance_ramp=0.6),
     SampleConfig(steps=1, temperature=0),
@@ -111,7 +113,7 @@ def test_passes_draw_what_reading_all_anew_does(
         assert torch.equal(together[index], alone), index
 
 
-@pytest.mark.parametrize("order", ["halton", "confidence", "raster"])
+@pytest.mark.parametrize("order", ["diagonal", "halton", "confidence", "raster"])
 def test_a_code_is_drawn_around_others_one_after_the_other(sampler: Sampler, order: str) -> None:
     """Without `steps`, in raster order, whatever the order of passes would be."""
     config, given = SampleConfig(order=order), around(9)  # type: ignore[arg-type]
@@ -136,13 +138,13 @@ def test_a_code_a_pass_in_raster_order_is_raster_order(
 
 
 @pytest.mark.precisions
-@pytest.mark.parametrize("order", ["halton", "confidence"])
+@pytest.mark.parametrize("order", ["diagonal", "halton", "confidence"])
 @pytest.mark.parametrize("known", [0, 6])
 def test_pictures_do_not_depend_on_the_batch(sampler: Sampler, order: str, known: int) -> None:
     given = around(known).repeat(3, 1, 1)
     drawn = [
         sampler.draw(
-            PROMPTS * 3, range(9), SampleConfig(steps=4, batch_size=size, order=order), given
+            PROMPTS * 3, range(9), SampleConfig(steps=6, batch_size=size, order=order), given
         )  # type: ignore[arg-type]
         for size in (9, 4, 1)
     ]
@@ -218,15 +220,31 @@ def test_haltons_places_are_all_and_far_apart(grid: int) -> None:
             assert len(held) == parts**2 and max(held.values()) <= 4
 
 
-@pytest.mark.parametrize(("whole", "given"), [(64, 0), (64, 13), (256, 0), (9, 8), (5, 5)])
-def test_every_pass_decides_some_and_early_ones_few(whole: int, given: int) -> None:
-    for steps in (*range(1, whole - given + 2), None):
-        counts = passes.counts(whole, given, steps)
+@pytest.mark.parametrize("grid", [1, 2, 3, 5, 8, 12, 16])
+def test_along_diagonals_most_of_what_lies_above_is_known(grid: int) -> None:
+    for number in range(1, grid**2 + 1):
+        found = passes.diagonals(grid, number)
+        assert {*found} == {*range(number)}, "none decides nothing"
+        rows = [found[start : start + grid] for start in range(0, grid**2, grid)]
+        assert all([*row] == sorted(row) for row in rows)
+        if number >= grid + 2 * (grid - 1):
+            for above, below in itertools.pairwise(rows):
+                assert all(a < b for a, b in zip(above[1:], below, strict=False))
+    assert passes.diagonals(grid, grid**2) == (*range(grid**2),)
+
+
+@pytest.mark.parametrize("order", ["auto", "diagonal", "halton"])
+@pytest.mark.parametrize(("whole", "given"), [(64, 0), (64, 13), (256, 0), (9, 8), (4, 4)])
+def test_every_pass_decides_some(whole: int, given: int, order: str) -> None:
+    for steps in (*range(1, whole - given + 1), None):
+        config = SampleConfig(steps=steps, order=order)  # type: ignore[arg-type]
+        counts = passes.counts(whole, given, config)
         sizes = [after - count for count, after in itertools.pairwise(counts)]
         assert counts[0] == given and counts[-1] == whole
         assert len(sizes) == min(steps or whole, whole - given) and min(sizes, default=1) >= 1
-    assert passes.counts(64, 0, 8) == [0, 1, 5, 11, 19, 28, 40, 52, 64]
-    assert passes.counts(64, 0, None) == [*range(65)]
+    assert passes.counts(64, 0, SampleConfig(steps=8)) == [0, 1, 5, 11, 19, 28, 40, 52, 64]
+    assert passes.counts(9, 0, SampleConfig(steps=5)) == [0, 1, 3, 6, 8, 9]
+    assert passes.counts(64, 0, SampleConfig()) == [*range(65)]
 
 
 def test_what_is_held_in_passes_is_counted(sampler: Sampler) -> None:
