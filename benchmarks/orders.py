@@ -2,7 +2,8 @@
 that are filled.
 
     python benchmarks/orders.py HOME TOKENS... --minutes M [--seeds 0 1 2] [--only ROW ...]
-        [--passes 8 16] [--drawn ROW] [--pictures N] [--set SETTING ...] [--kept] [--json]
+        [--passes 8 16 22] [--orders diagonal halton confidence] [--drawn ROW] [--pictures N]
+        [--set SETTING ...] [--kept] [--json]
 
 TOKENS are NAME@RUN in HOME, as `dallebaby encode` leaves them: of many pictures, which are seen a
 few times, and of few, which are seen again and again; how often is said. Each gets three tables:
@@ -47,11 +48,13 @@ ROWS = {
     "tables": Row("none, but told as if", ("random_order=1e-9", "random_floor=0")),
 }
 SIDE_BY_SIDE = (1, 8)
+ORDERS = ["diagonal", "halton", "confidence"]
 
 
 def parse() -> argparse.Namespace:
     parser = ladder.arguments(__doc__, ROWS)
-    parser.add_argument("--passes", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--passes", type=int, nargs="+", default=[8, 16, 22])
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, metavar="ORDER")
     parser.add_argument("--drawn", default="half", metavar="ROW", help="whose pictures are drawn")
     return parser.parse_args()
 
@@ -78,7 +81,7 @@ def drawn(tokens: str, run: str, options: argparse.Namespace) -> list[dict[str, 
     """How a run draws in raster order and in passes."""
     ways = [("raster order", [])]
     for passes in options.passes:
-        for order in ("halton", "confidence"):
+        for order in options.orders:
             settings = [f"sampling.steps={passes}", f"sampling.order={order}"]
             ways.append((f"{passes} passes, {order}", settings))
     lines, home = [], options.home
