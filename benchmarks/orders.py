@@ -15,8 +15,8 @@ few times, and of few, which are seen again and again; how often is said. Each g
 3. likewise a quarter in the middle of real hold-out pictures filled, against drawing on in raster
    order from the rows above it.
 
-HOME/ladder and HOME/orders keep what was found, so that nothing is run twice. --steps makes it all
-a miniature.
+HOME/ladder and HOME/orders keep what was found, so that nothing is run twice, and HOME/orders gets
+a figure of the second table for each of the tokens, NAME@RUN.png. --steps makes it all a miniature.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from typing import Any
 import baby
 import filling
 import ladder
+import matplotlib
 import rows
 from judged import judged, lower_is_better
 from ladder import Row
@@ -131,6 +132,28 @@ def shown(lines: list[dict[str, Any]]) -> str:
     return baby.table([["", *columns], ["---"] * (len(columns) + 1), *body])
 
 
+def plot(lines: list[dict[str, Any]], codes: int, path: Path) -> None:
+    """Each figure of drawn pictures against the passes that they took, a curve an order."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    judged = [n for n in lines[0] if n.startswith(("KID", "right"))]
+    figure, axes = pyplot.subplots(1, len(judged), figsize=(3.6 * len(judged), 3), squeeze=False)
+    for axis, name in zip(axes.flat, judged, strict=True):
+        curves: dict[str, dict[int, float]] = {}
+        for line in lines[1:]:
+            passes, _, order = line["way"].partition(" passes, ")
+            curves.setdefault(order, {})[int(passes)] = line[name]
+        for order, points in curves.items():
+            axis.plot(*zip(*sorted(points.items()), strict=True), "o-", label=order)
+        axis.plot([codes], [lines[0][name]], "k*", label="raster order")
+        axis.set(xscale="log", xlabel="passes", title=name)
+    axes.flat[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
 def epochs(tokens: str, run: str, options: argparse.Namespace) -> float:
     """How often a run saw each picture."""
     about = manifest.read(options.home / "dalle" / run)
@@ -162,6 +185,10 @@ def main() -> None:
             if options.pictures:
                 found["drawn"][tokens] = drawn(tokens, run, options)
                 found["filled"][tokens] = filled(tokens, run, options)
+                shape = Tokens(options.home / "tokens" / tokens)
+                plot(
+                    found["drawn"][tokens], shape.grid**2, options.home / "orders" / f"{tokens}.png"
+                )
                 for part in ("drawn", "filled"):
                     print(f"\n{tokens}, {options.drawn}, {part}\n\n{shown(found[part][tokens])}")
     if options.json:

@@ -208,7 +208,7 @@ def test_random_orders_are_compared_drawn_from_and_filled_once(
     out = ran(BENCHMARKS / "orders.py", asked, monkeypatch, capsys)
     assert "| half: half at first, a tenth at last | " in out
     assert f"{TOKENS}: each picture was seen 0.1 times in raster order alone" in out
-    for name in ("raster order", "4 passes, halton", "4 passes, confidence"):
+    for name in ("raster order", "4 passes, diagonal", "4 passes, halton", "4 passes, confidence"):
         assert f"| {name} | 0.50 | 4.00 | 2.50 | 25.0% |" in out
     found = [(way, config.steps) for *_, way, config in filled]
     assert found == [("top", None), ("centre", None), ("centre", 4)]

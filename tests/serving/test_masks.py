@@ -49,7 +49,7 @@ def test_a_picture_forms_in_as_many_passes_as_are_asked_for(client: Client) -> N
     told = client.draw({"prompt": "a red car", "steps": 3, "seed": 1})
     assert 1 <= len(of(told, "partial")) <= 2 and told[-1][0] == "done"
     settings = of(told, "picture")[0]["settings"]
-    assert settings["steps"] == 3 and settings["order"] == "halton"
+    assert settings["steps"] == 3 and settings["order"] == "auto"
     again = of(client.draw(settings), "picture")[0]
     assert again["name"] == of(told, "picture")[0]["name"]
     answer = client.post("/api/drawings", {"prompt": "a red car", "steps": 17})
