@@ -14,6 +14,7 @@ from dallebaby_cli.progress import ignore
 from dallebaby_cli.quality import classifier, pretrained, scores
 from dallebaby_cli.quality.features import Features
 from dallebaby_cli.quality.figures import Evaluated
+from dallebaby_cli.quality.pretrained import Sets
 from dallebaby_cli.scenes import agreement
 from dallebaby_cli.stages import judge_holdout, judge_labels
 from dallebaby_cli.store import manifest
@@ -93,5 +94,5 @@ def _fill(
 
 def _far(sampler: Sampler, real: Tensor, drawn: Tensor, own: Features | None) -> dict[str, float]:
     rebuilt = scores.rebuild(sampler.image_tokenizer, real)
-    found = pretrained.scores(real, rebuilt, drawn, [], sampler.device, "auto", own)
+    found = pretrained.scores(Sets(real, rebuilt, drawn), [], sampler.device, "auto", own)
     return {f"{c.figure}, {c.network}": c.drawn for c in found.compared if c.drawn is not None}

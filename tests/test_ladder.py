@@ -7,12 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import make
+from conftest import lively_sampler, make
 from test_benchmarks import BENCHMARKS, ran
 
+from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.config.settings import load
+from dallebaby_cli.models.pictures import to_tensor
 from dallebaby_cli.quality.figures import Evaluated, Row
 from dallebaby_cli.quality.pretrained import Compared
 from dallebaby_cli.store import manifest
@@ -227,6 +230,16 @@ def test_a_quarter_in_the_middle_is_masked(tool: Tool) -> None:
     centre, top = (filling.known(codes, way) for way in filling.WAYS)
     assert (centre < 0).sum() == 16 and (centre[:, 2:6, 2:6] < 0).all()
     assert (top[:, :2] == codes[:, :2]).all() and (top[:, 2:] < 0).all()
+
+
+def test_filled_pictures_are_compared_with_real_ones(tool: Tool) -> None:
+    filling = __import__("filling")
+    sampler = lively_sampler(any_order=True)
+    side = sampler.image_tokenizer.image_px
+    real = to_tensor(np.random.default_rng(0).integers(0, 256, (6, side, side, 3), np.uint8))
+    drawn = filling._fill(sampler, ["a red car"] * 6, real, "centre", SampleConfig(steps=2))
+    assert drawn.shape == real.shape
+    assert any(name.startswith("KID") for name in filling._far(sampler, real, drawn, None))
 
 
 def test_rows_of_orders_are_of_settings_that_there_are(ladder: ModuleType) -> None:
