@@ -21,7 +21,7 @@ from dallebaby_cli.store.pictures import grid, write_png
 PROMPTS = ("a red car", "a blue house", "a yellow flower", "a green boat")
 BEFORE, AFTER = "a red car left of a green tree", "a red car left of a blue house"
 WIDE, LARGER = "a green tree", 2
-PASSES = (8, 64)
+PASSES = (22, 64)
 
 
 def drawn(home: Path, run: str, folder: Path, *words: object) -> list[np.ndarray]:

@@ -147,7 +147,10 @@ def plot(lines: list[dict[str, Any]], codes: int, path: Path) -> None:
         for order, points in curves.items():
             axis.plot(*zip(*sorted(points.items()), strict=True), "o-", label=order)
         axis.plot([codes], [lines[0][name]], "k*", label="raster order")
+        ticks = sorted({codes, *(passes for points in curves.values() for passes in points)})
         axis.set(xscale="log", xlabel="passes", title=name)
+        axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        axis.set_xticks([], minor=True)
     axes.flat[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=90)

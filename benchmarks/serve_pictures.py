@@ -90,6 +90,8 @@ def main() -> None:
             with served(given.runs, "--model", BABY) as url:
                 page = open_page(browser, f"{url}/runs", "dark")
                 expect(page.locator(".run svg").first).to_be_visible()
+                page.wait_for_load_state("networkidle")
+                page.wait_for_function("[...document.images].every(image => image.complete)")
                 page.screenshot(path=given.out / "serve-runs.png")
 
 

@@ -30,7 +30,7 @@ def noise() -> np.ndarray:
 
 def test_what_the_brush_marks_is_drawn_anew_and_nothing_else(client: Client, home: Path) -> None:
     model = client.get("/api/models").json["models"][0]
-    assert (model["mask"], model["steps"], model["grid"]) == ("codes", 4, 4)
+    assert (model["mask"], model["steps"], model["grid"]) == ("codes", 10, 4)
     image = "data:image/png;base64," + base64.b64encode(png(noise())).decode()
     told = client.draw({"prompt": "a red car", "image": image, "mask": MASK, "n": 2})
     for picture in of(told, "picture"):
