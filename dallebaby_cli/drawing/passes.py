@@ -119,7 +119,8 @@ def way(config: SampleConfig, given: int, grid: int) -> str:
 def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
     """The places (B, N) of pictures in the order in which their codes are read: of the `known`
     ones (B, N), -1 where they are not, then of those that are drawn."""
-    grid, places = math.isqrt(known.shape[1]), range(known.shape[1])
+    grid = math.isqrt(known.shape[1])
+    places: Sequence[int] = range(known.shape[1])
     found = way(config, int((known[0] >= 0).sum()), grid)
     if found == "diagonal" and config.steps:
         places = sorted(places, key=diagonals(grid, config.steps).__getitem__)

@@ -163,10 +163,10 @@ class Line:
             try:
                 self._draw(self._drawn)
             except Exception as error:  # the line goes on, whatever became of these
-                for job in self._drawn:
-                    self._end(job, Failed(refusal(error)))
                 if refusal(error).status == 500 or out_of_memory(error):
                     self.report(Note(f"serve: {type(error).__name__}: {error}", "warning"))
+                for job in self._drawn:
+                    self._end(job, Failed(refusal(error)))
 
     def _draw(self, jobs: list[Job]) -> None:
         """Draw what all of them ask for, keep the pictures and tell of them."""
