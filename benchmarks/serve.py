@@ -1,7 +1,7 @@
 """How quick `dallebaby serve` is, and what it takes: each figure beside its bar. Starts a server of
 its own in an empty workspace, so that the baby draws, or that of HOME.
 
-    python benchmarks/serve.py [HOME] [--runs 5] [--clients 200] [--seconds 60]
+    python benchmarks/serve.py [HOME] [--runs 15] [--clients 200] [--seconds 60]
 """
 
 import argparse
@@ -168,13 +168,17 @@ def measure(home: Path, runs: int, clients: int, seconds: float) -> None:
         print("| what | figure | bar | kept |\n|---|---|---|---|")
         first = median(lambda run: drawn(port, run)[0], runs)
         tell("first partial picture", f"{first:.2f} s", "0.5 s", first <= 0.5)
-        whole = median(lambda run: drawn(port, 100 + run)[1], runs)
-        plain = median(lambda run: by_generate(home, 100 + run), runs)
+        by_generate(home, 100)
+        turns = [(drawn(port, seed)[1], by_generate(home, seed)) for seed in range(101, 101 + runs)]
+        whole, plain = map(statistics.median, zip(*turns, strict=True))
         ratio = whole / plain
         figure = f"{whole:.2f} s, {ratio:.2f} x of `generate`'s {plain:.2f} s"
         tell("whole picture", figure, "1.1 x", ratio <= 1.1)
-        after = sum(drawn(port, 200 + i)[1] for i in range(8))
-        together = at_once(port, 8, 300)
+        turns = [
+            (at_once(port, 8, seed), sum(drawn(port, seed + i)[1] for i in range(8)))
+            for seed in range(200, 200 + 8 * runs, 8)
+        ]
+        together, after = map(statistics.median, zip(*turns, strict=True))
         figure = f"{together:.2f} s, {together / after:.2f} x of one after the other"
         tell("8 requests at once", figure, "0.5 x", together / after <= 0.5)
         stop = stopped(port)
@@ -201,7 +205,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("home", type=Path, nargs="?")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """Classifiers that judge pictures: what their trainings, through the one loop, have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class JudgeTask:
+class JudgeTask(ABC):
     """What the loop needs to train any judge; the rest is each one's own."""
 
     model: nn.Module
@@ -41,13 +42,13 @@ class JudgeTask:
         """One backward pass."""
         return state.backward("model", batch, progress)
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """Of a batch, a scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Of a step, pictures first."""
-        raise NotImplementedError
 
     @property
     def units_per_step(self) -> int:

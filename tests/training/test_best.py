@@ -258,11 +258,6 @@ def test_what_a_run_starts_from_is_no_measure_of_whether_it_memorises() -> None:
     assert best.over({0: 1.0, **falling}, 0, 40, 60) is None
     rising = {step: 1 + step / 100 for step in range(10, 41, 5)}
     assert "it memorises" in str(best.over(rising, 0, 40, 60))
-    before = dict.fromkeys(range(5, 101, 5), 1.0)  # and then it was made longer
-    assert (
-        best.over({**before, **{100 + at: loss for at, loss in falling.items()}}, 100, 140, 160)
-        is None
-    )
-    assert "it memorises" in str(
-        best.over({**before, **{100 + at: loss for at, loss in rising.items()}}, 100, 140, 160)
-    )
+    for later, told in ((falling, "None"), (rising, "it memorises")):  # a run made longer
+        losses = dict.fromkeys(range(5, 101, 5), 1.0) | {100 + at: later[at] for at in later}
+        assert told in str(best.over(losses, 100, 140, 160))
