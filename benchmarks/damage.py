@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--most", type=int, default=2000)
     asked = parser.parse_args()
-    chance, sample, count, refused = random.Random(0), [], 0, dict[str, int]()
+    chance, count = random.Random(0), 0
+    sample, refused = list[bytes](), dict[str, int]()
     for content in (content for path in asked.paths for content in files(path)):
         if kinds.of(content[: kinds.BEGINNING]) != "JPEG":
             continue

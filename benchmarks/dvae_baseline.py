@@ -75,7 +75,7 @@ def run_baseline(home: Path, images: Path, minutes: float) -> list[dict]:
     if not data.exists():
         parts = {side: Pictures(source, side) for side in ("train", "holdout")}
         arrays = {side: part.read(np.arange(len(part))).numpy() for side, part in parts.items()}
-        np.savez(data, **arrays)
+        np.savez(data, train=arrays["train"], holdout=arrays["holdout"])
     python = baseline_environment.python(home)
     log = home / "baseline.jsonl"
     with log.open("w") as lines:

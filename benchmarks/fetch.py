@@ -82,7 +82,7 @@ def watch(process: subprocess.Popen[bytes], finished: Callable[[], bool] | None 
     if not finished:
         seconds = time.perf_counter() - began
         if process.returncode:
-            raise SystemExit(f"{process.args} ended with {process.returncode}")
+            raise SystemExit(f"{process.args!r} ended with {process.returncode}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3, own)
 
 

@@ -88,8 +88,8 @@ def draw(bench: Bench) -> Iterator[Result]:
         sampler = _sampler(bench, preset)
         for batch in bench.batches:
             for guidance in (3.0, 1.0):
-                config = SampleConfig(guidance=guidance, batch_size=batch)
-                yield {"preset": preset, **_drawn(bench, sampler, config)}
+                config = SampleConfig(guidance=guidance)
+                yield {"preset": preset, **_drawn(bench, sampler, batch, config)}
 
 
 def compiled(bench: Bench) -> Iterator[Result]:
@@ -98,7 +98,7 @@ def compiled(bench: Bench) -> Iterator[Result]:
     sampler = replace(_sampler(bench, preset), compiled=not bench.cpu)
     for batch in bench.batches[:2]:
         torch._dynamo.reset()
-        yield {"preset": preset, **_drawn(bench, sampler, SampleConfig(batch_size=batch))}
+        yield {"preset": preset, **_drawn(bench, sampler, batch, SampleConfig())}
 
 
 def _sampler(bench: Bench, preset: str) -> Sampler:
@@ -111,24 +111,26 @@ def _sampler(bench: Bench, preset: str) -> Sampler:
     return Sampler(model, vae, words)
 
 
-def _drawn(bench: Bench, sampler: Sampler, config: SampleConfig) -> Result:
+def _drawn(bench: Bench, sampler: Sampler, size: int, config: SampleConfig) -> Result:
+    """How fast batches of that size are drawn."""
+    config = replace(config, batch_size=size)
     began = time.perf_counter()
-    sampler.draw(["a red car"] * config.batch_size, range(config.batch_size), config)
+    sampler.draw(["a red car"] * size, range(size), config)
     bench.wait()
     first_s = time.perf_counter() - began
-    found = speed.measure(sampler, config.batch_size, config, bench.limits.read_bytes_per_s)
-    slow_s = _unrecorded_s(bench, sampler, config)
+    found = speed.measure(sampler, size, config, bench.limits.read_bytes_per_s)
+    slow_s = _unrecorded_s(bench, sampler, size, config)
     return {
         **asdict(found),
         "first_s": first_s,
-        "unrecorded_pictures_per_s": config.batch_size / slow_s,
+        "unrecorded_pictures_per_s": size / slow_s,
     }
 
 
-def _unrecorded_s(bench: Bench, sampler: Sampler, config: SampleConfig) -> float:
+def _unrecorded_s(bench: Bench, sampler: Sampler, size: int, config: SampleConfig) -> float:
     """Seconds of a batch whose steps are launched operation by operation."""
     shape, device = sampler.model.config, bench.device
-    prompts = ["a red car"] * config.batch_size
+    prompts = ["a red car"] * size
     none = torch.empty((len(prompts), 0), dtype=torch.int64, device=device)
     most = 2 if bench.cpu else 32  # of which the rest is guessed
     codes = min(shape.image_tokens - 1, most)
@@ -151,7 +153,8 @@ class Words:
 
     @staticmethod
     def loss(model: Transformer, batch: tuple[Tensor, ...]) -> Tensor:
-        text_loss, image_loss = model.losses(*batch)
+        text, codes = batch
+        text_loss, image_loss = model.losses(text, codes)
         return text_loss / 8 + image_loss * 7 / 8
 
     @staticmethod
@@ -230,13 +233,14 @@ def loader(bench: Bench) -> Iterator[Result]:
             pictures = batches.Pictures([Shards(Path(home) / "images" / preset)], "train")
             order = np.random.default_rng(0).integers(len(pictures), size=(-(-count // size), size))
             began = time.perf_counter()
-            read = sum(
-                len(batch)
-                for batch in batches.prefetch(
-                    lambda n, pictures=pictures, order=order: pictures.read(order[n]), 0, len(order)
-                )
-            )
+            read = _read(pictures, order)
             yield {"preset": preset, "px": px, "images_s": read / (time.perf_counter() - began)}
+
+
+def _read(pictures: batches.Pictures, order: np.ndarray) -> int:
+    """Read batches of these indices (N, B) as a training does; how many pictures came."""
+    coming = batches.prefetch(lambda number: pictures.read(order[number]), 0, len(order))
+    return sum(map(len, coming))
 
 
 def _trained(bench: Bench, task: Any, kind: Any, config: Any, compiled: bool) -> Result:
@@ -286,12 +290,12 @@ def chain(bench: Bench) -> Iterator[Result]:
     minutes = min(options.minutes, (bench.until - time.monotonic() - STARTS_S) / 60)
     if minutes < 0.1 and not bench.cpu:
         raise OutOfTimeError(f"{minutes:.1f} minutes are left for training, too few")
+    lengths = [("--minutes", f"{minutes * share:.2f}") for share in (1 / 3, 1 / 2)]
+    preset, few, small = "baby-64", 16, tuple[object, ...]()
     if bench.cpu:
-        lengths, preset, small, few = [("--steps", 2)] * 2, "tiny", ("--px", 32), 2
-    else:
-        lengths = [("--minutes", f"{minutes * share:.2f}") for share in (1 / 3, 1 / 2)]
-        preset, small, few = "baby-64", (), 16
-    source, prompt = (options.photos,), "a photo of a ship"
+        lengths, preset, few, small = [("--steps", "2")] * 2, "tiny", 2, ("--px", 32)
+    source: tuple[object, ...] = (options.photos,)
+    prompt = "a photo of a ship"
     if options.photos is None:
         source, prompt = ("scenes", "--limit", 100 if bench.cpu else 20_000), "a red car"
     with tempfile.TemporaryDirectory() as folder:

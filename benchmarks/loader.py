@@ -52,7 +52,8 @@ def bare(folder: Path, batches: int, decode: Callable[[bytes], object]) -> float
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
             files = (member for member in tar if not member.name.endswith(".json"))
-            stored += [tar.extractfile(member).read() for member in files]
+            opened = filter(None, map(tar.extractfile, files))
+            stored += [file.read() for file in opened]
 
     def decode_batch(first: int) -> None:
         for number in range(first * BATCH, (first + 1) * BATCH):
@@ -117,7 +118,8 @@ def main() -> None:
         return print(LOADERS[asked.compete](asked.pictures, batches))
     folder = asked.cache / f"jpegs-{asked.count}"
     prep.make_data(asked.pictures, folder, asked.count)
-    python, rates = prep.others_python(asked.cache), {name: [] for name in LOADERS}
+    python = prep.others_python(asked.cache)
+    rates: dict[str, list[float]] = {name: [] for name in LOADERS}
     with tempfile.TemporaryDirectory(dir=asked.cache) as home:
         command = prep.ours(folder, Path(home), asked.px, False)
         # many shards, so that webdataset has something to shuffle and to share out

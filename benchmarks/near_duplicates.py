@@ -20,7 +20,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -87,6 +89,16 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def by_cv2(method: Any, pixels: np.ndarray) -> bytes:
+    return method.compute(pixels).tobytes()
+
+
+def by_imagehash(side: int, pixels: np.ndarray) -> bytes:
+    import imagehash
+
+    return np.packbits(imagehash.phash(Image.fromarray(pixels), side).hash).tobytes()
+
+
 def methods() -> dict[str, tuple[Hash, int]]:
     """Name → a picture's hash, the limit in bits that is customary."""
     found: dict[str, tuple[Hash, int]] = {"ours": (duplicates.fingerprint, duplicates.FAR)}
@@ -100,17 +112,10 @@ def methods() -> dict[str, tuple[Hash, int]]:
             ("cv2 MarrHildrethHash", cv2.img_hash.MarrHildrethHash_create(), 104),
             ("cv2 AverageHash", cv2.img_hash.AverageHash_create(), 5),
         ):
-            found[name] = (lambda pixels, made=made: made.compute(pixels).tobytes(), limit)
+            found[name] = (partial(by_cv2, made), limit)
     if importlib.util.find_spec("imagehash"):
-        import imagehash
-
         for side, limit in ((8, 8), (16, 31)):
-            found[f"imagehash.phash {side}"] = (
-                lambda pixels, side=side: np.packbits(
-                    imagehash.phash(Image.fromarray(pixels), side).hash
-                ).tobytes(),
-                limit,
-            )
+            found[f"imagehash.phash {side}"] = (partial(by_imagehash, side), limit)
     if importlib.util.find_spec("pdqhash"):
         import pdqhash
 

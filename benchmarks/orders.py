@@ -80,7 +80,7 @@ def speeds(home: Path, run: Path, settings: list[str]) -> dict[str, float]:
 
 def drawn(tokens: str, run: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """How a run draws in raster order and in passes."""
-    ways = [("raster order", [])]
+    ways: list[tuple[str, list[str]]] = [("raster order", [])]
     for passes in options.passes:
         for order in options.orders:
             settings = [f"sampling.steps={passes}", f"sampling.order={order}"]

@@ -186,7 +186,7 @@ class Judges:
         np.save(shown, pictures)
         python = baseline_environment.python(self.photos.home)
         program = BASELINES / "imagenet_features.py"
-        command = [python, "-W", "ignore", program, shown, seen]
+        command: list[str | Path] = [python, "-W", "ignore", program, shown, seen]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return np.load(seen)
 

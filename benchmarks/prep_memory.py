@@ -34,7 +34,7 @@ def fill(path: Path, count: int) -> None:
             member = tarfile.TarInfo(f"{index:06}.jpg")
             member.size = len(out.getvalue())
             tar.addfile(member, io.BytesIO(out.getvalue()))
-            tar.members = []
+            tar.getmembers().clear()  # which it would keep
 
 
 def peaks(*arguments: object) -> list[float]:

@@ -13,7 +13,6 @@ HOME/rate-transfer.png.
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import dvae_runs
 import matplotlib
@@ -101,6 +101,7 @@ def figure(run: Run, home: Path, steps: int) -> float:
     config = load(stage, preset="scenes", settings=run.settings(steps))
     prepare = train_vae.prepare if model == "dvae" else train.prepare
     torch.manual_seed(config.seed)
+    task: Any
     task, *_ = prepare(home, config, [data], device=cpu, report=lambda event: None)
     state = State.fresh(task.parts(), config, cpu)
     state.model.train()
@@ -166,10 +167,9 @@ def draw(found: dict[str, dict[int, list[float]]], path: Path) -> None:
     figure, axes = pyplot.subplots(
         *(-(-len(found) // 2), 2), figsize=(10, 3.2 * -(-len(found) // 2)), squeeze=False
     )
-    for axis, (name, rows) in itertools.zip_longest(axes.flat, found.items(), fillvalue=("", {})):
-        if not rows:
-            axis.axis("off")
-            continue
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    for axis, (name, rows) in zip(axes.flat, found.items(), strict=False):
         group = GROUPS[name]
         for value, figures in rows.items():
             shown = [abs(f) if math.isfinite(f) else math.nan for f in figures]

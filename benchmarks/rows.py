@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from dallebaby_cli import files
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Mapping[Any, Any])
 
 
 def settings_of(texts: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -31,7 +32,7 @@ def kept(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def keep(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def keep(path: Path, facts: F) -> F:
     """Keep what was found."""
     files.write_text(path, json.dumps(facts, indent=1))
     return facts

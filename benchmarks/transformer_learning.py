@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import baseline_environment
 import dvae_runs
@@ -91,7 +92,7 @@ def prepare(home: Path) -> Path:
     captions = [source[0].captions(int(row))[0] for row in source[0].rows("train")]
     tokenizer = TextTokenizer.train(captions, config.model.vocabulary)
     words = tokenizer.vocabulary
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, prefix in (("train", ""), ("holdout", "held_")):
         part = Captioned(source, split, tokenizer, config.model.text_tokens)
         text, codes = (ids.numpy() for ids in part.read(np.arange(len(part)), (0,), 0.0))
