@@ -1,5 +1,6 @@
 """Files that tell of many pictures by their names: metadata.jsonl and metadata.csv as Hugging Face
-reads them, Tiny ImageNet's val_annotations.txt, and the words for ImageNet's classes.
+reads them, the same under the name of captions, Tiny ImageNet's val_annotations.txt, and the words
+for ImageNet's classes.
 """
 
 import csv
@@ -18,7 +19,10 @@ from dallebaby_cli.prep.member import Member
 from dallebaby_cli.prep.sidecars import Told
 from dallebaby_cli.store import captions
 
-TABLES = ("metadata.jsonl", "metadata.csv", "val_annotations.txt")
+TABLES = (
+    *("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv", "captions.txt"),
+    "val_annotations.txt",
+)
 WORDS = ("words.txt", "synset_words.txt", "loc_synset_mapping.txt")
 UNREAD = ("metadata.parquet",)
 FILE = ("file_name", "filename", "file", "image", "path", "image_path")  # columns, the first counts
@@ -156,7 +160,7 @@ def _rows(kind: str, text: str) -> Iterator[dict[str, Any] | None]:
             if line.strip():
                 found = sidecars.parsed(line.encode(errors="surrogatepass"))
                 yield found if isinstance(found, dict) else None
-    elif kind.endswith(".csv"):
+    elif kind.endswith(".csv") or kind == "captions.txt":  # Flickr8k's
         yield from _csv(text)
     else:
         for line in text.splitlines():
@@ -165,16 +169,29 @@ def _rows(kind: str, text: str) -> Iterator[dict[str, Any] | None]:
 
 
 def _csv(text: str) -> Iterator[dict[str, Any] | None]:
-    header = text.partition("\n")[0]
-    between = next((letter for letter in ",;\t" if letter in header), ",")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield None
-        else:
-            more = any(map(str.strip, row.pop(None, [])))  # a text with commas but no quotes, say
-            yield None if more else {n.strip().lower(): value for n, value in row.items() if n}
+    lines = [*io.StringIO(text, newline="")]
+    between = next((letter for letter in ",;\t" if lines and letter in lines[0]), ",")
+    columns, at = list[str](), 0
+    while at < len(lines):
+        taken, cells = _cells(lines, at, between)
+        at += taken
+        if not columns:
+            columns = [cell.strip().lower() for cell in cells or ()]
+        elif cells is None or any(map(str.strip, cells[len(columns) :])):
+            yield None  # commas in a text without quotes, say
+        elif cells:
+            yield dict(zip(columns, cells, strict=False))
+
+
+def _cells(lines: list[str], at: int, between: str) -> tuple[int, list[str] | None]:
+    """How many lines the row at one of them takes, and its cells; one line and None where it cannot
+    be read, as if nothing closes a quote."""
+    rest = (lines[number] for number in range(at, len(lines)))
+    reader = csv.reader(rest, delimiter=between)
+    try:
+        cells = next(reader)
+        if 1 < reader.line_num == len(lines) - at:  # did a quote end it, or the end of the file?
+            next(csv.reader(lines[at:], delimiter=between, strict=True))
+    except csv.Error:
+        return 1, None
+    return reader.line_num, cells

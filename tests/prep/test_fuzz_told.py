@@ -77,7 +77,10 @@ def prepare(folder: Path, layout: str, files: dict[str, bytes]) -> None:
     pieces.content(pieces.Task(folder / "piece", rows, PrepConfig(image_px=8, workers=1)))
 
 
-@fuzz(name=st.sampled_from(["metadata.jsonl", "metadata.csv"]), content=mutated(LINES, TABLE))
+@fuzz(
+    name=st.sampled_from(["metadata.jsonl", "captions.csv", "captions.txt"]),
+    content=mutated(LINES, TABLE),
+)
 def test_any_list(folder: Path, name: str, content: bytes) -> None:
     prepare(folder, "folder", {"0.png": TINY, "1.png": TINY, name: content})
 

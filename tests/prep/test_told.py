@@ -272,6 +272,26 @@ def test_texts_with_commas_and_no_quotes_are_not_cut(tmp_path: Path) -> None:
     assert left_out(tmp_path) == {"metadata.csv": ("odd caption", "row 1 cannot be read")}
 
 
+@pytest.mark.parametrize("quoted", ["a dog", "a dog,\nwhich runs", 'a "dog"'])
+def test_a_quote_that_nothing_closes_swallows_no_rows(tmp_path: Path, quoted: str) -> None:
+    for number, name in enumerate("abc"):
+        put(tmp_path / f"{name}.png", noise(number))
+    cell = quoted.replace('"', '""')
+    rows = f'image,caption\na.png,"{cell}"\nb.png,"never closed\nc.png,a cat\n'
+    put(tmp_path / "captions.csv", rows)
+    texts_of_a = (" ".join(quoted.split()),)
+    assert texts(tmp_path) == {"a.png": texts_of_a, "b.png": (), "c.png": ("a cat",)}
+    assert left_out(tmp_path) == {"captions.csv": ("odd caption", "row 2 cannot be read")}
+
+
+@pytest.mark.parametrize("name", ["captions.txt", "captions.csv", "captions.jsonl"])
+def test_lists_are_called_captions_too(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "images" / "a.jpg", noise(0))
+    row = json.dumps({"image": "images/a.jpg", "caption": "a dog"})
+    put(tmp_path / name, row if name.endswith("l") else "image,caption\nimages/a.jpg,a dog\n")
+    assert texts(tmp_path) == {"images/a.jpg": ("a dog",)}
+
+
 def test_one_damaged_line_spoils_no_other(tmp_path: Path) -> None:
     put(tmp_path / "a.png", noise(0))
     put(tmp_path / "b.png", noise(1))
