@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 LOWEST := .venv-lowest
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 PICTURES ?= stamps
 BENCHMARKS := fetch.py scenes.py prep_memory.py "prep.py $(PICTURES)" "loader.py $(PICTURES)" \
 	"near_duplicates.py $(PICTURES)" dvae_step.py dvae_collapse.py "dvae_claims.py $(PICTURES)" \

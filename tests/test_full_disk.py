@@ -53,7 +53,8 @@ def test_train_vae_keeps_its_last_checkpoint_and_continues(prepared: Path, tmp_p
         home = disk / "home"
         shutil.copytree(prepared, home)
         used = shutil.disk_usage(disk).used
-        arguments = ("train-vae", "--preset", "tiny", "--run", "r", "--set", "model.width=64")
+        large = ("--set", "model.width=64")
+        arguments = ("train-vae", "--preset", "tiny", "--steps", "4", "--run", "r", *large)
         grow(disk, f"{used // 1024 + 2048}k")  # the first checkpoint does not fit
         assert full(run(home, *arguments, expect=1).err)
         about = manifest.read(home / "vae" / "r")

@@ -251,10 +251,10 @@ def test_units_and_batches_of_other_sizes_make_the_same_file(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [1, 3, 5])
+@pytest.mark.parametrize("moment", [1, 3, 5] if os.environ.get("SOAK") else [3])
 def test_a_killed_caption_goes_on(cli: Cli, home: Path, folder: Path, moment: int) -> None:
     small = ("--set", "unit_pictures=10", "--set", "batch_size=4")
-    whole = captions(cli, home, folder / "gpt2", *small)
+    whole = captions(cli, home, folder / "gpt2")
     shutil.rmtree(home / "images/things/captions")
     (home / "images/things/captions.jsonl").unlink()
 

@@ -71,9 +71,9 @@ def test_from_a_torrent_to_a_picture(stamps: Path, tmp_path: Path) -> None:
         assert fetched.read_bytes() == (tmp_path / "stamps" / name).read_bytes()
 
     run(home, "prep", "stamps", "--px", "32")
-    run(home, "train-vae", "--preset", "tiny")
+    run(home, "train-vae", "--preset", "tiny", "--steps", "10")
     run(home, "encode")
-    run(home, "train", "--preset", "tiny")
+    run(home, "train", "--preset", "tiny", "--steps", "10")
     drawn = run(
         home, "generate", "a red flower", "-n", "3", "--seed", "5", "--out", tmp_path / "f.png",
         "--json",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from conftest import Ran
-from matplotlib.figure import Figure
 
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.tokens import Tokens
@@ -26,8 +25,7 @@ COMMANDS = {
 
 
 @pytest.fixture
-def home(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **how: path.write_bytes(b""))
+def home(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "home")
 
 

@@ -233,6 +233,7 @@ def test_a_forged_shard_is_refused(prepared: Path, tmp_path: Path, forged: str, 
 
 
 @pytest.mark.precisions
+@pytest.mark.usefixtures("curves")
 @pytest.mark.parametrize("quantizer", ["fsq", "vq", "gumbel"])
 def test_a_run_leaves_pictures_curves_and_a_model(
     prepared: Path, tmp_path: Path, quantizer: str

@@ -10,15 +10,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from conftest import run, start
+from conftest import make, run, start
 
 from dallebaby_cli.store import manifest
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"train-vae": 250, "train": 100}  # so that either takes seconds
+STEPS = {"train-vae": 160, "train": 100}  # so that either takes seconds
 SOAK_KILLS = 10  # with SOAK set (make soak)
-FAST_SAVES = ("--set", "save_every_s=0")
+FAST_SAVES = ("--set", "save_every_s=0", "--set", "precision=fp32")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def kill_and_resume(home: Path, command: str, kind: str, seed: int) -> None:
     steps = STEPS[command]
     length = ("--steps", steps, "--set", f"eval_every={steps // 2}")
     arguments = (command, "--preset", "tiny", *FAST_SAVES, *length)
-    run(home, *arguments, "--run", "whole")
+    make(home, *arguments, "--run", "whole")
     random = Random(seed)
     kills = SOAK_KILLS if os.environ.get("SOAK") else 1
     for _ in range(kills):
@@ -83,8 +83,9 @@ def test_a_killed_train_goes_on_bit_for_bit(trained: Path, tmp_path: Path) -> No
 
 def test_a_killed_encode_keeps_its_finished_shards(trained: Path, tmp_path: Path) -> None:
     home = shutil.copytree(trained, tmp_path / "home")
-    arguments = ("encode", "--set", "shard_pictures=8", "--set", "batch_size=8")
-    run(home, *arguments)
+    small = ("--set", "views=1", "--set", "shard_pictures=8", "--set", "batch_size=8")
+    arguments = ("encode", *small)
+    make(home, *arguments)
     folder = home / "tokens" / "shapes@v"
     whole = {p.name: p.read_bytes() for p in folder.glob("*.arrow")}
     identity = manifest.find(home, "tokens", "shapes@v")[1].id

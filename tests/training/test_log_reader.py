@@ -18,6 +18,7 @@ def line(**event: object) -> bytes:
     return json.dumps(event).encode() + b"\n"
 
 
+@pytest.mark.usefixtures("curves")
 def test_zeros_halves_and_other_things_are_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     content = line(**STEP) + bytes(3_000_000) + line(**{**STEP, "step": 5, "loss": 0.25})

@@ -142,6 +142,7 @@ def test_a_manifest_without_its_figures_is_named(tmp_path: Path, counts: dict) -
 # ---------------------------------------------------------------- what is only to look at
 
 
+@pytest.mark.usefixtures("curves")
 def test_pictures_that_cannot_be_made_prevent_nothing(tmp_path: Path) -> None:
     for name in ("training.gif", "curves.png"):
         (tmp_path / name / "in the way").mkdir(parents=True)
@@ -158,6 +159,7 @@ def test_pictures_of_a_step_that_cannot_be_kept_prevent_nothing(tmp_path: Path) 
     assert warnings[-1].startswith("the pictures of step 20 cannot be kept (")
 
 
+@pytest.mark.usefixtures("curves")
 def test_what_a_power_cut_spoilt_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Ran
 
-from dallebaby_cli.config import TrainConfig
+from dallebaby_cli.config import settings
 from dallebaby_cli.errors import DallebabyError
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train
@@ -25,7 +25,7 @@ from dallebaby_cli.store.tokens import Tokens
 pytestmark = pytest.mark.slow
 
 Cli = Callable[..., Ran]
-LAST = {"vae": 5, "dalle": 5, "tokens": 99, "images": 8}  # changes that are tried; all with SOAK
+LAST = {"vae": 5, "dalle": 3, "tokens": 99, "images": 8}  # changes that are tried; all with SOAK
 TINY = ("--preset", "tiny")
 COMMANDS = {
     "vae/v": ("train-vae", *TINY, "--steps", 6, "--run", "v"),
@@ -64,7 +64,8 @@ def load(home: Path, name: str) -> None:
 def begin(home: Path) -> None:
     """What `train` would begin with: the very dVAE that made the codes. Raises a DallebabyError."""
     cpu = torch.device("cpu")
-    _, _, (vae,) = train.prepare(home, TrainConfig(), ["shapes"], device=cpu, report=ignore)
+    config = settings.load("train", preset="tiny")
+    _, _, (vae,) = train.prepare(home, config, ["shapes"], device=cpu, report=ignore)
     codes = manifest.find(home, "tokens", "shapes@v")[1]
     assert codes.parents["vae/v"] == codes_id(vae)
 
