@@ -26,7 +26,7 @@ from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import Interrupted
 from dallebaby_cli.models import device as devices
-from dallebaby_cli.models.block import Cache
+from dallebaby_cli.models.block import Cache, relu2
 from dallebaby_cli.models.classifier import Classifier, Vocabulary
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
@@ -64,8 +64,9 @@ def either_on_gpu(request: pytest.FixtureRequest) -> Sampler:
     return moved(lively_sampler(*request.param))
 
 
-def moved(sampler: Sampler) -> Sampler:
-    parts = {name: copied(getattr(sampler, name)) for name in ("model", "image_tokenizer")}
+def moved(sampler: Sampler, device: torch.device = GPU) -> Sampler:
+    names = ("model", "image_tokenizer")
+    parts = {name: deepcopy(getattr(sampler, name)).to(device) for name in names}
     return Sampler(**parts, text_tokenizer=sampler.text_tokenizer)  # type: ignore[arg-type]
 
 
@@ -195,6 +196,35 @@ def test_a_seed_draws_one_picture_in_any_batch_and_on_any_device(
     others[0] = sampler.draw(PROMPTS, seeds, config)
     for drawn in others.values():
         assert (drawn == together).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+def test_the_last_gpu_draws_as_the_first(sampler: Sampler, on_gpu: Sampler) -> None:
+    """Steps are recorded on the GPU that the model is on, be it the one at work or another."""
+    last = torch.device("cuda", torch.cuda.device_count() - 1) if GPU.type == "cuda" else CPU
+    config, seeds = SampleConfig(guidance=3), range(len(PROMPTS))
+    drawn = moved(sampler, last).draw(PROMPTS, seeds, config).cpu()
+    expected = on_gpu.draw(PROMPTS, seeds, config).cpu()
+    assert (drawn == expected).flatten(1).all(1).sum() >= len(PROMPTS) - 1
+
+
+def test_a_drawing_that_is_left_spoils_none_after_it(sampler: Sampler) -> None:
+    """It leaves its recorded steps to the next one."""
+    config, one, other = SampleConfig(), range(len(PROMPTS)), range(50, 50 + len(PROMPTS))
+    fresh, used = moved(sampler), moved(sampler)
+    expected = fresh.draw(PROMPTS, other, config)
+    for moments in (2, 7):
+        stream = used.stream(PROMPTS, one, config)
+        for _ in range(moments):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        assert bool(used._ready) == (GPU.type == "cuda" and moments > 2)
+        assert torch.equal(used.draw(PROMPTS, other, config), expected)
+
+
+def test_squares_stay_in_the_precision_of_autocast() -> None:
+    with torch.autocast(GPU.type, torch.bfloat16):
+        squared = relu2(torch.tensor([-1, 2], device=GPU, dtype=torch.bfloat16))
+    assert squared.dtype == torch.bfloat16 and squared.tolist() == [0, 4]
 
 
 @pytest.mark.parametrize("order", ["diagonal", "halton", "confidence"])

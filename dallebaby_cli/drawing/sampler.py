@@ -240,14 +240,15 @@ class Sampler:
         with devices.autocast(self.device, "auto"):  # around no yield: it were the caller's, too
             steps = self._steps(len(prompts), config)
             steps.begin(self._read_for(prompts, config), seeds, known[:, : decided[0]])
-        yield steps.codes
-        for _ in decided[2:]:
-            with devices.autocast(self.device, "auto"):
-                steps.next()
+        try:
             yield steps.codes
-        if steps.recorded:
-            self._ready.clear()
-            self._ready[steps.batch, config] = steps
+            for _ in decided[2:]:
+                with devices.autocast(self.device, "auto"):
+                    steps.next()
+                yield steps.codes
+        finally:  # nobody may want to see the rest
+            if steps.recorded:
+                self._ready[steps.batch, config] = steps
 
     def _in_passes(
         self,
@@ -269,6 +270,7 @@ class Sampler:
     def _steps(self, batch: int, config: SampleConfig) -> Steps:
         """Ready to draw so many pictures; nobody else has them meanwhile."""
         ready = self._ready.pop((batch, config), None)
+        self._ready.clear()  # of other sizes, whose memory these need
         return ready or Steps(
             self.model, batch, config, self._computed_like(self.device), self.compiled
         )

@@ -9,13 +9,14 @@ Shapes: B pictures, T caption tokens, G codes along a side, N = G * G codes, K c
 a digit, of which a code that is predicted whole is one (L = K).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.transformer import Transformer
 
@@ -49,11 +50,13 @@ class Steps:
         pulls = [guidance_at(share, config) for share in shares]
         self._pulls = torch.tensor(pulls, device=device)
         self._count = -2
-        self._choose = self._chosen
+        # weights that are split among ranks are fetched anew in each step
+        self._records = device.type == "cuda" and not collectives.is_split(model)
+        self._compiled: Callable[..., Tensor] | None = None
         if compiled:
             for block in model.blocks:
                 block.compile(dynamic=True)
-            self._choose = torch.compile(self._chosen, dynamic=True)
+            self._compiled = torch.compile(self._chosen, dynamic=True)
 
     @property
     def codes(self) -> Tensor:
@@ -63,7 +66,7 @@ class Steps:
     def begin(self, text: Tensor, seeds: Sequence[int], given: Tensor) -> None:
         """Read captions (B, T), or where there is guidance (2 B, T), the second half empty; take
         over the first codes (B, R), and decide the one after them."""
-        known = given.shape[1]
+        known, self._count = given.shape[1], -2
         self.cache.codes.fill_(self.model.config.codes)
         self.cache.codes[:, :known] = given.repeat(1 + self.guided, 1)
         self._keys.copy_(keys(seeds))
@@ -75,7 +78,7 @@ class Steps:
         """Decide the next code of each picture."""
         self._at(self._count + 1)
         filled = self.model.config.text_tokens + 1 + self._count
-        if self._number.device.type != "cuda":
+        if not self._records:
             self.work(filled, masked=False)
             return
         seen = min(-(-filled // BUCKET) * BUCKET, self.model.config.sequence_len)
@@ -103,7 +106,8 @@ class Steps:
     def _pick(self, digit: int, logits: Tensor) -> Tensor:
         """Choose the digit of that number (B,), or (2 B,), from logits (B, L), or (2 B, L)."""
         of_digit = self._of_digits[digit]
-        chosen = self._choose(logits, self._number, self._pulls, of_digit)
+        choose = self._compiled or self._chosen  # one kept of its own would keep us alive
+        chosen = choose(logits, self._number, self._pulls, of_digit)
         return chosen.repeat(1 + self.guided)
 
     def _chosen(self, logits: Tensor, number: Tensor, pulls: Tensor, noise: Tensor) -> Tensor:
@@ -113,8 +117,12 @@ class Steps:
         return choose(logits.float(), noise[number % AHEAD][0], self.config)
 
     def _record(self, seen: int) -> torch.cuda.CUDAGraph:
-        """The step as a CUDA graph. Working it before, as recording needs it, does no harm: it
-        decides the same code from the same numbers."""
+        """The step as a CUDA graph, of the model's own GPU. Working it before, as recording needs
+        it, does no harm: it decides the same code from the same numbers."""
+        with torch.cuda.device(self._number.device):
+            return self._recorded_here(seen)
+
+    def _recorded_here(self, seen: int) -> torch.cuda.CUDAGraph:
         here = torch.cuda.current_stream()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from dallebaby_cli.errors import ProcessLost
 
@@ -35,6 +35,15 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _silent = before
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether ranks have a part of its weights each (FSDP2)."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
 def shared() -> slice:

@@ -58,7 +58,8 @@ def default_preset(name: str) -> str:
 def native_bf16(device: torch.device) -> bool:
     """Whether bf16 arithmetic is fast there; emulated, it is many times slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False

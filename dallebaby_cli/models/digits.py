@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dallebaby_cli.models.block import relu2
 from dallebaby_cli.models.rms_norm import RMSNorm
 
 
@@ -66,4 +67,4 @@ class DigitBlock(nn.Module):
 
     def forward(self, x: Tensor, digit: Tensor) -> Tensor:
         x = x + digit
-        return x + self.mlp_out(F.relu(self.mlp_in(self.norm(x))).square())
+        return x + self.mlp_out(relu2(self.mlp_in(self.norm(x))))

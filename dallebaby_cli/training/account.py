@@ -5,7 +5,7 @@ import math
 import signal
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dallebaby_cli.training import engine
 from dallebaby_cli.training.log import Log
@@ -77,6 +77,10 @@ class Account:
             if self._log and not self.hopeless:
                 self._log.step(launched.step, self.taken.loss, launched.lr)
         return not self.hopeless
+
+    def saved(self) -> None:
+        """A checkpoint was written, as the steps before it wished."""
+        self.taken = replace(self.taken, due=False)
 
     @property
     def hopeless(self) -> bool:

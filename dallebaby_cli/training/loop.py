@@ -188,7 +188,8 @@ def fit(
                     continue
                 began = time.monotonic()
                 state.save(state_path)
-                saved_at = time.monotonic()
+                saved_at, due = time.monotonic(), False
+                account.saved()
                 pause_s = pause(config, saved_at - began)
             if last:
                 _end(task, state, log)

@@ -318,6 +318,26 @@ def test_pulls_are_balanced_whatever_their_size() -> None:
         assert cosine == pytest.approx(1, abs=1e-3)
 
 
+def test_pulls_in_fp16_are_those_in_fp32() -> None:
+    """Where a pixel's share of a mean loss is less than the least number that fp16 has."""
+    torch.manual_seed(0)
+    shape = (16, 3, 128, 128)
+    exact, noise, direction = (torch.randn(shape) for _ in range(3))
+    target, found = exact.half().float() + 0.01 * noise, []
+    for kind in (torch.float32, torch.float16):
+        output = exact.half().to(kind).requires_grad_()
+
+        def pull(x: Tensor, kind: torch.dtype = kind) -> list[tuple[Tensor, float]]:
+            seen = x.to(kind) * direction.to(kind)
+            return [(seen.mean(dtype=torch.float32), 0.5)]
+
+        loss = pulled(output, lambda x: (x.float() - target).square().mean(), pull)
+        (gradient,) = torch.autograd.grad(loss * 2.0**16, output)
+        found.append(gradient.float())
+    torch.testing.assert_close(found[1], found[0], rtol=0.01, atol=1e-4)
+    assert found[0].abs().median() > 1e-3
+
+
 def blurred(pictures: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(pictures, 3, 1, 1)
 

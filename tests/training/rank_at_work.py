@@ -3,6 +3,7 @@
 Each case trains in OUT/CASE, from where it was, until the step STOP (or to its end, if that is 0).
 """
 
+import json
 import os
 import signal
 import sys
@@ -22,10 +23,11 @@ from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train, train_vae
 from dallebaby_cli.stages.sharpen import SharpenTask
 from dallebaby_cli.training import best, engine, loop
+from dallebaby_cli.training.state import State
 
 CPU = torch.device("cpu")
 STEPS = 18
-ALWAYS = (f"steps={STEPS}", "eval_every=6", "precision=fp32", "save_every_s=0", "accumulate=2")
+ALWAYS = (f"steps={STEPS}", "eval_every=6", "precision=fp32", "accumulate=2")
 CASES = {
     "fsq": ("vae",),
     "photographs": ("vae",),
@@ -72,19 +74,31 @@ class Stopping:
 
 
 def work(home: Path, out: Path, stop: int, cases: list[str]) -> None:
-    """Train every case, those that are -ahead as a GPU does."""
+    """Train every case, those that are -ahead as a GPU does; saves.json says at which steps it was
+    saved."""
     for case in cases:
         task = task_of(home, case)
-        config = replace(task.config, steps=STEPS)
+        config = replace(task.config, steps=STEPS, save_every_s=0.0 if stop else 1000.0)
         ahead = case.endswith("-ahead")
+        saves: list[int] = []
+
+        def save(
+            state: State, path: Path, saves: list[int] = saves, whole: Any = State.save
+        ) -> None:
+            saves.append(state.step)
+            whole(state, path)
+
         try:
             with (
                 patch.object(devices, "runs_ahead", lambda device, ahead=ahead: ahead),
+                patch.object(State, "save", save),
                 patch.object(best, "AGAIN", 0.0 if case.startswith("few") else best.AGAIN),
             ):
                 loop.fit(Stopping(task, stop), config, STEPS, out / case, CPU, ignore)
         except Interrupted:
             assert stop, case
+        if engine.first():
+            (out / case / "saves.json").write_text(json.dumps(saves), encoding="utf-8")
 
 
 if __name__ == "__main__":

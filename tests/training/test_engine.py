@@ -183,6 +183,10 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(one: Path, alone: Path, tmp_p
     for case in cases:
         saved = checkpoint.load_state(tmp_path / case / "state.pt")
         assert saved and saved["step"] == 5, "both stopped at the step in which one was asked to"
+        saves = json.loads((tmp_path / case / "saves.json").read_text(encoding="utf-8"))
+        assert saves == [0, 2, 4, 5], (
+            "once for each wish, of which they tell each other"
+        )
     rank_at_work.work(one, tmp_path, 11, cases)
     two_ranks(one, tmp_path, 0, *cases)
     for case in cases:
@@ -190,14 +194,16 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(one: Path, alone: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_processes_are_started_by_a_flag(one: Path, tmp_path: Path) -> None:
+def test_processes_are_started_by_a_flag(
+    one: Path, tmp_path: Path, cli: Callable[..., Ran]
+) -> None:
     home = shutil.copytree(one, tmp_path / "home")
     shutil.move(home / "vae", tmp_path / "away")
     ran = run(home, "train-vae", "shapes", *SHORT, "--processes", "2")
     assert ran.out.count(": trained") == 1, "one process speaks"
     whole, shared = only(tmp_path / "away"), only(home / "vae")
     assert shared.name == whole.name, "a run's name does not tell how many worked on it"
-    assert ": already trained" in run(home, "train-vae", "shapes", *SHORT).out
+    assert ": already trained" in cli("--home", home, "train-vae", "shapes", *SHORT).out
     refused = run(home, "train-vae", "--set", "batch_size=15", "--processes=2", expect=2)
     assert errors(refused) == [
         "error: batch_size=15 cannot be shared evenly by 2 processes; take --set batch_size=16, "
@@ -236,7 +242,9 @@ def test_an_error_of_one_rank_ends_all_and_is_said_once(prepared: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_encode_what_one_does(one: Path, tmp_path: Path) -> None:
+def test_two_processes_encode_what_one_does(
+    one: Path, tmp_path: Path, cli: Callable[..., Ran]
+) -> None:
     home = shutil.copytree(one, tmp_path / "home")
     shutil.rmtree(home / "tokens")
     run(home, *ENCODE, "shapes", "--processes", "2")
@@ -246,7 +254,7 @@ def test_two_processes_encode_what_one_does(one: Path, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in shared.glob("*.arrow")} == shards
     ours, theirs = manifest.read(whole), manifest.read(shared)
     assert ours and theirs and (ours.id, ours.counts) == (theirs.id, theirs.counts)
-    assert "already complete" in run(home, *ENCODE, "shapes").out
+    assert "already complete" in cli("--home", home, *ENCODE, "shapes").out
 
 
 def process_of(rank: int, launcher: subprocess.Popen[str]) -> int:

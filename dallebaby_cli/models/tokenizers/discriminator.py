@@ -96,14 +96,17 @@ def pulled(
     of other losses (each with its weight), every one of which is made `weight` times as long as the
     first: so the balance is the same for all pictures and at any time, whatever the size of the
     losses."""
-    leaf = output.detach().requires_grad_()
+    leaf = output.detach().float().requires_grad_()
     value, others = main(leaf), pulls(leaf)
     values = [value, *(loss for loss, _ in others)]
-    gradients = [torch.autograd.grad(each, leaf, retain_graph=True)[0] for each in values]
+    scale = 2.0 ** (leaf.numel().bit_length() - 1)  # or fp16 could not hold what a pixel adds
+    gradients = [
+        torch.autograd.grad(each * scale, leaf, retain_graph=True)[0] / scale for each in values
+    ]
     lengths = collectives.reduce(torch.stack([g.square().sum() for g in gradients])).sqrt()
     weights = [weight for _, weight in others]
     whole = gradients[0]
     for gradient, length, weight in zip(gradients[1:], lengths[1:], weights, strict=True):
         whole = whole + gradient * (weight * lengths[0] / length.clamp(min=1e-20))
-    surrogate = (output * whole).sum()
+    surrogate = (output.float() * whole).sum()
     return value.detach() + surrogate - surrogate.detach()

@@ -133,13 +133,14 @@ class VQ(nn.Module):
     @torch.no_grad()
     def _restart(self, z: Tensor) -> None:
         """Move the dead codes to some of z (B, G * G, D): the n of them to the features at which
-        the running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole."""
+        the running sum of errors passes 1/2n, 3/2n, 5/2n … of the whole. Sums are of whole numbers:
+        those of others differ from GPU to GPU."""
         z = collectives.gather(z).flatten(0, 1)  # (N, D), so that all processes move codes alike
         dead = self.idle >= self.patience  # (K,)
         error = (1 - self._similarity(z).amax(-1)).nan_to_num().clamp(min=1e-6)  # (N,)
-        reached = error.cumsum(0)
-        place = (dead.cumsum(0) - 0.5) / dead.sum().clamp(min=1)
-        chosen = torch.searchsorted(reached, place * reached[-1]).clamp(max=len(z) - 1)
+        reached = (error * 2**20).long().cumsum(0)
+        place = (2 * dead.cumsum(0) - 1) * reached[-1] // (2 * dead.sum().clamp(min=1))
+        chosen = torch.searchsorted(reached, place).clamp(max=len(z) - 1)
         moved = dead & z[chosen].isfinite().all(-1)
         self.codebook.copy_(torch.where(moved[:, None], z[chosen], self.codebook))
         self.idle.masked_fill_(moved, 0)
