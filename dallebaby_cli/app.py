@@ -151,13 +151,20 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with Interrupt(at_once="stopped; run the same command again to go on"), _session():
             app(arguments, prog_name="dallebaby", obj=arguments)
-    except BrokenPipeError:
-        sys.exit(141)
     except (Exception, Interrupted) as error:
+        if _unheard(error):
+            sys.exit(141)
         if "--debug" in arguments:
             raise
         Screen(stderr=True).print(f"error: {sentence(error)}")
         sys.exit(error.exit_code if isinstance(error, DallebabyError | Interrupted) else 1)
+
+
+def _unheard(error: BaseException) -> bool:
+    """Whether it only says that nobody reads what is printed any more."""
+    if os.name == "nt" and isinstance(error, OSError) and error.filename is None:
+        return error.errno in (errno.EPIPE, errno.EINVAL)
+    return isinstance(error, BrokenPipeError)
 
 
 def _session() -> AbstractContextManager[None]:

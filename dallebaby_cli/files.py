@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ SMALL = 16 << 20  # bytes that a file of settings or figures has at most
 LINE = 1 << 20  # bytes of a line of JSON
 DEEP = 50  # levels of lists and objects in JSON and YAML
 DIGITS = 400  # of a number
+OTHERS_READ_S = 2.0  # that a file is waited for, which others read
+UNKNOWN_THERE = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # of a call that a disk does not know
 
 
 @contextmanager
@@ -39,11 +42,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def replace(new: Path, path: Path) -> None:
+    """Give `new` the name `path`, over what has it. On Windows that fails while anybody reads what
+    is there, such as a scanner: then try for a while."""
+    end = time.monotonic() + OTHERS_READ_S
+    while True:
+        try:
+            new.replace(path)
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _temporary(path: Path) -> Path:
@@ -70,12 +88,15 @@ def _lives(process: str) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut, where a folder can be opened (on Windows it
-    cannot)."""
+    """Make renames in `folder` survive a power cut, where the system does that: Windows opens no
+    folder, and many a network's disk knows no such thing."""
     with suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in UNKNOWN_THERE:
+                raise
         finally:
             os.close(descriptor)
 

@@ -3,23 +3,28 @@ from scenes to a picture runs without it (elsewhere/sitecustomize.py), in a home
 letters that cp1252 lacks, with output in cp1252."""
 
 import ast
+import errno
 import os
 import re
+import stat
 import subprocess
 import sys
 import zipfile
 from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import draw_folder
 from swarm import ALONE, make_torrent, site
 from test_rules import TREES, at_import
 
-from dallebaby_cli import names
+from dallebaby_cli import files, names
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.fetch.file_list import Entry
 from dallebaby_cli.prep import archives
 from dallebaby_cli.store import manifest
+from dallebaby_cli.training import engine
 
 ROOT = Path(__file__).parent.parent
 POSIX = {"fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "posix", "syslog", "curses"}
@@ -130,6 +135,80 @@ def test_the_chain_runs_from_scenes_to_a_picture(home: Path) -> None:
     assert len(texts) > 8 and not [p for p in texts if b"\r" in p.read_bytes()]
     stored = [p.read_text(encoding="utf-8") for p in texts if p.name != "tokenizer.json"]
     assert not [text for text in stored if "\\\\" in text]
+
+
+WINDOWS = """
+import contextlib, errno, io, os, pathlib, threading
+from dallebaby_cli import app, files
+home = pathlib.Path(os.environ["ELSEWHERE"])
+(home / "nothing").mkdir(parents=True)
+said = io.StringIO()
+with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+    app.main(["--home", str(home), "prep", str(home / "nothing")])
+assert "holds no pictures" in said.getvalue(), said.getvalue()
+assert not (home / "images" / "nothing").exists()
+
+path = home / "read"
+files.write_text(path, "before")
+reader = path.open("rb")
+threading.Timer(0.3, reader.close).start()
+files.write_text(path, "after")
+assert path.read_bytes() == b"after"
+files.OTHERS_READ_S = 0.1
+with path.open("rb"):
+    try:
+        files.write_text(path, "never")
+    except PermissionError:
+        pass
+    else:
+        raise AssertionError
+assert path.read_bytes() == b"after" and [*home.glob(".read*")] == []
+
+assert app._unheard(OSError(errno.EINVAL, "Invalid argument"))
+assert not app._unheard(OSError(errno.EINVAL, "Invalid argument", "a file"))
+"""
+
+
+def test_what_windows_does_otherwise(home: Path) -> None:
+    """A refused dataset leaves no folder, whose lock was open; a file that somebody reads is
+    replaced a little later, or stays; and a reader that leaves gives another error."""
+    elsewhere(home, WINDOWS)
+
+
+def test_torch_starts_one_process_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert engine.processes("auto") == engine.processes("1") == 1
+    with pytest.raises(UsageError, match="on Windows torch starts only one; take --processes 1"):
+        engine.processes("2")
+
+
+def test_junctions_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives.stat, "IO_REPARSE_TAG_MOUNT_POINT", 3, raising=False)
+    for tag, link, expected in ((0, False, False), (3, False, True), (0, True, True)):
+        about = SimpleNamespace(st_reparse_tag=tag)
+        entry: Any = SimpleNamespace(
+            is_symlink=lambda link=link: link, stat=lambda follow_symlinks, about=about: about
+        )
+        assert archives._is_link(entry) == expected
+
+
+def test_a_disk_that_cannot_sync_folders_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a network; what its other errors say is heard."""
+    sync, code = os.fsync, errno.EINVAL
+
+    def of_a_network(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_a_network)
+    files.write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "text"
+    code = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        files.write_text(tmp_path / "a", "text")
 
 
 # ---------------------------------------------------------------- paths

@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import string
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ from dallebaby_cli.errors import FetchFailed
 from dallebaby_cli.text import one_line, without_secrets
 
 SOCKET_TIMEOUT_S = 10.0
+CERTIFICATES_OF_MACOS = "/etc/ssl/cert.pem"
 LARGEST_HEADER = 1 << 18
 LARGEST_PAGE = 1 << 26
 CHUNK_BYTES = 1 << 18
@@ -126,7 +128,18 @@ class _HTTP(urllib.request.HTTPHandler):
 
 class _HTTPS(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_SecureConnection, request)
+        return self.do_open(_SecureConnection, request, **_trusting())
+
+
+def _trusting() -> dict[str, ssl.SSLContext]:
+    """Whom to trust where Python knows nobody: its own installer for macOS brings no certificates,
+    and the system's are elsewhere."""
+    if sys.platform == "darwin":
+        context = ssl.create_default_context()
+        if not context.get_ca_certs():
+            context.load_verify_locations(CERTIFICATES_OF_MACOS)
+            return {"context": context}
+    return {}
 
 
 def ask(url: str, headers: dict[str, str], timeout_s: float = SOCKET_TIMEOUT_S) -> Response:

@@ -278,7 +278,7 @@ class _Download:
             self._forget()
             wrong = "sent a file whose checksum is wrong"
             raise StartAgain(f"{wrong}; starting again") if self.begun else Useless(wrong)
-        self.part.replace(self.path)
+        files.replace(self.part, self.path)
         files.sync_folder(self.path.parent)
         self.state.unlink(missing_ok=True)
         size = self.size = self.path.stat().st_size

@@ -79,7 +79,7 @@ def _by_client(job: Job, file: File) -> None:
             shutil.rmtree(incoming, ignore_errors=True)
         last = said.splitlines()[-1] if said else f"exit code {process.returncode}"
         raise FetchFailed(f"Kaggle's client failed ({one_line(last)[:300]}); {_how(job, file)}")
-    arrived.replace(job.folder / file.path)
+    files.replace(arrived, job.folder / file.path)
 
 
 def _watch(job: Job, process: subprocess.Popen[bytes], incoming: Path) -> None:

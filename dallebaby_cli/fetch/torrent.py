@@ -6,6 +6,7 @@ is verified and on disk. The torrent's own top folder is dropped, as other trans
 """
 
 import errno
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,12 @@ ANNOUNCE_EVERY_S = 30.0  # between two questions to the trackers while nothing c
 STALL_AFTER_S = 5.0  # without a byte, people are told why
 UTP_AFTER_S = 20.0  # without a byte, peers that TCP does not reach are tried over uTP
 SHOWN_FILES = 6
+ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL = 39, 112  # as Windows counts
+FULL = (
+    (ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL)
+    if sys.platform == "win32"
+    else (errno.ENOSPC, errno.EDQUOT)
+)
 NEWS = (
     lt.alert.category_t.error_notification
     | lt.alert.category_t.status_notification
@@ -273,7 +280,7 @@ class Swarm:
     def _broken(self, error: Any, path: str) -> None:
         """Stop because of an error on disk, with all that came before it saved."""
         self._save_now()
-        if error.value() in (errno.ENOSPC, errno.EDQUOT):
+        if error.value() in FULL:
             raise DiskFull(f"the disk is full ({path}); make room; {self.job.how_to_continue}")
         raise FetchFailed(f"{error.message()} ({path}); {self.job.how_to_continue}")
 

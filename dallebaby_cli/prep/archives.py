@@ -6,6 +6,7 @@ under a name that came from an archive.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -120,7 +121,7 @@ def walk(folder: Path) -> Iterator[str]:
         for entry in inside:
             if entry.name not in folders:
                 yield start + entry.name
-            elif not entry.is_symlink():
+            elif not _is_link(entry):
                 waiting.append(f"{start}{entry.name}/")
 
 
@@ -129,6 +130,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    """Whether it stands for another folder: a link, or on Windows a junction."""
+    junction = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
+    if entry.is_symlink() or junction is None:
+        return entry.is_symlink()
+    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", None) == junction
 
 
 def _wanted(path: str) -> bool:

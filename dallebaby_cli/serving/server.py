@@ -109,6 +109,12 @@ def application(house: House, place: Place, debug: bool = False) -> ASGIApp:
     return Guard(app, place.names, place.token)
 
 
+def _told(loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+    """What went wrong in the loop itself, but for clients that left, of whom Windows tells late."""
+    if not isinstance(about.get("exception"), ConnectionError):
+        loop.default_exception_handler(about)
+
+
 class Server(uvicorn.Server):
     """Tells all who wait before it ends, and leaves signals to its own end."""
 
@@ -135,6 +141,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
+        asyncio.get_running_loop().set_exception_handler(_told)
         await super().startup(sockets)
         self.ready()
 

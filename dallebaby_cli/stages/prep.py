@@ -85,19 +85,23 @@ def prep(
     draft = Manifest(
         kind="images", name=name, config=wanted | {"source": origin}, parents=found.parents
     )
-    with files.lock(folder, f"images/{name}"):
-        _refuse_another_source(folder, draft)
-        holds_data = any(folder.glob("*.tar")) or extra_captions.file(folder).exists()
-        before = _usable(folder)
-        if before and _same(before, draft):
-            return Prepared(folder, before, fresh=False)
-        try:
-            return _make(folder, found, config, draft, report)
-        except BadInput:  # nothing will come of it, so nothing stays
-            _remove_work(folder)
-            if not holds_data:
-                shutil.rmtree(folder)
-            raise
+    holds_data = True
+    try:
+        with files.lock(folder, f"images/{name}"):
+            _refuse_another_source(folder, draft)
+            holds_data = any(folder.glob("*.tar")) or extra_captions.file(folder).exists()
+            before = _usable(folder)
+            if before and _same(before, draft):
+                return Prepared(folder, before, fresh=False)
+            try:
+                return _make(folder, found, config, draft, report)
+            except BadInput:
+                _remove_work(folder)
+                raise
+    except BadInput:  # nothing will come of it, so nothing stays, once no lock is open
+        if not holds_data:
+            shutil.rmtree(folder)
+        raise
 
 
 def _refuse_another_source(folder: Path, draft: Manifest) -> None:
@@ -225,7 +229,7 @@ def _make(
     for stale in (*folder.glob("*.tar"), folder / "index.arrow", folder / "near-duplicates.png"):
         stale.unlink(missing_ok=True)
     for new in out.iterdir():
-        new.replace(folder / new.name)
+        files.replace(new, folder / new.name)
     files.sync_folder(folder)
     manifest.write(folder, whole)
     _remove_work(folder)

@@ -78,9 +78,14 @@ def started() -> bool:
 def processes(wanted: str) -> int:
     """How many `--processes` asks for; auto is one a GPU. Raises UsageError."""
     if wanted == "auto":
-        return max(torch.cuda.device_count(), 1)
+        return 1 if sys.platform == "win32" else max(torch.cuda.device_count(), 1)
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
         raise UsageError(f"--processes {wanted}: must be auto or a number from 1")
+    if int(wanted) > 1 and sys.platform == "win32":  # torch's launcher needs libuv
+        raise UsageError(
+            f"--processes {wanted}: on Windows torch starts only one; take --processes 1, or work "
+            "in WSL"
+        )
     return int(wanted)
 
 
@@ -102,6 +107,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",  # many a machine cannot find itself by its name
         max_restarts=0,
         monitor_interval=0.1,
     )

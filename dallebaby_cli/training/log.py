@@ -57,7 +57,7 @@ class Log:
         self.peak = matmul_peak(device, config.precision) if flops_per_step else 0.0
         self.epochs_per_step = config.batch_size / len(task.train)
         self.score = ""
-        self.since, self.counted = time.monotonic(), 0
+        self.since, self.counted = time.perf_counter(), 0
         self.trained_s, self.trained = 0.0, 0  # of all steps that were told of
         folder.mkdir(parents=True, exist_ok=True)
         log = _whole_lines(files.own(folder / "log.jsonl"))
@@ -87,21 +87,21 @@ class Log:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Work that is not training: its time does not count."""
-        began = time.monotonic()
+        began = time.perf_counter()
         yield
-        self.since += time.monotonic() - began
+        self.since += time.perf_counter() - began
 
     def step(self, step: int, loss: float, lr: float) -> None:
         """One step was taken; told after about each second of training."""
         self.counted += 1
-        elapsed = time.monotonic() - self.since
+        elapsed = time.perf_counter() - self.since
         if elapsed < 1 and step + 1 < self.steps:
             return
         rate = self.counted / max(elapsed, 1e-9)  # where the clock ticks slowly
         units = rate * self.task.units_per_step
         share = self._share(rate)
         self.trained_s, self.trained = self.trained_s + elapsed, self.trained + self.counted
-        self.since, self.counted = time.monotonic(), 0
+        self.since, self.counted = time.perf_counter(), 0
         speed = {f"{self.task.unit}_per_s": round(units)}
         mfu = {} if share is None else {"mfu": round(share, 4)}
         epochs = round((step + 1) * self.epochs_per_step, 4)

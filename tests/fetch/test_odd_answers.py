@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Ran
 from swarm import Quiet, serving, site
+
+from dallebaby_cli.fetch import answer
 
 CONTENT = os.urandom(100_000)
 Cli = Callable[..., Ran]
@@ -288,6 +291,20 @@ def secure(folder: Path, *answers: Answer) -> Iterator[str]:
     context.load_cert_chain(folder / "localhost.pem")
     with answering(*answers, tls=context) as server:
         yield server.url.replace("http://127.0.0.1", "https://localhost")
+
+
+def test_macos_has_certificates_where_python_brings_none(
+    cli: Cli, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+    with secure(tmp_path, HALF, part(50_000, 100_000)) as url:
+        catalogue(home, f"{url}/data.zip")
+        assert "not valid: self-signed" in fetch(cli, home).err
+        monkeypatch.setattr(answer, "sys", SimpleNamespace(platform="darwin"))
+        monkeypatch.setattr(answer, "CERTIFICATES_OF_MACOS", str(tmp_path / "localhost.pem"))
+        assert fetch(cli, home).code == 0
+    assert held(home / "raw/mine") == {"data.zip": CONTENT}
 
 
 def test_tls_is_checked_and_nobody_is_led_out_of_it(
