@@ -7,9 +7,9 @@ minutes and threads, several seeds.
 TOKENS are NAME@RUN in HOME, as `dallebaby encode` leaves them; each gets a table of its own, in
 Markdown. Rows are run in a random order of row and seed (the same one each time), so that a machine
 that is busy for a while is so to all alike. Beside each row's hold-out bits a code stands what they
-differ by from the base row of the same seed; bold is what differs in every seed into the same
-direction, by more than the seeds differ from one another. With --pictures a row's model is judged
-by `dallebaby evaluate`, too, on so many pictures of each kind.
+differ by from the base row of the same seed; bold is what differs in each of three seeds or more
+into the same direction, by more than the seeds differ from one another. With --pictures a row's
+model is judged by `dallebaby evaluate`, too, on so many pictures of each kind.
 
 Where neither --only nor --row names any, the rows are the ideas of config/trials.py; others, of
 settings that have long been there, are asked for by name. Rates and shapes are those of preset
@@ -233,10 +233,11 @@ def summed(found: Mapping[str, Mapping[int, dict[str, Any]]], asked: Mapping[str
 
 
 def clear(differences: list[float]) -> bool:
-    """Whether several seeds agree on a difference, and agree more than they differ."""
+    """Whether three seeds or more agree on a difference, and agree more than they differ: by chance
+    alone so do the three of one row in twelve."""
     low, high = min(differences), max(differences)
     mean = statistics.mean(differences)
-    return len(differences) > 1 and low * high > 0 and abs(mean) > high - low
+    return len(differences) > 2 and low * high > 0 and abs(mean) > high - low
 
 
 def uneven(lines: list[dict[str, Any]]) -> str:

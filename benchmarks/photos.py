@@ -130,9 +130,8 @@ def main() -> None:
     for seed in options.seeds:
         for name, row in asked.items():
             found[name].append(chain(name, row, seed, options, work))
-    print(
-        f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures against"
-    )
+    count = min(len(facts["drawn"]) for results in found.values() for facts in results)
+    print(f"\nKID × 1000, N = {count:,} drawn and {photos.count:,} rebuilt pictures against")
     print(f"{photos.count:,} photographs.\n")
     body = [line(results, judges.names) for results in found.values()]
     print(table([*head(judges.names), *body]), flush=True)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from dallebaby_cli import app, files
+from dallebaby_cli import app
 from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.models import device as devices
@@ -32,13 +32,11 @@ from dallebaby_cli.models.transformer import Pick, Transformer
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
-from dallebaby_cli.training import peak, pictures_of_run, plan
+from dallebaby_cli.training import peak, plan
 
 # what every training does beside learning, as short as it can be: there are hundreds of them
 peak.PATIENCE_S = 0.0
 plan.MAX_TIMED = 2
-DRAW_CURVES = pictures_of_run._draw_curves
-pictures_of_run._draw_curves = lambda folder, out: files.write_bytes(out, b"")
 
 NATIVE_BF16 = devices.native_bf16(torch.device("cpu"))
 
@@ -69,12 +67,6 @@ def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(devices, "native_bf16", lambda device: chosen == "bf16")
     monkeypatch.setattr(devices, "native_fp16", lambda device: False)
     return chosen
-
-
-@pytest.fixture
-def curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings draw their curves, which takes most of a second."""
-    monkeypatch.setattr(pictures_of_run, "_draw_curves", DRAW_CURVES)
 
 
 @dataclass

@@ -142,10 +142,10 @@ def test_views_are_made_once_and_leave_the_tokens_alone(
 
 
 def test_differences_are_clear_where_all_seeds_agree(ladder: ModuleType) -> None:
-    assert ladder.clear([-0.05, -0.04, -0.06]) and ladder.clear([0.02, 0.025])
+    assert ladder.clear([-0.05, -0.04, -0.06]) and ladder.clear([0.02, 0.025, 0.02])
     assert not ladder.clear([-0.05, 0.01, -0.05])  # one seed says otherwise
     assert not ladder.clear([-0.01, -0.05, -0.02])  # they agree on too little
-    assert not ladder.clear([-0.05]) and not ladder.clear([0.0, 0.0])
+    assert not ladder.clear([-0.05, -0.05]) and not ladder.clear([0.0, 0.0, 0.0])  # or are too few
 
 
 def test_rows_are_compared_with_the_base_of_the_same_seed(ladder: ModuleType) -> None:

@@ -41,7 +41,7 @@ class DVAEConfig(Bounded):
     quantizer: Literal["fsq", "vq", "gumbel", "gumbel-free"] = "fsq"
     """how features become codes; gumbel-free is for research: after minutes few codes are in use"""
     levels: tuple[int, ...] = bounded((), ge=5, le=65536)
-    """fsq: steps along each code dimension; their product is the number of codes. None leaves it to
+    """fsq: steps along each code dimension; their product is the number of codes. [] leaves it to
     the pictures: 8 8 8 5 5 5 (64,000 codes) for photographs, else 8 5 5 5 (1,000). Over 8,192 of
     them are predicted in digits, one after the other"""
     codebook: int = bounded(1024, ge=2, le=65536)

@@ -181,7 +181,7 @@ class EncodeConfig(Bounded):
     """How pictures become codes."""
 
     batch_size: int = bounded(256, ge=1, le=COUNT)
-    """pictures at a time; does not change the codes"""
+    """views of pictures at a time; does not change the codes"""
     shard_pictures: int = bounded(8192, ge=1, le=COUNT)
     """pictures in a token shard: as many as a killed run does again at most"""
     views: int = bounded(0, ge=0, le=1000)

@@ -41,7 +41,7 @@ class Brought:
     info_hash: str | None = None
     """of the torrent that they came from"""
     edges: dict[int, str] = field(default_factory=dict)
-    """what torrent.verify needs beside the torrent itself, see file_list.edges"""
+    """what bittorrent.verify needs beside the torrent itself, see file_list.edges"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -244,7 +244,16 @@ def _timm(name: str, deepest: int) -> tuple[nn.Module, Scale]:
         )
     except DAMAGED as error:
         raise BadInput(f"{path} is damaged, or not of timm:{name}; fetch it again") from error
+    if network.output_fmt == "NHWC":  # as of Swin's, whose maps have their channels last
+        network = nn.Sequential(network, ChannelsFirst())
     return network, (tuple(about.mean), tuple(about.std))
+
+
+class ChannelsFirst(nn.Module):
+    """Maps (B, H, W, C) → (B, C, H, W)."""
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [each.movedim(-1, 1) for each in maps]
 
 
 def _inception(device: torch.device) -> Features:

@@ -34,10 +34,10 @@ FRAMES = 8
 LARGEST, MOST_PIXELS = 16 << 20, 1 << 25  # bytes and pixels of a picture
 SHOWN = {  # of a run's folder, with what it shows
     "samples.png": "drawn by the finished model, each from a caption of its own",
-    "reconstructions.png": "hold-out pictures, and below each what comes back of it",
+    "reconstructions.png": "pictures, held out if any are, and below each what comes back of it",
     "codebook.png": "what each code paints where all its neighbours are the same",
 }
-CURVES = ("loss", "bits_per_code", "psnr", "lr", "epochs")
+FIRST_CURVES = ("loss", "bits_per_code", "psnr")
 EFFORT = (
     *("steps", "minutes", "compiled", "threads", "step_s", "planned", "mfu", "epochs"),
     *("kept", "pictures_wanted"),
@@ -124,9 +124,11 @@ def _head(about: Manifest, story: Story) -> Iterator[Html]:
     last = story.warning[1] if story.warning and story.warning[0] == story.scored else ""
     turned = story.turned
     if "kept" in about.counts:
+        later = "; from there on the run memorised its training pictures"
+        memorised = story.turned or "pictures_wanted" in about.counts
         turned = (
             f"The weights of step {about.counts['kept']} are kept, which did best on hold-out "
-            "pictures; from there on the run memorised its training pictures."
+            f"pictures{later * bool(memorised)}."
         )
         if wanted := about.counts.get("pictures_wanted"):
             turned += f" About {wanted} pictures would be worth so long a run."
@@ -182,7 +184,8 @@ def _png(path: Path) -> bytes | None:
 
 
 def _curves(story: Story) -> Iterator[Html]:
-    charts = [chart(n.replace("_", " "), story.curves.get(n, {})) for n in CURVES]
+    names = dict.fromkeys((*FIRST_CURVES, *story.curves))
+    charts = [chart(n.replace("_", " "), story.curves.get(n, {})) for n in names]
     if any(charts):
         yield tag("div", *charts, class_="charts")
 

@@ -1,4 +1,4 @@
-"""Every arrow on `scenes`, the one stage that calls its siblings: from nothing to pictures."""
+"""Every stage after the other on `scenes`: from nothing to pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

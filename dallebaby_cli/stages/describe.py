@@ -135,9 +135,7 @@ def _tokens(home: Path, about: Manifest) -> list[Tokens]:
             if tokens.id != identity:
                 raise MissingInput(f"{name} has changed since")
             source = next(p for p in tokens.parents if p.startswith("images/"))
-            extra = extra_captions.read(home / source)
-            learned = about.parents.get(f"{source}/captions") == extra.id
-            found.append(Tokens(folder, extra.by_key if learned else {}))
+            found.append(Tokens(folder, extra_captions.learned(home, source, about)))
     if not found:
         raise MissingInput(f"{about.name} names no tokens")
     return found

@@ -260,13 +260,14 @@ def _codes(model: ImageTokenizer, pictures: torch.Tensor, size: int) -> np.ndarr
 
 def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tensor:
     """uint8 (B, V, 3, P, P): each picture as it is, then variations that follow from the seed, its
-    key and the view's number, and from nothing else."""
+    key and the view's number, and from nothing else. Every second one is mirrored, if it may be."""
     pictures = torch.from_numpy(np.stack([source.image(int(row)) for row in rows]))
     pictures = pictures.permute(0, 3, 1, 2)
     views, flip = [pictures], np.array([_mirrored(source, int(row), config) for row in rows])
     for view in range(1, config.views):
         seeds = ((config.seed, view, *source.key(int(row)).encode()) for row in rows)
         draws = np.stack([np.random.default_rng(seed).random(augment.DRAWS) for seed in seeds])
+        draws[:, augment.MIRROR] = 0.0 if view % 2 else 1.0
         views.append(augment.vary(pictures, draws, config.crop, flip))
     return torch.stack(views, dim=1)
 

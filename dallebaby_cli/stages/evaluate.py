@@ -134,7 +134,8 @@ def _evaluate_vae(
         prepared = judge_labels.prepare(
             done, home, pictures.sources, config, tokenizer.device, report
         )
-    judge_holdout.judge_pictures(done, tokenizer, pictures, _eyes(prepared), config, report)
+    real = pictures.read(pictures.sample(config.pictures))
+    judge_holdout.judge_pictures(done, tokenizer, real, _eyes(prepared), config, report)
     if prepared:
         judge_labels.judge(done, home, prepared, tokenizer, None, config, report)
     if scenes:

@@ -1,6 +1,7 @@
 """A part of `evaluate`: how well a model does on the hold-out pictures of its own data, and how far
 the set of what it draws is from them."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def data_of(home: Path, about: Manifest, missing: list[str]) -> Data:
             continue
         folder, found = same(home, name, identity)
         ((source, source_id),) = (p for p in found.parents.items() if p[0].startswith("images/"))
-        tokens.append(Tokens(folder, extra_captions.read(home / source).by_key))
+        tokens.append(Tokens(folder, extra_captions.learned(home, source, about)))
         try:
             images.append(Shards(same(home, source, source_id)[0]))
         except (BadInput, MissingInput, Mismatch) as error:
@@ -84,7 +85,8 @@ def judge(
     pictures = Pictures(data.images, "holdout") if data.images else None
     if engine.first():
         _score_holdout(done, sampler, training, held_out, pictures, config, report)
-    captions = held_out.first_captions(config.pictures)
+    chosen = [*itertools.islice(held_out.with_captions(), config.pictures)]
+    captions = [caption for _, caption in chosen]
     if not captions:
         done.missing.append("the hold-out pictures have no captions to draw, so nothing is drawn")
         return None
@@ -92,7 +94,8 @@ def judge(
     if pictures and engine.first():
         painted = to_tensor(sampler.paint(codes))
         tokenizer = sampler.image_tokenizer
-        judge_pictures(done, tokenizer, pictures, own, config, report, painted, captions)
+        real = pictures.read(np.array([index for index, _ in chosen]))
+        judge_pictures(done, tokenizer, real, own, config, report, painted, captions)
     return Drawn(codes, captions, training, held_out)
 
 
@@ -137,15 +140,15 @@ def score_rebuilt(
 def judge_pictures(
     done: Evaluated,
     tokenizer: ImageTokenizer,
-    pictures: Pictures,
+    real: Tensor,
     own: Features | None,
     config: EvaluateConfig,
     report: Report,
     drawn: Tensor | None = None,
     captions: Sequence[str] = (),
 ) -> None:
-    """Fill in what pretrained networks make of real, rebuilt and drawn pictures."""
-    real = pictures.read(pictures.sample(config.pictures))
+    """Fill in what pretrained networks make of real pictures, of the same rebuilt, and of drawn
+    ones, which are of the real ones' captions."""
     sets = pretrained.Sets(real, scores.rebuild(tokenizer, real), drawn)
     judged = pretrained.scores(sets, [*captions], tokenizer.device, config.kid_network, own, report)
     done.pretrained.update(judged.figures)

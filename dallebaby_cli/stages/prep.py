@@ -1,7 +1,7 @@
 """raw/NAME, any folder, or drawn scenes → images/NAME: checked, captioned, sharded pictures.
 
-Records are cut into pieces that workers make in any order (data/pieces.py); when all are there,
-one pass copies them into shards (data/merge.py), which then replace what was there before.
+Records are cut into pieces that workers make in any order (prep/pieces.py); when all are there,
+one pass copies them into shards (prep/merge.py), which then replace what was there before.
 """
 
 import dataclasses

@@ -66,6 +66,13 @@ def read(images: Path) -> ExtraCaptions:
     return ExtraCaptions(found.id, found.parents, dict(by_key))
 
 
+def learned(home: Path, images: str, model: Manifest) -> Mapping[str, Sequence[str]]:
+    """The extra captions of "images/NAME" by key, if a model learned from them as they are; none if
+    they were written or changed since. Raises BadInput as `find` does."""
+    extra = read(home / images)
+    return extra.by_key if extra.id and extra.id == model.parents.get(f"{images}/captions") else {}
+
+
 def part(rows: Sequence[tuple[str, list[str], Counter[str]]]) -> bytes:
     """What came of some pictures, as `put` reads it: key, kept captions, dropped drafts. The last
     line is the hash of those before it."""

@@ -16,7 +16,7 @@ MIRRORED_WRONGLY = re.compile(
     re.IGNORECASE,
 )
 """What in a caption tells that a mirrored picture would be another one."""
-DRAWS = 4  # random numbers that one picture needs
+DRAWS, MIRROR = 4, 3  # random numbers that one picture needs; which of them mirrors it
 SOFTENING = 12  # standard deviation of the strongest noise, of 255
 
 
@@ -38,7 +38,7 @@ def vary(pictures: Tensor, draws: np.ndarray, crop: float, flip: bool | np.ndarr
     (B, DRAWS), uniform in [0, 1), and from nothing else.
     """
     side = pictures.shape[-1]
-    area, top, left, mirror = draws.T
+    area, top, left, mirror = draws.T  # MIRROR is the last
     if crop < 1:
         sizes = (np.sqrt(crop + (1 - crop) * area) * side).round().astype(int)
         tops, lefts = ((place * (side - sizes + 1)).astype(int) for place in (top, left))

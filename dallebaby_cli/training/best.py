@@ -17,7 +17,7 @@ AGAIN = 3.0  # times that each picture is seen, up to which a run only learns fr
 FEWEST = 8  # hold-out pictures, below which chance decides what is best
 FIRST = 1 / 3  # of a run, in which nothing ends it
 ENOUGH = 0.8  # of a run, from which on what did best is its end, but for chance
-LOOKS = 40  # evaluations of a run, at most
+LOOKS = 40  # moments at which a run looks, beside its usual evaluations
 LOOKING = 0.03  # largest share of a run that they take
 FORWARD = 1 / 3  # of a training step's time, which scoring as many pictures takes
 
@@ -33,9 +33,10 @@ class Best:
     def add(
         self, losses: Mapping[int, float], step: int, averaged: Callable[[], dict[str, Tensor]]
     ) -> None:
-        """Take those of a step, if none of the `losses` (step → loss) is lower than its own."""
-        lowest = min((loss for loss in losses.values() if math.isfinite(loss)), default=None)
-        if losses[step] == lowest and not (self.weights and losses.get(self.step) == lowest):
+        """Take those of a step, if its own of the `losses` (step → loss) is lower than theirs that
+        are kept."""
+        kept = losses.get(self.step, math.inf) if self.weights else math.inf
+        if losses[step] < kept:
             weights = {name: weight.cpu().clone() for name, weight in averaged().items()}
             self.step, self.weights = step, weights
 
@@ -49,15 +50,20 @@ class Best:
         self.weights = {name: weight.clone() for name, weight in saved["weights"].items()}
 
 
+def memorises_from(losses: Mapping[int, float], began: int, steps: int) -> int | None:
+    """The step from which on a run with such hold-out losses (step → loss), whose schedule began at
+    a step and goes to `steps`, memorises; None while it does not. Losses from before the rate had
+    risen do not count: that of weights that were finished once, which a run can start from or be
+    made longer from, rises with it."""
+    risen = began + FIRST * (steps - began) / 2
+    return turned({at: loss for at, loss in losses.items() if at >= risen})
+
+
 def over(losses: Mapping[int, float], began: int, step: int, steps: int) -> str | None:
     """Why a run with such hold-out losses (step → loss), whose schedule began at a step, ends at
-    this one of its steps, if it should. Losses from before the rate had risen do not count: that of
-    weights that were finished once, which a run can start from or be made longer from, rises with
-    it."""
-    first = FIRST * (steps - began)
-    risen = {at: loss for at, loss in losses.items() if at >= began + first / 2}
-    lowest = turned(risen)
-    if lowest is None or step < began + first:
+    this one of its steps, if it should."""
+    lowest = memorises_from(losses, began, steps)
+    if lowest is None or step < began + FIRST * (steps - began):
         return None
     return (
         f"it memorises its training pictures (hold-out loss {losses[lowest]:.3g} at step {lowest}, "
@@ -118,8 +124,8 @@ def figures(
     planned = max(planned, steps)
     if kept < steps:
         found["kept"] = kept
-    if kept < ENOUGH * planned:
-        found["pictures_wanted"] = _two_digits(len(task.train) * planned / max(kept, 1))
+    if 0 < kept < ENOUGH * planned:
+        found["pictures_wanted"] = _two_digits(len(task.train) * planned / kept)
     return found
 
 
@@ -131,6 +137,8 @@ def _two_digits(number: float) -> int:
 
 def conclusion(task: Watched, config: RunConfig, counts: Mapping[str, Any]) -> str:
     """What the figures of a run mean that has not kept its last weights."""
+    if not counts["kept"]:
+        return "nothing that was learned did better on hold-out pictures than what it began with"
     text = (
         f"the weights of step {counts['kept']} of {counts['steps']} are kept, which did best on "
         f"hold-out pictures: it had seen each of {len(task.train):,} pictures "

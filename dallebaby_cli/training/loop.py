@@ -39,7 +39,6 @@ from dallebaby_cli.training.log import Log
 from dallebaby_cli.training.pace import Pace
 from dallebaby_cli.training.parts import Objective
 from dallebaby_cli.training.state import State
-from dallebaby_cli.training.turn import turned
 
 T = TypeVar("T")
 
@@ -316,14 +315,16 @@ def _evaluate(task: Task, state: State, log: Log | None, count: int, step: int, 
             warning = task.warning(figures) if told and step else None
             log.evaluation(step, figures, warning)
         state.metrics = engine.once(lambda: figures or {}, together=True)
-    loss, before = task.holdout_loss(state.metrics), turned(state.losses)
+    loss, span = task.holdout_loss(state.metrics), (state.began, state.ends)
+    before = best.memorises_from(state.losses, *span)
     of_same = task.holdout is not task.train and count == glance(task.holdout, state.config)
     if loss is None or not of_same or step != state.step:
         return
     state.losses = {**state.losses, step: float(loss)}
     if state.best:
         state.best.add(state.losses, step, state.averaged)
-    if before is None and (lowest := turned(state.losses)) is not None and log:
+    lowest = best.memorises_from(state.losses, *span)
+    if before is None and lowest is not None and log:
         log.turned(step, lowest, state.losses, ends=state.best is not None)
 
 

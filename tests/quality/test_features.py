@@ -176,6 +176,27 @@ def test_vgg16_shows_what_lpips_reads() -> None:
             assert [*output.args[0]] == [f"features.{number}" for number in relus]
 
 
+def of_hugging_face(folder: Path, model: torch.nn.Module) -> Path:
+    """The weights of a model as its folder of models has them."""
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("1")
+    path = folder / "snapshots" / "1" / "model.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_maps_with_their_channels_last_are_pooled_over_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm", reason="needs the extra `dev`")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    theirs = timm.create_model("mambaout_femto").eval()
+    of_hugging_face(tmp_path / "models--timm--mambaout_femto.in1k", theirs)
+    pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    assert features.load("timm:mambaout_femto", CPU).pooled(pictures).shape == (2, 288)
+
+
 def test_a_network_of_timm_is_read_from_the_folder_of_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,12 +205,7 @@ def test_a_network_of_timm_is_read_from_the_folder_of_models(
     with pytest.raises(MissingInput, match="`hf download timm/resnet18.a1_in1k model.safetensors`"):
         features.load("timm:resnet18", CPU)
     theirs = timm.create_model("resnet18").eval()
-    folder = tmp_path / "models--timm--resnet18.a1_in1k"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("1")
-    path = folder / "snapshots" / "1" / "model.safetensors"
-    path.parent.mkdir(parents=True)
-    save_file(theirs.state_dict(), path)
+    path = of_hugging_face(tmp_path / "models--timm--resnet18.a1_in1k", theirs)
     found = features.load("timm:resnet18", CPU)
     pictures = torch.rand(2, 3, 64, 64)
     with torch.no_grad():

@@ -38,6 +38,17 @@ def test_what_is_put_is_read_and_other_models_stay(tmp_path: Path) -> None:
     assert whole.counts["model:a"]["dropped"] == {"short": 1, "twice": 2}
 
 
+def test_a_model_learned_from_those_that_its_manifest_names(tmp_path: Path) -> None:
+    model = Manifest(kind="dalle", name="m")
+    assert extra_captions.learned(tmp_path, "images/i", model) == {}
+    first = put(tmp_path / "images" / "i", "model:a")
+    knows = dataclasses.replace(model, parents={"images/i/captions": first.id})
+    assert extra_captions.learned(tmp_path, "images/i", model) == {}, "written later"
+    assert extra_captions.learned(tmp_path, "images/i", knows) == {"00ff": ROWS[0][1]}
+    put(tmp_path / "images" / "i", "model:b")
+    assert extra_captions.learned(tmp_path, "images/i", knows) == {}, "changed since"
+
+
 def test_only_whole_parts_are_whole(tmp_path: Path) -> None:
     path = tmp_path / "000000.jsonl"
     assert not extra_captions.is_whole(path)

@@ -1,8 +1,7 @@
 """A process that is killed before the n-th change of a name on disk: every rename and removal.
 
 Whatever a command writes, it writes beside and renames, so these are all moments that differ. The
-processes are forked from one that has loaded torch, once for all, and draw no curves, which takes
-a second each.
+processes are forked from one that has loaded torch, once for all.
 """
 
 import contextlib
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from conftest import exit_code
-from matplotlib.figure import Figure
 
 from dallebaby_cli.training import log
 
@@ -51,7 +49,6 @@ def _run(home: Path, arguments: list[str], until: int, told: Any) -> None:
 
     for name in ("replace", "rename", "unlink"):
         setattr(os, name, counted(getattr(os, name)))
-    Figure.savefig = lambda figure, path, **how: path.write_bytes(b"")  # type: ignore[method-assign]
     log.matmul_peak = lambda *about: 0.0
     err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):

@@ -194,8 +194,9 @@ def test_a_run_without_enough_hold_out_pictures_says_so(tmp_path: Path) -> None:
 
 
 def test_a_first_figure_that_stays_best_is_no_division_by_zero(tmp_path: Path) -> None:
-    done, _ = finish(tmp_path, Memorising(turning=-1), replace(CONFIG, steps=STEPS))
-    assert done.manifest.counts["kept"] == 0 and done.manifest.counts["pictures_wanted"] >= 1800
+    done, told = finish(tmp_path, Memorising(turning=-1), replace(CONFIG, steps=STEPS))
+    assert done.manifest.counts["kept"] == 0 and "pictures_wanted" not in done.manifest.counts
+    assert "nothing that was learned did better on hold-out pictures" in "".join(told)
 
 
 @pytest.mark.parametrize(
@@ -247,16 +248,19 @@ def test_the_first_of_the_lowest_is_kept_and_what_is_no_number_is_passed_over() 
         losses[step] = loss
         found.add(losses, step, lambda step=step: {"w": torch.tensor(float(step))})
     assert found.step == 2 and float(found.weights["w"]) == 2
-    late = Best()  # of a run that began without
-    late.add({0: 1.0, 5: 2.0}, 5, dict)
-    assert late.weights == {}
+    late = Best()  # of a run that began without: nobody has the weights of a lower one
+    for step, loss in ((5, 2.0), (6, 3.0)):
+        late.add({0: 1.0, 5: 2.0, step: loss}, step, lambda step=step: {"w": torch.tensor(step)})
+    assert late.step == 5 and int(late.weights["w"]) == 5
 
 
 def test_what_a_run_starts_from_is_no_measure_of_whether_it_memorises() -> None:
     """The weights of a finished run have a lower loss than those of a rate that has just risen."""
     falling = {step: 2 - step / 100 for step in range(10, 41, 5)}
     assert best.over({0: 1.0, **falling}, 0, 40, 60) is None
+    assert best.memorises_from({0: 1.0, **falling}, 0, 60) is None
     rising = {step: 1 + step / 100 for step in range(10, 41, 5)}
+    assert best.memorises_from({0: 1.0, **rising}, 0, 60) == 10
     assert "it memorises" in str(best.over(rising, 0, 40, 60))
     for later, told in ((falling, "None"), (rising, "it memorises")):  # a run made longer
         losses = dict.fromkeys(range(5, 101, 5), 1.0) | {100 + at: later[at] for at in later}

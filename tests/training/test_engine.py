@@ -184,9 +184,7 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(one: Path, alone: Path, tmp_p
         saved = checkpoint.load_state(tmp_path / case / "state.pt")
         assert saved and saved["step"] == 5, "both stopped at the step in which one was asked to"
         saves = json.loads((tmp_path / case / "saves.json").read_text(encoding="utf-8"))
-        assert saves == [0, 2, 4, 5], (
-            "once for each wish, of which they tell each other"
-        )
+        assert saves == [0, 2, 4, 5], "once for each wish, of which they tell each other"
     rank_at_work.work(one, tmp_path, 11, cases)
     two_ranks(one, tmp_path, 0, *cases)
     for case in cases:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dallebaby_cli.errors import BadInput
-from dallebaby_cli.training import log_reader, pictures_of_run
+from dallebaby_cli.training import log_reader
 from dallebaby_cli.training.log import _whole_lines
 
 STEP = {"event": "step", "step": 3, "loss": 0.5, "lr": 1e-3, "time": 9.5}
@@ -18,7 +18,6 @@ def line(**event: object) -> bytes:
     return json.dumps(event).encode() + b"\n"
 
 
-@pytest.mark.usefixtures("curves")
 def test_zeros_halves_and_other_things_are_passed_over(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     content = line(**STEP) + bytes(3_000_000) + line(**{**STEP, "step": 5, "loss": 0.25})
@@ -31,9 +30,6 @@ def test_zeros_halves_and_other_things_are_passed_over(tmp_path: Path) -> None:
     found = log_reader.read(log).curves
     assert found["loss"] == {3: 0.5, 5: 0.75} and found["psnr"] == {4: 20}
     assert [*found] == ["loss", "lr", "psnr", "codes_used"]
-    notes: list[object] = []
-    pictures_of_run.bind(tmp_path, notes.append)
-    assert not notes and (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_the_story_of_a_run_that_was_stopped_and_went_back(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import threading
 from pathlib import Path
 
-import matplotlib.axes
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,7 @@ from dallebaby_cli import progress
 from dallebaby_cli.config import OptimConfig, RunConfig
 from dallebaby_cli.errors import BadInput, Interrupted, Mismatch, MissingInput
 from dallebaby_cli.store import manifest, weights
-from dallebaby_cli.training import identity, run
+from dallebaby_cli.training import identity, log_reader, run
 from dallebaby_cli.training.board import Board
 
 CPU = torch.device("cpu")
@@ -142,14 +141,11 @@ def test_a_manifest_without_its_figures_is_named(tmp_path: Path, counts: dict) -
 # ---------------------------------------------------------------- what is only to look at
 
 
-@pytest.mark.usefixtures("curves")
 def test_pictures_that_cannot_be_made_prevent_nothing(tmp_path: Path) -> None:
-    for name in ("training.gif", "curves.png"):
-        (tmp_path / name / "in the way").mkdir(parents=True)
-    done, warnings = finish(tmp_path, 20)
+    (tmp_path / "training.gif" / "in the way").mkdir(parents=True)
+    done, (warning,) = finish(tmp_path, 20)
     assert done.manifest.complete and weights.read_model(tmp_path, "vae")
-    for name, text in zip(("training.gif", "curves.png"), warnings, strict=True):
-        assert text.startswith(f"{tmp_path / name} cannot be made (")
+    assert warning.startswith(f"{tmp_path / 'training.gif'} cannot be made (")
 
 
 def test_pictures_of_a_step_that_cannot_be_kept_prevent_nothing(tmp_path: Path) -> None:
@@ -159,10 +155,7 @@ def test_pictures_of_a_step_that_cannot_be_kept_prevent_nothing(tmp_path: Path) 
     assert warnings[-1].startswith("the pictures of step 20 cannot be kept (")
 
 
-@pytest.mark.usefixtures("curves")
-def test_what_a_power_cut_spoilt_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_power_cut_spoilt_does_not_count(tmp_path: Path) -> None:
     stop(tmp_path, at=15, steps=40)
     log = tmp_path / "log.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
@@ -170,12 +163,6 @@ def test_what_a_power_cut_spoilt_does_not_count(
     log.write_bytes(b"".join([*lines[:-1], *ends, lines[-1], b'{"event": "st', bytes(512)]))
     frames = sorted((tmp_path / "frames").glob("*.png"))
     frames[0].write_bytes(bytes(frames[0].stat().st_size))
-    drawn: dict[str, dict] = {}
-
-    def plot(axes: matplotlib.axes.Axes, steps: list, values: list, **look: object) -> None:
-        drawn[len(drawn)] = dict(zip(steps, values, strict=True))
-
-    monkeypatch.setattr(matplotlib.axes.Axes, "plot", plot)
     done, warnings = finish(tmp_path, 20)
     assert done.manifest.complete and warnings == []
     whole = []
@@ -184,7 +171,7 @@ def test_what_a_power_cut_spoilt_does_not_count(
             whole.append(json.loads(line))
     assert whole[-1]["event"] == "evaluation", "what came after it is whole"
     errors = {e["step"]: e["error"] for e in whole if "error" in e}
-    assert {0, 10, 20} <= errors.keys() and errors in drawn.values()
+    assert {0, 10, 20} <= errors.keys() and errors in log_reader.read(log).curves.values()
     with Image.open(tmp_path / "training.gif") as animation:
         assert animation.n_frames == 2, "black as at first, white at last"
 
