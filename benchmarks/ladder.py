@@ -97,7 +97,7 @@ ROWS = {
     "dropout": Row("dropout 0.1", ("model.dropout=0.1",)),
     "wide": Row("wider, less deep", ("model.dim=256", "model.depth=2")),
     "deep": Row("deeper, less wide", ("model.dim=144", "model.depth=7", "model.heads=3")),
-    "flips": Row("half of the further views mirrored", views=("views=4", "flip=true", "crop=1")),
+    "flips": Row("each picture and its mirror", views=("views=2", "flip=true", "crop=1")),
     "crops": Row("random crops", views=("views=4", "crop=0.7")),
 }
 

@@ -133,7 +133,7 @@ def test_views_are_made_once_and_leave_the_tokens_alone(
     plain = manifest.read(trained / "tokens" / TOKENS)
     asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "flips")
     out = ran(BENCHMARKS / "ladder.py", asked, monkeypatch, capsys)
-    assert "| flips: half of the further views mirrored | " in out
+    assert "| flips: each picture and its mirror | " in out
     (views,) = (tmp_path / "ladder" / "views").iterdir()
     about = manifest.read(views / "tokens" / TOKENS)
     assert about is not None and about.counts["views"] == 4 and about.config["flip"] is True

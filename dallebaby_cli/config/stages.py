@@ -190,18 +190,18 @@ class EncodeConfig(Bounded):
     crop: float = bounded(0.7, ge=0.05, le=1)
     """smallest share of a picture's area that a further view keeps; 1 crops nothing"""
     flip: bool | None = None
-    """mirror half of the further views, but for captions that speak of left, right or writing; null
-    does so where views=0 takes several"""
+    """mirror every second view, but for captions that speak of left, right or writing; null does so
+    where views=0 takes several"""
     seed: int = bounded(0, ge=0, le=SEED)
     """of the further views; each picture has its own from it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(
-            self.views in (0, 1) or self.crop < 1 or self.flip is True,
+            self.views in (0, 1) or self.crop < 1 or (self.flip is True and self.views == 2),
             "views",
             self.views,
-            "would all be the same; take crop below 1, or flip=true",
+            "would be the same; take crop below 1, or views=2 flip=true",
         )
 
 

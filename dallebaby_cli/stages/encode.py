@@ -102,7 +102,7 @@ def _with_views(
         Note(
             f"encode: {views} views of each picture, because only {count:,} are to train on: itself"
             f" and crops of at least {config.crop:.0%} of it"
-            f"{', half of them mirrored' if flip else ''} (--set views=1 takes none)"
+            f"{', every second view mirrored' if flip else ''} (--set views=1 takes none)"
         )
     )
     return dataclasses.replace(config, views=views, flip=flip)
