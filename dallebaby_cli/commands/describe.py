@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from dallebaby_cli.commands import options, prompts
 from dallebaby_cli.commands.output import Settings
@@ -62,9 +62,9 @@ def describe(
 
 def _lines(found: "Described", top: int) -> list[Table | str]:
     """A picture's captions, and what they are worth."""
-    table = Table("caption", "bits", "share", title=one_line(str(found.picture)), box=None)
-    table.title_justify = "left"
-    table.columns[1].justify = table.columns[2].justify = "right"
+    numbers = (Column(name, justify="right") for name in ("bits", "share"))
+    title = one_line(str(found.picture))
+    table = Table("caption", *numbers, title=title, title_justify="left", box=None)
     for guess in found.guesses[:top]:
         table.add_row(one_line(guess.caption), f"{guess.bits:+,.1f}", f"{guess.share:.1%}")
     first = found.guesses[0]

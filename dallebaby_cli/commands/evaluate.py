@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 
 from dallebaby_cli.commands import options
 from dallebaby_cli.commands.output import Settings
@@ -101,8 +101,7 @@ def _compared(done: "Evaluated") -> Table:
     """A line for each figure and network."""
     title = "distance of sets of pictures to as many hold-out ones"
     columns = ("", "network", "N", "rebuilt", "drawn", "real against real")
-    table = Table(*columns, title=title, box=None)
-    table.title_justify = "left"
+    table = Table(*columns, title=title, title_justify="left", box=None)
     for row in done.compared:
         figures = map(_far, (row.rebuilt, row.drawn, row.real))
         table.add_row(row.figure, row.network, f"{row.n:,}", *figures)
@@ -122,8 +121,9 @@ def _agreement(done: "Evaluated") -> Table:
     questions = max((list(row.right) for row in rows), key=len)
     real = "hold-out pictures" if done.judge else "renders"
     title = f"what the classifier reads as asked for; of real and rebuilt {real}: its own accuracy"
-    table = Table("asked", "pictures", "of", *questions, title=title, box=None)
-    table.title_justify = "left"
+    table = Table(
+        "asked", "pictures", "of", *questions, title=title, title_justify="left", box=None
+    )
     for row in rows:
         right = (f"{row.right[q]:.1%}" if q in row.right else "" for q in questions)
         table.add_row(row.kind, row.pictures, f"{row.count:,}", *right)
@@ -140,8 +140,7 @@ def _classes(done: "Evaluated") -> Table:
     title = f"class by class, learned from {done.judge.trained_on:,} training pictures"
     title += ": the best and the worst; --json has all" if left_out else ""
     columns = ("class", "drawn", "rebuilt", "real", "N drawn", "N real", "else read as")
-    table = Table(*columns, title=title, box=None)
-    table.title_justify = "left"
+    table = Table(*columns, title=title, title_justify="left", box=None)
     if left_out:
         rows[EXTREMES:-EXTREMES] = []
     for place, row in enumerate(rows):
@@ -163,8 +162,7 @@ def _retrieval(rows: list["Retrieved"]) -> Table:
     """A line for drawn pictures, one for real ones."""
     title = f"the model itself looks for a picture's caption among {rows[0].captions:,}"
     columns = ("pictures", "of", "found first", "by chance", "mean place", "by chance")
-    table = Table(*columns, title=title, box=None)
-    table.title_justify = "left"
+    table = Table(*columns, title=title, title_justify="left", box=None)
     for row in rows:
         first, chance = f"{row.first:.1%}", f"{row.chance_first:.1%}"
         places = (f"{row.rank:.1f}", f"{row.chance_rank:.1f}")
@@ -175,11 +173,9 @@ def _retrieval(rows: list["Retrieved"]) -> Table:
 def _speeds(told: "Speeds") -> list[RenderableType]:
     """A line for each size of batch."""
     title = "drawing; MBU is the share of that bandwidth which the model's weights and cache need"
-    columns = ("side by side", "guidance", "pictures/s", "ms a picture", "ms a code", "MBU")
-    table = Table(*columns, title=title, box=None)
-    table.title_justify = "left"
-    for column in table.columns:
-        column.justify = "right"
+    names = ("side by side", "guidance", "pictures/s", "ms a picture", "ms a code", "MBU")
+    columns = (Column(name, justify="right") for name in names)
+    table = Table(*columns, title=title, title_justify="left", box=None)
     for row in told.rows:
         mbu = "" if row.mbu is None else f"{row.mbu:.1%}"
         rates = (f"{x:,.4g}" for x in (row.pictures_per_s, row.ms_a_picture, row.ms_a_code))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import ClassifierConfig
+from dallebaby_cli.models.pictures import to_float
 from dallebaby_cli.models.tokenizers.dvae import Residual
 
 GRID = 16  # about so many places along a side at the finer resolution
@@ -84,13 +85,7 @@ class Classifier(nn.Module):
 
     def forward(self, pictures: Tensor) -> Read:
         """Read pictures; refuses anything but uint8 (B, 3, P, P) with a sentence."""
-        side = self.config.image_px
-        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"pictures must be uint8 (B, 3, {side}, {side}), "
-                f"not {str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
-            )
-        x = pictures.to(memory_format=torch.channels_last).float() / 127.5 - 1
+        x = to_float(pictures, self.config.image_px) / 127.5 - 1
         features = self.body(x)  # (B, F, g, g)
         maps = self.maps(features).flatten(2)  # (B, C, N)
         places = _centres(*features.shape[2:]).to(x.device)

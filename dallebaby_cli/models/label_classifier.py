@@ -4,11 +4,11 @@
 Shapes: B pictures, P pixels along a side, D features, C classes.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import JudgeConfig
+from dallebaby_cli.models.pictures import to_float
 
 LAST = 4  # about so many places along a side at the end
 STEM = 16  # channels before the first width
@@ -41,13 +41,7 @@ class LabelClassifier(nn.Module):
 
     def features(self, pictures: Tensor) -> Tensor:
         """What it sees in pictures, uint8 (B, 3, P, P) → (B, D)."""
-        side = self.config.image_px
-        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"pictures must be uint8 (B, 3, {side}, {side}), "
-                f"not {str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
-            )
-        x = pictures.to(memory_format=torch.channels_last).float() / 64 - 2
+        x = to_float(pictures, self.config.image_px) / 64 - 2
         return self.body(x)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dallebaby_cli.config import DVAEConfig, settings
+from dallebaby_cli.models.pictures import to_float
 from dallebaby_cli.models.tokenizers import losses, quantizers
 from dallebaby_cli.models.tokenizers.image_tokenizer import grey_out
 from dallebaby_cli.models.tokenizers.quantizers import Quantized
@@ -170,13 +171,7 @@ class DVAE(nn.Module):
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8 (B, 3, P, P) → float in [-1, 1]; refuses anything else with a sentence."""
-        side = self.config.image_px
-        if pictures.dtype != torch.uint8 or pictures.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"pictures must be uint8 (B, 3, {side}, {side}), "
-                f"not {str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
-            )
-        return pictures.to(memory_format=torch.channels_last).float() / 127.5 - 1
+        return to_float(pictures, self.config.image_px) / 127.5 - 1
 
 
 def denormalise(x: Tensor) -> Tensor:
