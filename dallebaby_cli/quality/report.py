@@ -20,7 +20,7 @@ from dallebaby_cli.quality.curves import chart
 from dallebaby_cli.quality.page import Html, page, picture, section, table, tag
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.training import engine, log_reader
+from dallebaby_cli.training import engine, log_reader, pictures_of_run
 from dallebaby_cli.training.log_reader import Story
 from dallebaby_cli.training.run import Finished
 
@@ -91,8 +91,8 @@ def of_run(folder: Path, done: "Evaluated | None" = None) -> str:
     """The page. Whatever is not there, or is damaged, is left out. Raises BadInput where the
     manifest makes no sense."""
     about = manifest.read(folder) or Manifest(kind=folder.parent.name, name=folder.name)
-    story, inner = _story(folder / "log.jsonl"), folder / "finish"
-    finish = _story(inner / "log.jsonl")
+    story, inner = log_reader.read(folder / "log.jsonl"), folder / "finish"
+    finish = log_reader.read(inner / "log.jsonl")
     return page(
         f"{about.kind}/{about.name}",
         *_head(about, story),
@@ -105,13 +105,6 @@ def of_run(folder: Path, done: "Evaluated | None" = None) -> str:
         section("Made from", table([(n, i[:12]) for n, i in about.parents.items()])),
         section("Settings", _settings(about)),
     )
-
-
-def _story(log: Path) -> Story:
-    try:
-        return log_reader.read(log)
-    except (FileNotFoundError, BadInput):
-        return Story()
 
 
 def _head(about: Manifest, story: Story) -> Iterator[Html]:
@@ -143,31 +136,26 @@ def _pictures(folder: Path) -> Iterator[Html]:
     for name, words in SHOWN.items():
         if content := _png(folder / name):
             yield picture(content, words)
-            if name == "samples.png":
-                yield _prompts(folder)
+            if name == "samples.png" and (known := prompts(folder)):
+                yield tag("ol", *(tag("li", prompt) for prompt in known))
 
 
-def _prompts(folder: Path) -> Html:
-    """What the samples show, row by row, if the run has kept that."""
+def prompts(folder: Path) -> list[str]:
+    """What a run's samples show, row by row, as far as it has kept that."""
     try:
-        prompts = files.read_json(folder / PROMPTS, "").get("prompts")
+        kept = files.read_json(folder / PROMPTS, "").get("prompts")
     except (FileNotFoundError, BadInput):
-        return Html("")
-    known = [p for p in prompts if isinstance(p, str)] if isinstance(prompts, list) else []
-    return tag("ol", *(tag("li", prompt) for prompt in known)) if known else Html("")
+        return []
+    return [prompt for prompt in kept if isinstance(prompt, str)] if isinstance(kept, list) else []
 
 
 def _filmstrip(folder: Path) -> Iterator[Html]:
     """A few of the frames, evenly over the run: the same captions, or pictures, each time."""
-    paths = [p for p in sorted((folder / "frames").glob("*.png")) if p.stem.isdecimal()]
-    chosen = np.linspace(0, len(paths) - 1, min(len(paths), FRAMES)).round().astype(int)
-    frames = [
-        picture(content, f"step {int(paths[i].stem):,}")
-        for i in chosen
-        if (content := _png(paths[i]))
-    ]
-    if frames:
-        yield tag("div", *frames, class_="strip")
+    frames = [*pictures_of_run.frames(folder).items()]
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), FRAMES)).round().astype(int)
+    shown = ((step, _png(path)) for step, path in (frames[i] for i in chosen))
+    if strip := [picture(content, f"step {step:,}") for step, content in shown if content]:
+        yield tag("div", *strip, class_="strip")
 
 
 def _png(path: Path) -> bytes | None:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from dallebaby_cli import files
 from dallebaby_cli.drawing.pretrained import BABY, from_pretrained, model_folder
 from dallebaby_cli.drawing.sampler import Sampler
-from dallebaby_cli.errors import BadInput, MissingInput
+from dallebaby_cli.errors import MissingInput
 from dallebaby_cli.progress import Report
 from dallebaby_cli.quality import report
 from dallebaby_cli.serving.refused import Refused
@@ -41,12 +40,7 @@ class Known:
     @property
     def examples(self) -> list[str]:
         """A few captions of what it learned, if its run has kept some."""
-        try:
-            kept = files.read_json(self.folder / report.PROMPTS, "").get("prompts")
-        except (FileNotFoundError, BadInput):
-            return []
-        known = [one_line(p) for p in kept if isinstance(p, str)] if isinstance(kept, list) else []
-        return known[:EXAMPLES]
+        return [one_line(prompt) for prompt in report.prompts(self.folder)[:EXAMPLES]]
 
 
 class Models:

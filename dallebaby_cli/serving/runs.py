@@ -15,7 +15,7 @@ from dallebaby_cli.quality import report
 from dallebaby_cli.serving.refused import Refused
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.manifest import Manifest
-from dallebaby_cli.training import log_reader
+from dallebaby_cli.training import log_reader, pictures_of_run
 from dallebaby_cli.training.log_reader import Story
 
 KINDS = ("dalle", "vae")
@@ -41,7 +41,7 @@ def one(home: Path, kind: str, name: str) -> dict[str, Any]:
     """Curves, frames and the rest of a run. Raises Refused."""
     folder, about = _find(home, kind, name)
     story, place = _story(folder), f"/runs/{kind}/{quote(folder.name)}"
-    frames = _frames(folder)
+    frames = pictures_of_run.frames(folder)
     steps = [*frames]
     chosen = np.linspace(0, len(steps) - 1, min(len(steps), FRAMES)).round().astype(int)
     shown = [steps[i] for i in chosen]
@@ -61,7 +61,7 @@ def one(home: Path, kind: str, name: str) -> dict[str, Any]:
 
 def frame(home: Path, kind: str, name: str, step: str) -> bytes:
     """The PNG of a step. Raises Refused."""
-    frames = _frames(_find(home, kind, name)[0])
+    frames = pictures_of_run.frames(_find(home, kind, name)[0])
     path = next((path for number, path in frames.items() if str(number) == step), None)
     try:
         if path is not None:
@@ -132,21 +132,12 @@ def _story(folder: Path) -> Story:
     with _reading:
         before, story = _read.get(log, (0, Story()))
         if when != before:
-            try:
-                story = log_reader.read(log)
-            except (FileNotFoundError, BadInput):
-                story = Story()
+            story = log_reader.read(log)
             _read.pop(log, None)
             _read[log] = when, story
             if len(_read) > STORIES:
                 del _read[next(iter(_read))]
         return story
-
-
-def _frames(folder: Path) -> dict[int, Path]:
-    """Step → file, in order."""
-    paths = sorted(p for p in (folder / "frames").glob("*.png") if p.stem.isdecimal())
-    return {int(path.stem): path for path in paths}
 
 
 def _curve(points: dict[int, float]) -> dict[str, list[Any]]:

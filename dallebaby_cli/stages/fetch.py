@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +66,7 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
     """Understand NAME, MAGNET or FILE.torrent. Raises UsageError that suggests what was meant."""
     if magnet.is_one(what):
         link = magnet.parse(what)
-        title = name or _as_name(link.title)
+        title = name or manifest.as_name(link.title, "torrent")
         dataset = Dataset(name=title, title=link.title, info_hash=link.info_hash)
         return Source(dataset, magnet=link.link, only=link.only)
     known = catalog.load(home)
@@ -82,7 +81,8 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
 
         metadata = torrent_file.read(path)
         info_hash = torrent_file.info_hashes(metadata, str(path))[0]
-        dataset = Dataset(name=name or _as_name(path.stem), title=path.name, info_hash=info_hash)
+        title = name or manifest.as_name(path.stem, "torrent")
+        dataset = Dataset(name=title, title=path.name, info_hash=info_hash)
         return Source(dataset, metadata=metadata)
     if path.suffix == ".torrent":
         raise MissingInput(f"there is no file {path}")
@@ -90,12 +90,6 @@ def source(what: str, home: Path, name: str | None = None) -> Source:
         f"{what!r} is no dataset of the catalogue, no magnet link and no .torrent file"
         f"{nearest(what, known)} (`dallebaby datasets` shows the catalogue)"
     )
-
-
-def _as_name(text: str) -> str:
-    """A title as the name of a folder."""
-    letters = re.sub(r"[^\w.@+-]+", "-", text).strip("-._@+").encode()[: manifest.LONGEST_NAME]
-    return letters.decode(errors="ignore").rstrip("-._@+") or "torrent"
 
 
 def fetch(

@@ -6,7 +6,6 @@ one pass copies them into shards (prep/merge.py), which then replace what was th
 
 import dataclasses
 import os
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import extra_captions, manifest
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import INDEX, Shards, content_id
-from dallebaby_cli.text import clean, one_line
+from dallebaby_cli.text import one_line
 
 SCENES = "scenes"
 PIXELS = ("image_px", "fit", "encoding", "quality", "near_duplicates", "seed")
@@ -139,15 +138,8 @@ def find_source(home: Path, source: str | None, captions_from: CaptionsFrom = "a
         what = "is a file, not a folder" if folder.exists() else "is not there"
         raise UsageError(f"{folder} {what}; name a folder of pictures, or a dataset")
     layout, fingerprint = readers.detect(folder, captions_from), readers.fingerprint(folder)
-    return Source(_as_name(folder.resolve().name), layout, folder.resolve(), {}, fingerprint)
-
-
-def _as_name(text: str) -> str:
-    """A folder's name as an artefact's, in letters of all scripts."""
-    cleaned = re.sub(r"[^\w.@+-]+", "-", clean(text)).strip("-._@+")
-    while len(cleaned.encode()) > manifest.LONGEST_NAME:
-        cleaned = cleaned[:-1]
-    return cleaned or "folder"
+    name = manifest.as_name(folder.resolve().name, "folder")
+    return Source(name, layout, folder.resolve(), {}, fingerprint)
 
 
 def _raw(home: Path, name: str | None) -> Source:

@@ -20,6 +20,7 @@ from typing import Any
 from dallebaby_cli import __version__, files, names
 from dallebaby_cli.config.settings import nearest
 from dallebaby_cli.errors import BadInput, MissingInput, UsageError
+from dallebaby_cli.text import clean
 
 FORMAT = 1
 LARGEST = 256 << 20  # bytes: a torrent may have a million files
@@ -72,6 +73,13 @@ def artefact(home: Path, kind: str, name: str) -> Path:
             "beginning with a letter or digit, and no name that the system keeps for itself"
         )
     return home / kind / name
+
+
+def as_name(text: str, otherwise: str) -> str:
+    """What an artefact after a title or a folder may be called, in letters of all scripts;
+    `otherwise` if nothing is left."""
+    letters = re.sub(r"[^\w.@+-]+", "-", clean(text)).lstrip("-._@+").encode()[:LONGEST_NAME]
+    return letters.decode(errors="ignore").rstrip("-._@+") or otherwise
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dallebaby_cli import files
+from dallebaby_cli.errors import BadInput
 
 MOST_CURVES = 40
 MOST = 10**15  # that a step or a figure can be
@@ -40,7 +41,7 @@ class Story:
 
 
 def read(log: Path) -> Story:
-    """The story of a log. Raises FileNotFoundError, or BadInput if it is no file."""
+    """The story of a log; an empty one where there is none to read."""
     story, before = Story(), math.nan
     for event in _events(log):
         told, step, time = event.get("event"), event.get("step"), event.get("time")
@@ -86,8 +87,9 @@ def _is_figure(value: object) -> bool:
 
 
 def _events(log: Path) -> Iterator[dict[str, Any]]:
-    for line in files.read_lines(log):
-        with suppress(ValueError):
-            event = files.parse_json(line.lstrip(b"\0"))
-            if isinstance(event, dict):
-                yield event
+    with suppress(FileNotFoundError, BadInput):
+        for line in files.read_lines(log):
+            with suppress(ValueError):
+                event = files.parse_json(line.lstrip(b"\0"))
+                if isinstance(event, dict):
+                    yield event

@@ -18,6 +18,12 @@ def keep_frame(folder: Path, step: int, picture: np.ndarray) -> None:
     write_png(folder / "frames" / f"{step:08}.png", picture)
 
 
+def frames(folder: Path) -> dict[int, Path]:
+    """Step → file of the frames of a run, in order."""
+    paths = sorted(p for p in (folder / "frames").glob("*.png") if p.stem.isdecimal())
+    return {int(path.stem): path for path in paths}
+
+
 def bind(folder: Path, report: Report) -> None:
     """Make training.gif from what the run has kept so far. If it cannot be made, that is told: no
     picture is a reason to lose a run."""
@@ -28,10 +34,10 @@ def bind(folder: Path, report: Report) -> None:
 
 
 def _animate(folder: Path, out: Path) -> None:
-    paths = sorted((folder / "frames").glob("*.png"))
+    paths = [*frames(folder).values()]
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MOST_FRAMES)).round().astype(int)
-    if frames := [*_whole(paths[index] for index in chosen)]:
-        write_gif(out, frames)
+    if shown := [*_whole(paths[index] for index in chosen)]:
+        write_gif(out, shown)
 
 
 def _whole(paths: Iterator[Path]) -> Iterator[Image.Image]:
