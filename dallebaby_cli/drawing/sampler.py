@@ -246,6 +246,9 @@ class Sampler:
                 with devices.autocast(self.device, "auto"):
                     steps.next()
                 yield steps.codes
+        except Exception:  # a full memory, say
+            steps.recorded.clear()
+            raise
         finally:  # nobody may want to see the rest
             if steps.recorded:
                 self._ready[steps.batch, config] = steps
