@@ -22,7 +22,7 @@ def draw(
 ) -> Tensor:
     """Codes (B, G, G) of one picture for each of B prompts, none chosen, the i-th from seed + i:
     all of them in every rank."""
-    mine = len(range(len(prompts))[collectives.shared()])
+    mine = len(range(len(prompts))[collectives.share()])
     size = max(min(fitting.at_a_time(sampler.model.config, config, sampler.device), mine), 1)
 
     def watch(drawing: Drawing) -> None:

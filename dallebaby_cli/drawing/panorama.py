@@ -87,7 +87,7 @@ class Panorama:
         check_best(best, n)
         config = replace(self.config, batch_size=batch_size)
         wanted = [prompt for prompt in prompts for _ in range(n)]
-        share = collectives.shared() if together else slice(None)
+        share = collectives.share() if together else slice(None)
         codes = self.known.expand(len(wanted), -1, -1)[share]
         if self.canvas.single:
             show = watch and self._watching(watch, 0, codes)

@@ -113,7 +113,7 @@ class Sampler:
             raise UsageError("nothing to draw: give at least one prompt and -n 1 or more")
         check_best(best, n)
         wanted = [prompt for prompt in prompts for _ in range(n)]
-        share = collectives.shared() if together else slice(None)
+        share = collectives.share() if together else slice(None)
         mine, seeds = wanted[share], range(seed, seed + len(wanted))[share]
         if known is not None and len(known) > 1:
             known = known[share]

@@ -46,13 +46,14 @@ def is_split(model: nn.Module) -> bool:
     return any(isinstance(weight, DTensor) for weight in model.parameters())
 
 
-def shared() -> slice:
-    """This rank's part of a list: every W-th, as `gather` puts them together again."""
+def share() -> slice:
+    """This rank's part of a list: every W-th, as `gather` puts them together again, so that the
+    parts of an accumulated batch are the same pictures for any number of ranks."""
     return slice(dist.get_rank(), None, dist.get_world_size()) if together() else slice(None)
 
 
 def gather_shares(tensor: Tensor, whole: int) -> Tensor:
-    """The `whole` rows (whole, ...) of which each rank has its `shared` part, on the CPU; ranks
+    """The `whole` rows (whole, ...) of which each rank has its `share`, on the CPU; ranks
     may have one row less than others, or none. Raises ProcessLost."""
     if not together():
         return tensor

@@ -15,6 +15,7 @@ from dallebaby_cli.config import EncodeConfig, settings
 from dallebaby_cli.drawing import fitting, pretrained
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.progress import Note, Progress, Report
@@ -134,7 +135,7 @@ def _encode_one(
                 report(Progress("encode", done, len(source), "images"))
                 interrupt.raise_if_asked("stopped; run it again to continue")
 
-            for number in missing[engine.share()]:
+            for number in missing[collectives.share()]:
                 rows = np.arange(len(source))[starts[number] :][: config.shard_pictures]
                 _encode_shard(paths[number], source, rows, model, config, tell, report)
             engine.wait()

@@ -28,6 +28,7 @@ from dallebaby_cli.drawing.pretrained import from_pretrained, model_folder, vae_
 from dallebaby_cli.drawing.sampler import Sampler, Sketch, check_best
 from dallebaby_cli.errors import OutOfMemory, UsageError
 from dallebaby_cli.interrupt import Interrupt
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models import device as devices
 from dallebaby_cli.prep import given
 from dallebaby_cli.progress import Note, Progress, Report
@@ -133,7 +134,7 @@ def generate(
         sampler, each = model.sampler, best or n
         seeds = range(seed, seed + n * len(prompts))
         start = _start(sampler, edits, seeds, each * len(prompts), progressive is not None)
-        if fitting.pays_to_compile(len(seeds[engine.share()]), sampler.device):
+        if fitting.pays_to_compile(len(seeds[collectives.share()]), sampler.device):
             sampler = replace(sampler, compiled=True)
         plan = Panorama(sampler, start.canvas, config, start.known)
         painted = f" and the decoder of {model.vae}" if model.vae else ""
@@ -284,7 +285,7 @@ def _draw(
     """The pictures as codes, and the moments of them that an animation shows."""
     shape, device = plan.sampler.model.config, plan.sampler.device
     count = asked.n * len(asked.prompts)
-    mine = len(range(count)[engine.share()])
+    mine = len(range(count)[collectives.share()])
     size = max(min(fitting.at_a_time(shape, plan.config, device), mine), 1)
 
     def draw(size: int) -> tuple[Sketch, Frames]:

@@ -22,6 +22,7 @@ from dallebaby_cli.config import (
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
 from dallebaby_cli.errors import Mismatch, MissingInput, UsageError
+from dallebaby_cli.models import collectives
 from dallebaby_cli.models.tokenizers import ImageTokenizer
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
@@ -79,8 +80,12 @@ class DalleTask:
         config = self.config
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
         seed = (config.seed, 1, step)
-        read = self.train.read(rows, seed, config.caption_drop, engine.share())
-        return (*read, *orders.draw(config, step, engine.share())) if config.random_order else read
+        read = self.train.read(rows, seed, config.caption_drop, collectives.share())
+        return (
+            (*read, *orders.draw(config, step, collectives.share()))
+            if config.random_order
+            else read
+        )
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         assert isinstance(model, Transformer)

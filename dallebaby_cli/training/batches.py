@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli.config import TrainVaeConfig
+from dallebaby_cli.models import collectives
 from dallebaby_cli.store import splits
 from dallebaby_cli.store.caption_ids import CaptionIds
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import augment, engine
+from dallebaby_cli.training import augment
 
 T = TypeVar("T")
 Tensors = tuple[Tensor, ...]
@@ -141,7 +142,7 @@ class Pictures(Rows[Shards]):
 def varied(train: Pictures, config: TrainVaeConfig, step: int, stream: int) -> Tensor:
     """This rank's share of the pictures of a step, uint8 (B, 3, P, P), cropped and mirrored as the
     config says, by random numbers of a `stream` of the run's own."""
-    mine = engine.share()
+    mine = collectives.share()
     order = Order(len(train), config.batch_size, config.seed)
     random = np.random.default_rng((config.seed, stream, step))
     draws = random.random((config.batch_size, augment.DRAWS))[mine]

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
@@ -59,12 +59,6 @@ def world() -> int:
 def first() -> bool:
     """Whether this is the process that writes and reports."""
     return rank() == 0
-
-
-def share() -> slice:
-    """This rank's part of a batch: every `world`-th, so that the parts of an accumulated batch
-    are the same pictures for any number of ranks."""
-    return slice(rank(), None, world())
 
 
 # ---------------------------------------------------------------- starting and meeting
@@ -229,11 +223,6 @@ def shard(module: nn.Module) -> None:
 
 
 # ---------------------------------------------------------------- what ranks tell each other
-
-
-def add_up(tensor: Tensor) -> Tensor:
-    """Add up a tensor over all ranks, in place."""
-    return collectives.reduce(tensor)
 
 
 def highest(number: int) -> int:

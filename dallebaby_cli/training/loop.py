@@ -243,7 +243,7 @@ def launch(
         told = torch.tensor((0.0, *signals, *wishes), pin_memory=loss.is_cuda)
         told = told.to(loss.device, non_blocking=True)
         told[0] = loss / engine.world()
-        loss, *heard = engine.add_up(told)
+        loss, *heard = collectives.reduce(told)
         lengths += heard
     numbers = torch.stack((loss, *lengths))
     figures = devices.fetch(numbers)

@@ -60,10 +60,10 @@ def gathered(x: Tensor) -> Tensor:
     return whole @ x
 
 
-def shared(matrices: list[Tensor]) -> list[Tensor]:
+def orthogonal_together(matrices: list[Tensor]) -> list[Tensor]:
     """`orthogonal` of matrices of one shape (r, c), which all ranks have: each rank makes its share
     of them, and all get the results."""
-    mine = matrices[engine.share()]
+    mine = matrices[collectives.share()]
     each = -(-len(matrices) // engine.world())
     mine += matrices[:1] * (each - len(mine))  # all send as many
     return list(collectives.gather(orthogonal(torch.stack(mine)))[: len(matrices)])
@@ -88,7 +88,7 @@ class Muon(torch.optim.Optimizer):
                 shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
                 momenta = [local(self._momentum(w, bad), full=True).flatten(1) for w in weights]
-                made = zip(shared(momenta), weights, strict=True)
+                made = zip(orthogonal_together(momenta), weights, strict=True)
                 updates = [local(like(update.view(shape), weight)) for update, weight in made]
                 size = group["lr"] * RMS * max(momenta[0].shape) ** 0.5
                 ours = [local(weight) for weight in weights]

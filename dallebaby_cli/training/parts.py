@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dallebaby_cli.config import OptimConfig, RunConfig
+from dallebaby_cli.models import collectives
 from dallebaby_cli.training import engine, optim
 from dallebaby_cli.training.dtensors import load_whole, local, whole
 from dallebaby_cli.training.loss_scale import LossScale
@@ -81,7 +82,7 @@ class Part:
         if self.sharded:  # FSDP2 leaves those alone that it does not split
             for weight in whole:
                 assert weight.grad is not None
-                engine.add_up(weight.grad).div_(engine.world())
+                collectives.reduce(weight.grad).div_(engine.world())
         if scale:
             scale.take_off([local(w.grad) for w in weights if w.grad is not None])
         norms = [

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import rank_at_work
 
-from dallebaby_cli.models import device
+from dallebaby_cli.models import collectives, device
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import checkpoint, engine
+from dallebaby_cli.training import checkpoint
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
 WORKER = Path(__file__).with_name("rank_at_work.py")
@@ -349,10 +349,11 @@ def test_other_commands_are_not_done_twice(
 def test_shares_are_without_overlap_or_loss(world: int, accumulate: int, each: int) -> None:
     batch = np.arange(world * accumulate * each)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "world", lambda: world)
+        patch.setattr(collectives, "together", lambda: True)
+        patch.setattr(torch.distributed, "get_world_size", lambda: world)
         shares = []
         for rank in range(world):
-            patch.setattr(engine, "rank", lambda rank=rank: rank)
-            shares.append(batch[engine.share()].reshape(accumulate, each))
+            patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            shares.append(batch[collectives.share()].reshape(accumulate, each))
     parts = np.concatenate(shares, axis=1)  # of an accumulated batch, the processes' side by side
     assert np.array_equal(np.sort(parts, axis=1).reshape(-1), batch)
