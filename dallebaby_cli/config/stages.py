@@ -185,10 +185,11 @@ class EncodeConfig(Bounded):
     shard_pictures: int = bounded(8192, ge=1, le=COUNT)
     """pictures in a token shard: as many as a killed run does again at most"""
     views: int = bounded(0, ge=0, le=1000)
-    """of each picture: as it is, then random crops of it; `train` draws one each time. 0 is one, or
-    where few pictures are to train on as many as make up to 24,000 of them, at most 8"""
+    """of each picture: as it is, its mirror, then random crops of it; `train` draws one each time.
+    0 takes two, or where few pictures are to train on as many as make up to 24,000 of them, at most
+    8; of drawn scenes one"""
     crop: float = bounded(0.7, ge=0.05, le=1)
-    """smallest share of a picture's area that a further view keeps; 1 crops nothing"""
+    """smallest share of a picture's area that a crop keeps; 1 crops nothing"""
     flip: bool | None = None
     """mirror every second view, but for captions that speak of left, right or writing; null does so
     where views=0 takes several"""

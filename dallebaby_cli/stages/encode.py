@@ -26,6 +26,8 @@ from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.training import augment, engine
 from dallebaby_cli.training.batches import prefetch
 
+ASKED = 1000  # pictures whose captions say whether most may be mirrored
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -87,7 +89,8 @@ def _with_views(
     report: Report,
 ) -> EncodeConfig:
     """With as many views as are asked for; if none are, with those that such tokens were begun
-    with, or as many as so few pictures need. Scenes need none: more of them can be drawn."""
+    with, or as many as so few pictures need, and of many the mirror alone. Scenes need none: more
+    of them can be drawn."""
     if config.views:
         return dataclasses.replace(config, flip=bool(config.flip))
     found = manifest.read(manifest.artefact(home, "tokens", draft.name))
@@ -95,10 +98,17 @@ def _with_views(
         flip = found.config.get("flip") if config.flip is None else config.flip
         kept = {"views": found.config["views"], "flip": flip}
         return settings.build(EncodeConfig, {**settings.as_dict(config), **kept})
-    count, flip = len(source.rows("train")), config.flip is not False
-    views = 1 if manifest.is_scenes(images) else augment.usual_views(count)
-    if views == 1 or (config.crop == 1 and not flip):
+    rows, flip = source.rows("train"), config.flip is not False
+    count, views = len(rows), augment.usual_views(len(rows))
+    mirrors = flip and (views == 1 or config.crop == 1)
+    if manifest.is_scenes(images) or not (mirrors or (views > 1 and config.crop < 1)):
         return dataclasses.replace(config, views=1, flip=False)
+    if mirrors:
+        may = [augment.may_be_mirrored(source.captions(int(row))) for row in rows[:ASKED]]
+        if 2 * sum(may) < len(may):
+            return dataclasses.replace(config, views=1, flip=False)
+        report(Note("encode: each picture and its mirror (--set views=1 takes itself alone)"))
+        return dataclasses.replace(config, views=2, flip=True)
     report(
         Note(
             f"encode: {views} views of each picture, because only {count:,} are to train on: itself"
@@ -260,8 +270,9 @@ def _codes(model: ImageTokenizer, pictures: torch.Tensor, size: int) -> np.ndarr
 
 
 def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tensor:
-    """uint8 (B, V, 3, P, P): each picture as it is, then variations that follow from the seed, its
-    key and the view's number, and from nothing else. Every second one is mirrored, if it may be."""
+    """uint8 (B, V, 3, P, P): each picture as it is, its mirror, then crops of it, of which every
+    second one is mirrored; where it may not be, crops alone. They follow from the seed, its key and
+    the view's number, and from nothing else."""
     pictures = torch.from_numpy(np.stack([source.image(int(row)) for row in rows]))
     pictures = pictures.permute(0, 3, 1, 2)
     views, flip = [pictures], np.array([_mirrored(source, int(row), config) for row in rows])
@@ -269,7 +280,11 @@ def _views(source: Shards, rows: np.ndarray, config: EncodeConfig) -> torch.Tens
         seeds = ((config.seed, view, *source.key(int(row)).encode()) for row in rows)
         draws = np.stack([np.random.default_rng(seed).random(augment.DRAWS) for seed in seeds])
         draws[:, augment.MIRROR] = 0.0 if view % 2 else 1.0
-        views.append(augment.vary(pictures, draws, config.crop, flip))
+        varied = augment.vary(pictures, draws, config.crop, flip)
+        if view == 1:  # the whole mirror
+            mirrored = torch.from_numpy(flip)[:, None, None, None]
+            varied = torch.where(mirrored, pictures.flip(-1), varied)
+        views.append(varied)
     return torch.stack(views, dim=1)
 
 

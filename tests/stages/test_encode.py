@@ -21,6 +21,7 @@ from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.shards import Shards
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training import augment
 from dallebaby_cli.training.batches import Captioned
 
 VIEWS = EncodeConfig(views=3, crop=0.3, shard_pictures=100, batch_size=30)
@@ -107,6 +108,21 @@ def test_few_pictures_get_views_and_hold_out_ones_are_scored_without(home: Path)
     shutil.rmtree(one.folder)
     assert encoded(flip=False).manifest.config["flip"] is False and "mirrored" not in told[-1]
     assert encoded(flip=False).manifest.counts["views"] == 8
+
+
+def test_many_pictures_get_their_mirrors(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "ALL_VIEWS", 100)
+    done, found = codes(home, EncodeConfig())
+    assert done.manifest.counts["views"] == 2 and done.manifest.config["flip"] is True
+    _, told = codes(home, EncodeConfig(views=2, crop=1, flip=True))
+    assert np.array_equal(found, told), "the whole mirror"
+    shutil.rmtree(done.folder)
+    assert codes(home, EncodeConfig())[0].fresh and not codes(home, EncodeConfig())[0].fresh
+    shutil.rmtree(done.folder)
+    assert codes(home, EncodeConfig(flip=False))[0].manifest.counts["views"] == 1
+    shutil.rmtree(done.folder)
+    monkeypatch.setattr(Shards, "captions", lambda shards, row: ["a photo of a 7"])
+    assert codes(home, EncodeConfig())[0].manifest.counts["views"] == 1
 
 
 def test_drawn_scenes_get_no_views(home: Path) -> None:
