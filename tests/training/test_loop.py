@@ -144,7 +144,8 @@ def test_steps_are_told_however_often_it_evaluates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(loop.time, clock, lambda: now[0])
 
     class Slow(LineTask):
         def loss(self, *arguments: object) -> Tensor:
