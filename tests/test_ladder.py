@@ -156,18 +156,18 @@ def test_rows_are_compared_with_the_base_of_the_same_seed(ladder: ModuleType) ->
 
     rows = {name: ladder.ROWS[name] for name in ("base", "batch-16", "wide")}
     found = {
-        "base": {0: facts(5.0, KID=3.0), 1: facts(6.0)},
-        "batch-16": {0: facts(4.8), 1: facts(5.7)},
+        "base": {0: facts(5.0, KID=3.0), 1: facts(6.0), 2: facts(5.5)},
+        "batch-16": {0: facts(4.8), 1: facts(5.7), 2: facts(5.25)},
         "wide": {},
     }
     lines = ladder.summed(found, rows)
     assert [line["row"] for line in lines] == ["base", "batch-16"]
-    assert lines[1]["difference"] == pytest.approx([-0.2, -0.3]) and lines[1]["clear"]
+    assert lines[1]["difference"] == pytest.approx([-0.2, -0.3, -0.25]) and lines[1]["clear"]
     text = ladder.shown(lines).splitlines()
     assert text[2].endswith("| 5.500 (5.000 to 6.000) |  | 10 | 5 | 2.0 | 3 |")
     assert "| **-0.250 (-0.300 to -0.200)** | 10 | 5 | 2.0 |  |" in text[3]
     assert ladder.uneven(lines) == ""
-    lines[1]["compiled"] = [True, False]
+    lines[1]["compiled"] = [True, False, True]
     assert "--set compile=false" in ladder.uneven(lines)
 
 
