@@ -15,9 +15,10 @@ from training.test_run import finish
 
 from dallebaby_cli import progress
 from dallebaby_cli.config import settings
+from dallebaby_cli.models import collectives
 from dallebaby_cli.stages import train_vae
 from dallebaby_cli.store import manifest
-from dallebaby_cli.training import engine, log, loop, plan
+from dallebaby_cli.training import log, loop, plan
 from dallebaby_cli.training.peak import bandwidth, matmul_peak
 
 
@@ -80,7 +81,7 @@ def test_a_rank_counts_its_own_share_of_a_step(
     config = settings.load("train-vae", preset="tiny", flags={"steps": 1})
     task, _ = train_vae.prepare(prepared, config, ["shapes"], device=CPU, report=progress.ignore)
     whole = plan.measure(task, config, CPU).flops_per_step
-    monkeypatch.setattr(engine, "share", lambda: slice(1, None, 2))  # the second of two
+    monkeypatch.setattr(collectives, "share", lambda: slice(1, None, 2))  # the second of two
     assert whole > 0 and plan.measure(task, config, CPU).flops_per_step == whole / 2
 
 
