@@ -96,7 +96,8 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest in `folder`, or None if there is none. Raises BadInput if it makes no sense."""
+    """The manifest in `folder`, or None if there is none. Raises BadInput if it makes no sense. An
+    artefact is called what its folder is called: who copies or renames one renames it."""
     path = folder / "manifest.json"
     redo = f"remove {folder} and make it again"
     try:
@@ -112,7 +113,8 @@ def read(folder: Path) -> Manifest | None:
     known = {k: v for k, v in content.items() if k in SHAPES}
     if wrong := _wrong(known):
         raise BadInput(f"{path} is damaged ({wrong}); {redo}")
-    return Manifest(**known)
+    stands = folder.parent.name == known["kind"]
+    return Manifest(**known | ({"name": folder.name} if stands else {}))
 
 
 def _wrong(content: dict[str, Any]) -> str:

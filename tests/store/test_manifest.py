@@ -1,6 +1,7 @@
 """Stages find the right input, or say exactly what is missing."""
 
 import json
+import shutil
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(tmp_path: Path) 
     put(tmp_path, "images", "half", complete=False)
     with pytest.raises(MissingInput, match="is not finished; run `dallebaby prep half` again"):
         manifest.find(tmp_path, "images", "half")
+
+
+def test_a_folder_that_was_renamed_or_copied_is_called_what_it_is_called_now(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(put(tmp_path, "vae", "old"), tmp_path / "vae" / "copy")
+    put(tmp_path, "vae", "other").rename(tmp_path / "vae" / "renamed")
+    assert {m.name for _, m in manifest.every(tmp_path, "vae")} == {"old", "copy", "renamed"}
+    assert manifest.find(tmp_path, "vae", "renamed")[1].name == "renamed"
+    with pytest.raises(MissingInput, match="no vae/other in"):
+        manifest.find(tmp_path, "vae", "other")
 
 
 def test_manifests_of_another_version_or_damaged_are_named(tmp_path: Path) -> None:
