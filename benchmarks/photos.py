@@ -4,7 +4,8 @@ generate, for the same minutes of training, and how far the drawn pictures are f
     python benchmarks/photos.py FOLDER [HOME] --minutes 60 [--share 0.2] [--px 32] [--seeds 0 1 2]
         [--only ROW ...] [--row "NAME: SETTING SETTING"] [--train SETTING ...]
 
-Rows, folder and judges are those of photos_vae.py; --share of the minutes are the tokenizer's.
+Rows of ours, folder and judges are those of photos_vae.py; --share of the minutes are the
+tokenizer's. Beside them stand, on demand, DALLE-pytorch's own chain and a diffusion of pixels.
 Prints a Markdown table: the distance (KID × 1000) in two networks of pictures drawn for captions of
 hold-out pictures and of the hold-out pictures rebuilt, and how often the judge that knows the
 classes sees the one that was asked for. HOME keeps what each row came to, so that nothing is made
@@ -12,7 +13,7 @@ twice, and gets drawn.png: 16 hold-out pictures, and what each row drew for thei
 """
 
 import argparse
-import sys
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +26,22 @@ from rows import spread
 
 from dallebaby_cli.store import manifest
 
-USUAL = ["pixel", "few", "default"]
+ROWS = {name: row for name, row in photos_vae.ROWS.items() if not row.program} | {
+    "dalle-pytorch": Row("DALLE-pytorch", program="dalle_pytorch_drawing.py"),
+    "diffusion": Row("diffusion of pixels (UNet2DModel)", program="diffusion.py"),
+}
+USUAL = ("pixel", "few", "default")
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    photos_vae.arguments(parser)
+    photos_vae.arguments(parser, ROWS)
     parser.add_argument("--share", type=float, default=0.2, help="of the minutes, for train-vae")
     parser.add_argument("--drawn", type=int, default=1000, help="pictures that are drawn")
     parser.add_argument("--train", nargs="+", default=[], metavar="SETTING", help="of `train`")
-    options = parser.parse_args()
-    options.only = options.only or USUAL
-    return options
+    return parser.parse_args()
 
 
 def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Work) -> dict:
@@ -48,14 +51,15 @@ def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Wor
     folder = work.folder / run
     facts = rows.kept(folder / "row.json")
     settings = [*row.settings, *options.train]
-    if facts is None or facts["settings"] != settings:
+    whole = (folder / "drawn.npy").exists()
+    if facts is None or facts["settings"] != settings or not whole:
         facts = {"settings": settings, "title": row.title, "seed": seed}
-        facts |= make(run, row, seed, options, work)
+        facts |= (stranger if row.program else make)(run, row, seed, options, work)
         rows.keep(folder / "row.json", facts)
-    facts["drawn"] = drawn(folder / "drawn", options.drawn)
-    facts["rebuilt"] = np.load(folder / "rebuilt.npy")
     for kind in ("drawn", "rebuilt"):
-        facts[f"{kind}_kid"] = work.judges.kid(facts[kind])
+        if (folder / f"{kind}.npy").exists():
+            facts[kind] = np.load(folder / f"{kind}.npy")
+            facts[f"{kind}_kid"] = work.judges.kid(facts[kind])
     if "trained" in work.judges.names:
         facts["right"] = work.judges.right(facts["drawn"])
     return facts
@@ -74,17 +78,25 @@ def make(run: str, row: Row, seed: int, options: argparse.Namespace, work: Work)
     asked = ("--run", run, "--seed", seed, *length, *sets)
     dallebaby(home, "train", f"{data}@{run}", *asked)
     prompts = folder / "prompts.txt"
-    captions = work.photos.captions()[: options.drawn]
+    captions = work.photos.captions("holdout")[: options.drawn]
     prompts.write_text("\n".join(captions) + "\n", encoding="utf-8")
     dalle = home / "dalle" / run
     out = folder / "drawn" / "grid.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     drawing = ("--file", prompts, "-n", 1, "--seed", seed, "--out", out)
     dallebaby(home, "generate", "--model", dalle, *drawing)
+    np.save(folder / "drawn.npy", drawn(out.parent, options.drawn))
     about = manifest.read(dalle)
     assert about is not None, dalle
     found = {"train_seconds": 60 * minutes(dalle), "train_steps": about.counts["steps"]}
     return {**facts, **found}
+
+
+def stranger(run: str, row: Row, seed: int, options: argparse.Namespace, work: Work) -> dict:
+    """The same by another program."""
+    more = (f"--share={options.share}", f"--drawn={options.drawn}", *row.settings)
+    asked = dataclasses.replace(row, settings=more)
+    return photos_vae.baseline(asked, work.folder / run, seed, options, work.photos.described)
 
 
 def drawn(folder: Path, count: int) -> np.ndarray:
@@ -103,12 +115,16 @@ def line(found: list[dict], judges: list[str]) -> list[str]:
         ("psnr", ".2f", 1),
         ("codes_used", ".1%", 1),
     ):
-        row.append(spread([scale * facts[name] for facts in found], form))
-    for kind in ("rebuilt", "drawn"):
-        far = ([facts[f"{kind}_kid"][judge] for facts in found] for judge in judges)
-        row += [spread(values, ".1f") for values in far]
-    right = [facts["right"] for facts in found if "right" in facts]
-    return [*row, spread(right, ".1%") if right else ""]
+        row.append(cell([scale * facts[name] for facts in found if name in facts], form))
+    for kind in ("rebuilt_kid", "drawn_kid"):
+        far = ([facts[kind][judge] for facts in found if kind in facts] for judge in judges)
+        row += [cell(values, ".1f") for values in far]
+    return [*row, cell([facts["right"] for facts in found if "right" in facts], ".1%")]
+
+
+def cell(values: list[float], form: str) -> str:
+    """Of a row whose program may have no such figure."""
+    return spread(values, form) if values else ""
 
 
 def head(judges: list[str]) -> list[list[str]]:
@@ -120,9 +136,7 @@ def head(judges: list[str]) -> list[list[str]]:
 
 def main() -> None:
     options = parse()
-    asked = photos_vae.rows_asked(options)
-    if strangers := [name for name, row in asked.items() if row.program]:
-        sys.exit(f"--only {strangers[0]}: the chain is for rows of ours")
+    asked = photos_vae.rows_asked(options, ROWS, USUAL)
     work = Work.of(options, "photos-chain")
     photos, judges = work.photos, work.judges
     options.drawn = min(options.drawn, photos.count)

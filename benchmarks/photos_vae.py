@@ -21,7 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +73,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    arguments(parser)
+    arguments(parser, ROWS)
     return parser.parse_args()
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Those that photos.py has, too."""
+def arguments(parser: argparse.ArgumentParser, there: Iterable[str]) -> None:
+    """Those that photos.py has, too, if there are such rows."""
     parser.add_argument("folder", type=Path)
     parser.add_argument("home", nargs="?", type=Path, default=Path("experiments"))
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=", ".join(there))
     parser.add_argument("--row", action="append", default=[], metavar="NAME: SETTING ...")
     parser.add_argument("--px", type=int, default=32)
     parser.add_argument("--grid", type=int, help="codes along a side; else a quarter of the pixels")
@@ -104,13 +104,15 @@ def begin(options: argparse.Namespace) -> tuple[Photos, Judges]:
     return photos, Judges(photos, names, options.judge_steps)
 
 
-def rows_asked(options: argparse.Namespace) -> dict[str, Row]:
-    """Rows by name, in order."""
+def rows_asked(
+    options: argparse.Namespace, there: Mapping[str, Row] = ROWS, usual: Iterable[str] = USUAL
+) -> dict[str, Row]:
+    """Those of the rows that are `there`, and of those that are given, by name, in order."""
     more = {
         name: Row(f"dallebaby, {' '.join(settings)}", settings)
         for name, settings in rows.settings_of(options.row).items()
     }
-    asked = rows.chosen({**ROWS, **more}, options.only or [*USUAL, *more])
+    asked = rows.chosen({**there, **more}, options.only or [*usual, *more])
     for name, row in asked.items():
         if any("perceptual=" in setting and JUDGE in setting for setting in row.settings):
             sys.exit(f"{name}: a judge is no loss; take other features than those of {JUDGE}")
@@ -126,9 +128,11 @@ def result(name: str, row: Row, seed: int, options: argparse.Namespace, work: "W
     folder = work.folder / f"{name}-{options.grid}-{length}-{seed}"
     facts = rows.kept(folder / "row.json")
     if facts is None or facts["settings"] != [*row.settings]:
-        train = baseline if row.program else ours
-        run = f"{work.photos.images.name}-{folder.name}"
-        facts = train(row, folder, run, seed, options, work.photos)
+        if row.program:
+            facts = baseline(row, folder, seed, options, work.photos.arrays)
+        else:
+            run = f"{work.photos.images.name}-{folder.name}"
+            facts = ours(row, folder, run, seed, options, work.photos)
         facts |= {"settings": [*row.settings], "title": row.title, "seed": seed}
         rows.keep(folder / "row.json", facts)
     print(f"{name}, seed {seed}: {facts['psnr']:.2f} dB", file=sys.stderr, flush=True)
@@ -182,13 +186,11 @@ def trained(folder: Path) -> dict:
     }
 
 
-def baseline(
-    row: Row, folder: Path, run: str, seed: int, options: argparse.Namespace, photos: Photos
-) -> dict:
+def baseline(row: Row, folder: Path, seed: int, options: argparse.Namespace, arrays: Path) -> dict:
     """Train another program in its environment; in miniature, in this one."""
     here = Path(sys.executable)
     python = here if options.steps else baseline_environment.python(options.home)
-    command = [python, "-W", "ignore", BASELINES / row.program, photos.arrays, options.minutes]
+    command = [python, "-W", "ignore", BASELINES / row.program, arrays, options.minutes]
     command += ["--out", folder, "--grid", options.grid, "--seed", seed]
     command += ["--steps", options.steps or LONGEST, *row.settings]
     if options.steps and row.program == "vqgan.py":

@@ -77,11 +77,15 @@ def test_chains_on_photographs_are_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     smaller = ("--train", "model.dim=32", "model.depth=1", "model.heads=1")
-    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *SMALL, "--only", "small", *smaller)
-    out = ran(BENCHMARKS / "photos.py", asked, monkeypatch, capsys)
-    (row,) = [line for line in out.splitlines() if line.startswith("| dallebaby")]
+    asked = (photos, tmp_path, *MINIATURE, *JUDGED, *SMALL, *smaller, "--drawn", 2)
+    out = ran(
+        BENCHMARKS / "photos.py", (*asked, "--only", "small", "diffusion"), monkeypatch, capsys
+    )
+    ours, diffusion = [line.split(" | ") for line in out.splitlines()[-4:-2]]
+    assert ours[0].startswith("| dallebaby, ") and diffusion[0].startswith("| diffusion of pixels")
+    assert all(row[-1].endswith("% |") for row in (ours, diffusion)), "the class asked for is seen"
+    assert diffusion[1] == "" != diffusion[2], "it has no tokenizer"
     drawn = [*(tmp_path / "photos-chain").rglob("drawn/grid-*.png")]
-    assert row.endswith("% |"), "how often the class asked for is seen"
     prompts = next((tmp_path / "photos-chain").rglob("prompts.txt")).read_text().splitlines()
     assert len(prompts) == len(drawn) > 1
     assert all("bird" in text or "ship" in text for text in prompts)
@@ -124,6 +128,13 @@ def test_real_pictures_are_blurred_to_what_a_row_reached(
     soft = compared.blurred(pictures, 12.0)
     assert compared.rebuilding.psnr(soft, pictures) == pytest.approx(12.0, abs=0.1)
     assert soft.std() < pictures.std()
+
+
+def test_captions_are_told_to_other_programs_as_numbers_of_words(
+    script: Callable[[str], ModuleType],
+) -> None:
+    told = script("photo_judges").words_by_number(["a red car", "a car", "car"])
+    assert told.tolist() == [[1, 3, 2], [1, 2, 0], [2, 0, 0]]
 
 
 def test_a_judge_needs_classes(
