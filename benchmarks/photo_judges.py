@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import baseline_environment
 import numpy as np
@@ -135,7 +136,7 @@ def words_by_number(texts: list[str]) -> np.ndarray:
     return told
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def _save(path: Path, **arrays: Any) -> None:
     with files.atomic_path(path) as temporary, temporary.open("wb") as out:
         np.savez(out, **arrays)
 
