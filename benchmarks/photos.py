@@ -5,7 +5,8 @@ generate, for the same minutes of training, and how far the drawn pictures are f
         [--only ROW ...] [--row "NAME: SETTING SETTING"] [--train SETTING ...]
 
 Rows of ours, folder and judges are those of photos_vae.py; --share of the minutes are the
-tokenizer's. Beside them stand, on demand, DALLE-pytorch's own chain and a diffusion of pixels.
+tokenizer's. Beside them stand, with --only dalle-pytorch diffusion, DALLE-pytorch's own chain and a
+diffusion of pixels, which has all minutes for itself and is told the class in place of a caption.
 Prints a Markdown table: the distance (KID × 1000) in two networks of pictures drawn for captions of
 hold-out pictures and of the hold-out pictures rebuilt, and how often the judge that knows the
 classes sees the one that was asked for. HOME keeps what each row came to, so that nothing is made
@@ -50,12 +51,11 @@ def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Wor
     run = f"{work.photos.images.name}-{name}-{options.grid}-{length}-{options.share:g}-{seed}"
     folder = work.folder / run
     facts = rows.kept(folder / "row.json")
-    settings = [*row.settings, *options.train]
-    whole = (folder / "drawn.npy").exists()
-    if facts is None or facts["settings"] != settings or not whole:
-        facts = {"settings": settings, "title": row.title, "seed": seed}
-        facts |= (stranger if row.program else make)(run, row, seed, options, work)
-        rows.keep(folder / "row.json", facts)
+    told = {"settings": [*row.settings, *([] if row.program else options.train)]}
+    told |= {"title": row.title, "seed": seed, "asked": options.drawn}
+    if facts is None or not told.items() <= facts.items():
+        made = (stranger if row.program else make)(run, row, seed, options, work)
+        facts = rows.keep(folder / "row.json", {**(facts or {}), **made, **told})
     for kind in ("drawn", "rebuilt"):
         if (folder / f"{kind}.npy").exists():
             facts[kind] = np.load(folder / f"{kind}.npy")
@@ -102,7 +102,7 @@ def stranger(run: str, row: Row, seed: int, options: argparse.Namespace, work: W
 def drawn(folder: Path, count: int) -> np.ndarray:
     """The single pictures that `generate` left, uint8 (B, 3, P, P), in their order."""
     paths = [folder / f"grid-{number:02d}.png" for number in range(count)]
-    pictures = [np.array(Image.open(path).convert("RGB")) for path in paths if path.exists()]
+    pictures = [np.array(Image.open(path).convert("RGB")) for path in paths]
     return np.stack(pictures).transpose(0, 3, 1, 2)
 
 
@@ -112,6 +112,7 @@ def line(found: list[dict], judges: list[str]) -> list[str]:
     for name, form, scale in (
         ("seconds", ".1f", 1 / 60),
         ("train_seconds", ".1f", 1 / 60),
+        ("train_steps", ",.0f", 1),
         ("psnr", ".2f", 1),
         ("codes_used", ".1%", 1),
     ):
@@ -128,7 +129,7 @@ def cell(values: list[float], form: str) -> str:
 
 
 def head(judges: list[str]) -> list[list[str]]:
-    names = ["", "train-vae, minutes", "train, minutes", "PSNR dB", "codes used"]
+    names = ["", "train-vae, minutes", "train, minutes", "steps", "PSNR dB", "codes used"]
     names += [f"{kind}: KID, {judge}" for kind in ("rebuilt", "drawn") for judge in judges]
     names += ["drawn: class right"]
     return [names, ["---"] * len(names)]
@@ -144,9 +145,14 @@ def main() -> None:
     for seed in options.seeds:
         for name, row in asked.items():
             found[name].append(chain(name, row, seed, options, work))
-    count = min(len(facts["drawn"]) for results in found.values() for facts in results)
-    print(f"\nKID × 1000, N = {count:,} drawn and {photos.count:,} rebuilt pictures against")
-    print(f"{photos.count:,} photographs.\n")
+    print(
+        f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures against"
+    )
+    print(f"against {photos.count:,} photographs.")
+    if "trained" in judges.names:
+        right = judges.right(photos.holdout)
+        print(f"The judge trained here tells {right:.1%} of the real hold-out pictures' classes.")
+    print()
     body = [line(results, judges.names) for results in found.values()]
     print(table([*head(judges.names), *body]), flush=True)
     lines = [photos.holdout, *(results[0]["drawn"] for results in found.values())]
