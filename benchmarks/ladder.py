@@ -11,12 +11,10 @@ differ by from the base row of the same seed; bold is what differs in each of th
 into the same direction, by more than the seeds differ from one another. With --pictures a row's
 model is judged by `dallebaby evaluate`, too, on so many pictures of each kind.
 
-Where neither --only nor --row names any, the rows are the ideas of config/trials.py; others, of
-settings that have long been there, are asked for by name. Rates and shapes are those of preset
-`scenes`, or differ from its. HOME/ladder keeps what each row came to, under its settings as they
-are in full, so that a row whose defaults have changed is run again and no other. A row that came to
-nothing is named at the end. --kept shows the table of what there is so far. --set is for all rows.
---steps makes it all a miniature.
+Rates and shapes are those of preset `scenes`, or differ from its. HOME/ladder keeps what each row
+came to, under its settings as they are in full, so that a row whose defaults have changed is run
+again and no other. A row that came to nothing is named at the end. --kept shows the table of what
+there is so far. --set is for all rows. --steps asks for so many steps in place of the minutes.
 """
 
 import argparse
@@ -55,29 +53,8 @@ class Row:
     """of `encode`: it trains on tokens that are made so"""
 
 
-def tried(title: str, *settings: str) -> Row:
-    return Row(title, tuple(f"model.trials.{setting}" for setting in settings))
-
-
-TRIED = {
-    "near-5x5": tried("a position is told all known codes of 5 x 5", "neighbours=11"),
-    "near-5": tried("and the ones two to the left and two above", "neighbours=5"),
-    "both": tried("embeddings of codes and of their levels", "inputs=both"),
-    "levels": tried("embeddings of levels alone", "inputs=levels"),
-    "heads": tried("classes share vectors of their levels", "outputs=both"),
-    "noise": tried("codes read are replaced, up to all at first", "noise=1"),
-    "noise-low": tried("up to 30 % at first", "noise=0.3"),
-    "foresight": tried("the stream inside tells the next code's levels", "foresight=1"),
-    "values": tried("value embeddings", "values=true"),
-    "shortcut": tried("embeddings again before each block", "shortcut=true"),
-    "skips": tried("skips of a U-net", "skips=true"),
-    "gates": tried("a gate for each head", "gates=true"),
-    "swiglu": tried("SwiGLU", "mlp=swiglu"),
-}
-"""Ideas of config/trials.py: the rows that are run where none is named."""
 ROWS = {
     BASE: Row("today's recipe"),
-    **TRIED,
     "short": Row("captions of at most 8 tokens", ("model.text_tokens=8",)),
     "text-0": Row("no weight on the caption", ("text_weight=0",)),
     "text-4": Row("a quarter of the weight on it", ("text_weight=0.25",)),
@@ -124,7 +101,7 @@ def arguments(told: str | None, there: Iterable[str]) -> argparse.ArgumentParser
 
 
 def rows_asked(
-    options: argparse.Namespace, there: Mapping[str, Row] = ROWS, usual: Iterable[str] = TRIED
+    options: argparse.Namespace, there: Mapping[str, Row] = ROWS, usual: Iterable[str] = ROWS
 ) -> dict[str, Row]:
     """Those of the rows that are `there`, and of those that are given, by name, the base first."""
     given = rows.settings_of(options.row)

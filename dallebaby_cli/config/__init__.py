@@ -12,6 +12,7 @@ from dallebaby_cli.config.models import TransformerConfig as TransformerConfig
 from dallebaby_cli.config.models import usual_digits as usual_digits
 from dallebaby_cli.config.models import usual_grid as usual_grid
 from dallebaby_cli.config.models import usual_levels as usual_levels
+from dallebaby_cli.config.models import usual_numbers as usual_numbers
 from dallebaby_cli.config.stages import DEFAULT_HOME as DEFAULT_HOME
 from dallebaby_cli.config.stages import SECTIONS as SECTIONS
 from dallebaby_cli.config.stages import DescribeConfig as DescribeConfig
@@ -25,4 +26,3 @@ from dallebaby_cli.config.stages import TrainClassifierConfig as TrainClassifier
 from dallebaby_cli.config.stages import TrainConfig as TrainConfig
 from dallebaby_cli.config.stages import TrainJudgeConfig as TrainJudgeConfig
 from dallebaby_cli.config.stages import TrainVaeConfig as TrainVaeConfig
-from dallebaby_cli.config.trials import Trials as Trials

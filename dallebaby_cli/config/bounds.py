@@ -4,7 +4,7 @@ whenever one is made, by whomever."""
 import dataclasses
 import operator
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +50,8 @@ class Bounded:
 
     section: ClassVar[str] = ""
     """what a person types in front of a field's name, such as "model." """
+    retired: ClassVar[Mapping[str, Any]] = {}
+    """fields of versions that were never released, which may still stand where they said this"""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

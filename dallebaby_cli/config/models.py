@@ -6,17 +6,31 @@ The string below a field is its help. Importing this file does not import torch.
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 from dallebaby_cli.config.bounds import COUNT, Bounded, bounded, check
-from dallebaby_cli.config.trials import Trials
 
 LARGEST_PX = 4096  # side of a picture that a model may have
 PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
 DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
 FEW_LEVELS, MANY_LEVELS = (8, 5, 5, 5), (8, 8, 8, 5, 5, 5)  # 1,000 codes; 64,000 for photographs
-WHOLE = 8192  # most codes that are predicted whole: each has an embedding and a class then
+WHOLE = 8192  # most codes that are predicted whole: each has a class of its own then
+NEAREST, MOST_NEAR = 3, 11  # known codes around one: of the row above; all of 5 x 5
+
+IDEAS: dict[str, Any] = {  # on trial once, all off (docs/experiments.md 10)
+    "noise": 0.0,
+    "foresight": 0.0,
+    "inputs": "codes",
+    "outputs": "codes",
+    "levels": [],
+    "neighbours": NEAREST,
+    "values": False,
+    "shortcut": False,
+    "skips": False,
+    "gates": False,
+    "mlp": "relu2",
+}
 
 PixelLoss = Literal["l1", "l2", "l1+l2", "laplace"]
 
@@ -147,6 +161,12 @@ def usual_digits(levels: tuple[int, ...]) -> tuple[int, ...]:
     return levels if len(levels) > 1 else ()
 
 
+def usual_numbers(levels: tuple[int, ...]) -> tuple[int, ...]:
+    """How many values each of the numbers has by which a transformer reads and tells apart codes,
+    given those that an image tokenizer writes them in; none where a code is one number alone."""
+    return levels if len(levels) > 1 else ()
+
+
 def _divisors(px: int) -> str:
     return " ".join(str(grid) for grid in range(2, px + 1) if px % grid == 0)
 
@@ -169,6 +189,7 @@ class TransformerConfig(Bounded):
     """A decoder-only transformer over caption tokens, then image codes."""
 
     section = "model."
+    retired: ClassVar[Mapping[str, Any]] = {"trials": IDEAS}
 
     text_tokens: int = bounded(32, ge=1, le=COUNT)
     """longest caption; longer ones are cut"""
@@ -188,13 +209,14 @@ class TransformerConfig(Bounded):
     digits: tuple[int, ...] = bounded((), ge=2, le=65536)
     """how many values each digit of a code has, if those are predicted one after another; always
     taken from the dVAE, none where codes are predicted whole"""
+    levels: tuple[int, ...] = bounded((), ge=2, le=65536)
+    """how many values each of the numbers has in which the dVAE writes a code; always taken from
+    it, none where it writes none. Codes that are alike share what is learned of their numbers"""
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
     any_order: bool = False
     """whether it knows any order of codes, and so draws several at a time and around others; always
     taken from random_order"""
-    trials: Trials = field(default_factory=Trials)
-    """ideas that are not decided, all off"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,11 +232,12 @@ class TransformerConfig(Bounded):
             self.digits,
             f"must make codes={self.codes:,} when multiplied",
         )
+        made = tuple(map(math.prod, self.numbers)) == self.radices
         check(
-            not self.trials.levels or math.prod(self.trials.levels) == self.codes,
-            "model.trials.levels",
-            self.trials.levels,
-            f"must make codes={self.codes:,} when multiplied",
+            not self.levels or (made and sum(self.numbers, ()) == self.levels),
+            "model.levels",
+            self.levels,
+            f"must make {' x '.join(map(str, self.radices))} codes when multiplied",
         )
 
     @property
@@ -223,12 +246,23 @@ class TransformerConfig(Bounded):
         return self.digits or (self.codes,)
 
     @property
-    def read(self) -> tuple[tuple[int, ...], ...]:
-        """The ways in which a code that is read is taken apart: for each, how many values its parts
-        have. Every part has an embedding, and their sum is the code's."""
-        levels, how = self.trials.levels, self.trials.inputs
-        ways = {"codes": (self.radices,), "levels": (levels,), "both": (self.radices, levels)}
-        return ways[how] if levels else ways["codes"]
+    def numbers(self) -> tuple[tuple[int, ...], ...]:
+        """For each digit of a code, how many values each of the numbers has that make it; nothing
+        where codes are no numbers."""
+        parts, first = [], 0
+        for radix in self.radices if self.levels else ():
+            last = first + 1
+            while math.prod(self.levels[first:last]) < radix and last < len(self.levels):
+                last += 1
+            parts.append(self.levels[first:last])
+            first = last
+        return tuple(parts)
+
+    @property
+    def near(self) -> int:
+        """How many known codes a position in raster order is told, beside the one before it. Where
+        each code must be learned by itself, more of them bring less than they cost (LOG.md)."""
+        return MOST_NEAR if self.levels and not self.any_order else NEAREST
 
     @property
     def image_tokens(self) -> int:

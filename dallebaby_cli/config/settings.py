@@ -168,6 +168,8 @@ def build(cls: type[T], values: Mapping[str, Any], at: str = "") -> T:
     """Make a config dataclass from plain nested values; strict about keys and types."""
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    retired = getattr(cls, "retired", {})
+    values = {k: v for k, v in values.items() if k in known or retired.get(k, ...) != v}
     for key in values:
         if key not in known:
             word = str(key)[:LONGEST]

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.models.rms_norm import RMSNorm
 
-VECTOR = 16  # numbers that a processor takes at a time: widths are multiples
-
 
 def relu2(x: Tensor) -> Tensor:
     """Squared ReLU (So et al. 2021, arXiv 2109.08668). Autocast on GPUs would square in fp32, which
@@ -92,45 +90,27 @@ class Block(nn.Module):
         self.query_key_norm = RMSNorm(2, 1, config.dim // config.heads)
         self.attention_out = nn.Linear(config.dim, config.dim, bias=False)
         self.mlp_norm = RMSNorm(config.dim)
-        self.gated = config.trials.mlp == "swiglu"
-        hidden = -(-8 * config.dim // (3 * VECTOR)) * VECTOR if self.gated else 4 * config.dim
-        self.mlp_in = nn.Linear(config.dim, (1 + self.gated) * hidden, bias=False)
-        self.mlp_out = nn.Linear(hidden, config.dim, bias=False)
-        gates, values = config.trials.gates, config.trials.values
-        self.gate = nn.Linear(config.dim, config.heads, bias=False) if gates else None
-        self.share = nn.Parameter(torch.ones(1)) if values else None  # of what values are told
+        self.mlp_in = nn.Linear(config.dim, 4 * config.dim, bias=False)
+        self.mlp_out = nn.Linear(4 * config.dim, config.dim, bias=False)
 
     def init_weights(self) -> None:
         """As in the table of `Transformer.init_weights`."""
         for layer in (self.qkv, self.mlp_in):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        for layer in (self.attention_out, self.mlp_out, *([self.gate] if self.gate else ())):
+        for layer in (self.attention_out, self.mlp_out):
             nn.init.zeros_(layer.weight)
 
-    def forward(
-        self, x: Tensor, turns: Tensor, past: Past | None, told: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
         """x (B, s, D) are the positions after those in `past`; without it, the whole sequence.
-        Queries and keys (2, B, H, s, E) are turned by `turns` (2, …, s, E), which fits them.
-        `told` (B, s, D) is added to their values."""
-        y = self._attend(self.attention_norm(x), turns, past, told)
-        x = x + self._drop(self.attention_out(y))
-        return x + self._drop(self.mlp_out(self._bend(self.mlp_in(self.mlp_norm(x)))))
+        Queries and keys (2, B, H, s, E) are turned by `turns` (2, …, s, E), which fits them."""
+        x = x + self._drop(self.attention_out(self._attend(self.attention_norm(x), turns, past)))
+        return x + self._drop(self.mlp_out(relu2(self.mlp_in(self.mlp_norm(x)))))
 
-    def _bend(self, x: Tensor) -> Tensor:
-        if self.gated:
-            gate, up = x.chunk(2, dim=-1)
-            return F.silu(gate) * up
-        return relu2(x)
-
-    def _attend(self, x: Tensor, turns: Tensor, past: Past | None, told: Tensor | None) -> Tensor:
+    def _attend(self, x: Tensor, turns: Tensor, past: Past | None) -> Tensor:
         batch, new, dim = x.shape
         qkv = self.qkv(x).view(batch, new, 3, self.heads, dim // self.heads)
         query_key, value = qkv.split((2, 1), dim=2)
-        value = value.squeeze(2)
-        if told is not None and self.share is not None:
-            value = value + (self.share * told).view_as(value).type_as(value)
-        value = value.transpose(1, 2)  # (B, H, s, E), as query and key
+        value = value.squeeze(2).transpose(1, 2)  # (B, H, s, E), as query and key
         query_key = self.query_key_norm(query_key).permute(2, 0, 3, 1, 4)
         query_key = rotate(query_key, turns)
         if past is None:
@@ -143,8 +123,6 @@ class Block(nn.Module):
             key, value = past.keys[:, :, : past.seen], past.values[:, :, : past.seen]
             with torch.autocast(x.device.type, enabled=False):  # in the cache's own precision
                 y = attend(query, key, value, past.mask, past.first)
-        if self.gate is not None:  # closed to a half at first, which the factor makes up for
-            y = y * (2 * self.gate(x).sigmoid()).mT[..., None].type_as(y)
         return y.transpose(1, 2).reshape(batch, new, dim)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Codes as numbers of several digits, each with a radix of its own; the first counts in ones."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,25 +30,58 @@ def join(digits: Sequence[Tensor], radices: Sequence[int]) -> Tensor:
     return codes
 
 
-def numbers_of_codes(codes: int, levels: tuple[int, ...]) -> Tensor:
-    """Where the numbers of each code (K, numbers) stand in a table that has the values of each
-    number after those of the one before it."""
+def marks(codes: int, levels: Sequence[int]) -> Tensor:
+    """Codes (K, sum of levels) as ones at the values of the numbers that they are written in, those
+    of each number after those of the one before it; 0 else."""
     digits = split(torch.arange(codes), levels)
-    starts = (sum(levels[:place]) for place in range(len(levels)))
-    return torch.stack([d + start for d, start in zip(digits, starts, strict=True)], dim=1)
+    ones = [F.one_hot(digit, values) for digit, values in zip(digits, levels, strict=True)]
+    return torch.cat(ones, dim=1).float()
 
 
-def look_up(codes: Tensor, table: Tensor, ways: Sequence[Sequence[int]]) -> Tensor:
+def look_up(codes: Tensor, table: Tensor, radices: Sequence[int]) -> Tensor:
     """What a table (R or R + 1, D), of the values of each digit after those of the one before it,
-    has for codes (…): the sum over their digits (…, D), in each of the ways to take them apart."""
+    has for codes (…): the sum over their digits (…, D)."""
     start = 0
     found: list[Tensor] = []
-    for radices in ways:
-        for values, digit in zip(radices, split(codes, radices), strict=True):
-            found.append(F.embedding(digit + start if start else digit, table))
-            start += values
-        start += 1  # the row of a code that is not there
+    for values, digit in zip(radices, split(codes, radices), strict=True):
+        found.append(F.embedding(digit + start if start else digit, table))
+        start += values
     return functools.reduce(torch.add, found)
+
+
+class Shared(nn.Module):
+    """What the values of a digit have in common that is made of several numbers (levels values
+    each): beside what each value has of its own, each of its numbers' values has a vector with
+    which its logit is made, and unless it is the last digit one that tells what was found."""
+
+    marks: Tensor
+
+    def __init__(self, dim: int, levels: Sequence[int], last: bool) -> None:
+        super().__init__()
+        self.register_buffer("marks", marks(math.prod(levels), levels), persistent=False)
+        self.numbers = len(levels)
+        self.head = nn.Linear(dim, sum(levels), bias=False)
+        self.embedding = None if last else nn.Embedding(sum(levels), dim)
+
+    def init_weights(self) -> None:
+        """As what each value has of its own: no logits, and tidings that are N(0, 1) in all."""
+        nn.init.zeros_(self.head.weight)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=(1 + self.numbers) ** -0.5)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Of each value (…, L), given what the digit is predicted from (…, D)."""
+        logits: Tensor = self.head(rows) @ self.marks.T
+        return logits
+
+    def classes(self) -> Tensor:
+        """The vectors (L, D) whose products with that they are."""
+        return self.marks @ self.head.weight
+
+    def told(self, digit: Tensor) -> Tensor:
+        """What it tells (…, D) that this digit (…) was found."""
+        assert self.embedding is not None, "nobody asks after the last one"
+        return self.marks[digit] @ self.embedding.weight
 
 
 class DigitBlock(nn.Module):

@@ -4,8 +4,12 @@ After DALL-E (Ramesh et al. 2021, arXiv 2102.12092). What differs: RMSNorm befor
 (Zhang & Sennrich 2019), normalised queries and keys (Dehghani et al. 2023, arXiv 2302.05442),
 rotary positions (Su et al. 2021, arXiv 2104.09864) that are two-dimensional over the picture,
 squared-ReLU MLPs (So et al. 2021, arXiv 2109.08668), no biases. And beside the code before it each
-position is told the three above the one that it is to predict: a PixelCNN's neighbours (van den
-Oord et al. 2016, arXiv 1606.05328), which attention would first have to learn to find.
+position is told those around the one that it is to predict: a PixelCNN's neighbours (van den Oord
+et al. 2016, arXiv 1606.05328), which attention would first have to learn to find.
+
+Codes that are written in numbers, as FSQ's are, are read and told apart by these: each number's
+value has a vector, and a code's is the sum (after MaskBit, Weber et al. 2024, arXiv 2409.16211). So
+what is learned of one code is known of all that are like it.
 
 The order is raster order, or where a model is to know any (`any_order`, docs/orders.md) a random
 one for each picture, as in RAR (Yu et al. 2024, arXiv 2411.00776). Then a position is told all
@@ -39,10 +43,9 @@ from torch.utils.checkpoint import checkpoint
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.models.block import Block, Cache, Past
 from dallebaby_cli.models.cross_entropy import cross_entropy
-from dallebaby_cli.models.digits import DigitBlock, join, look_up, numbers_of_codes, split
+from dallebaby_cli.models.digits import DigitBlock, Shared, join, look_up, marks, split
 from dallebaby_cli.models.places import places_near, positions, rotary_table, told_of, unseen
 from dallebaby_cli.models.rms_norm import RMSNorm
-from dallebaby_cli.models.slips import slipped
 
 Pick = Callable[[int, Tensor], Tensor]
 """Decides the digit (M,) of that number, from 0 on, given its logits (M, L): of B pictures, of each
@@ -60,25 +63,31 @@ class Transformer(nn.Module):
     turns: Tensor
     near: Tensor
     raster: Tensor
-    numbers: Tensor
+    marks: Tensor
     recompute = False
     """whether what blocks keep for the backward pass is made again then: less memory, more work"""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        trials = config.trials
         text_ids = config.vocabulary + config.text_tokens + 1
-        parts = sum(sum(radices) + 1 for radices in config.read)
-        width = config.dim * (1 + trials.values)
-        self.text_embedding = nn.Embedding(text_ids, width)
-        self.image_embedding = nn.Embedding(parts - 1, width)
-        near = places_near(config.grid, trials.neighbours, config.any_order)
+        self.text_embedding = nn.Embedding(text_ids, config.dim)
+        near = places_near(config.grid, config.near, config.any_order)
         self.register_buffer("near", near, persistent=False)
-        self.above_embedding = nn.Embedding(near.shape[1] * parts, width)
-        unknown = nn.Linear(near.shape[1], width, bias=False) if config.any_order else None
+        self.reading: nn.Linear | None = None
+        if config.levels:
+            with_none = F.pad(marks(config.codes, config.levels), (0, 1, 0, 1))
+            with_none[-1, -1] = 1
+            self.register_buffer("marks", with_none, persistent=False)
+            told = (1 + near.shape[1]) * with_none.shape[1]
+            self.reading = nn.Linear(told, config.dim, bias=False)
+        else:
+            parts = sum(config.radices)
+            self.image_embedding = nn.Embedding(parts, config.dim)
+            self.above_embedding = nn.Embedding(near.shape[1] * (parts + 1), config.dim)
+        unknown = nn.Linear(near.shape[1], config.dim, bias=False) if config.any_order else None
         self.unknown = unknown  # what is added for each of the places near that is not drawn yet
-        self.place_embedding = nn.Embedding(config.image_tokens, width)
+        self.place_embedding = nn.Embedding(config.image_tokens, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
         self.text_head = nn.Linear(config.dim, config.vocabulary + 1, bias=False)
@@ -91,15 +100,10 @@ class Transformer(nn.Module):
         self.digit_heads = nn.ModuleList(
             nn.Linear(config.dim, values, bias=False) for values in others
         )
-        shared = trials.levels if trials.outputs == "both" and not config.digits else ()
-        self.level_head = nn.Linear(config.dim, sum(shared), bias=False) if shared else None
-        numbers = numbers_of_codes(config.codes, shared) if shared else None
-        self.register_buffer("numbers", numbers, persistent=False)
-        told = len(trials.levels) if trials.foresight else 0
-        self.foresight = nn.Linear(config.dim, told, bias=False) if told else None
-        self.ahead_of = config.depth - max(config.depth // 4, 1)  # the block with that foresight
-        self.shortcut = nn.Parameter(torch.zeros(config.depth)) if trials.shortcut else None
-        self.skips = nn.Parameter(torch.zeros(config.depth)) if trials.skips else None
+        self.shared = nn.ModuleList(
+            Shared(config.dim, numbers, last=number == len(others))
+            for number, numbers in enumerate(config.numbers)
+        )
         self.register_buffer("turns", rotary_table(config), persistent=False)
         self.register_buffer("raster", torch.arange(config.image_tokens)[None], persistent=False)
         self.init_weights()
@@ -108,28 +112,30 @@ class Transformer(nn.Module):
         """All initial values.
 
         | part                        | value                                           |
-        | embeddings, unknown         | N(0, 0.02²)                                     |
+        | embeddings, reading         | N(0, 0.02²)                                     |
         | place embedding             | 0: added to what rotary positions already tell  |
         | qkv, mlp_in                 | N(0, 1 / fan-in)                                |
         | attention_out, mlp_out      | 0: each block starts as the identity            |
         | heads                       | 0: the first loss is exactly that of a guess    |
-        | digits found at a position  | N(0, 1): as large as what else is known there   |
-        | gates, skips, foresight     | 0: nothing is done to what others would make    |
+        | digits found at a position  | N(0, 1) in all: as large as what else is known  |
         | RMSNorm                     | 1                                               |
         """
-        for embedding in (self.text_embedding, self.image_embedding, self.above_embedding):
-            nn.init.normal_(embedding.weight, std=0.02)
-        for module in (self.place_embedding, self.text_head, self.image_head):
-            nn.init.zeros_(module.weight)
-        if self.unknown is not None:
-            nn.init.normal_(self.unknown.weight, std=0.02)
-        for weight in self.digit_embeddings.parameters():
-            nn.init.normal_(weight)
-        for unused in (*self.digit_heads.parameters(), *self._of_trials()):
-            nn.init.zeros_(unused)
-        for block in (*self.blocks, *self.digit_blocks):
-            assert isinstance(block, Block | DigitBlock)
-            block.init_weights()
+        for name, module in self.named_children():
+            if isinstance(module, nn.Embedding) and name != "place_embedding":
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Embedding | nn.Linear):
+                nn.init.zeros_(module.weight)
+        for layer in (self.unknown, self.reading):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.02)
+        for weight in self.digit_heads.parameters():
+            nn.init.zeros_(weight)
+        for index, weight in enumerate(self.digit_embeddings.parameters()):
+            parts = 1 + (len(self.config.numbers[index]) if self.shared else 0)
+            nn.init.normal_(weight, std=parts**-0.5)
+        for part in (*self.blocks, *self.digit_blocks, *self.shared):
+            assert isinstance(part, Block | DigitBlock | Shared)
+            part.init_weights()
 
     def forward(
         self, text: Tensor, codes: Tensor, order: Tensor | None = None
@@ -138,7 +144,7 @@ class Transformer(nn.Module):
         those of the one before it, given captions (B, T) and codes (B, N), both int64. Each is
         predicted from what stands before it alone; codes, and so their logits, stand in an `order`
         of places, int64 (B, N), raster order if None. All codes are given in raster order."""
-        before_words, before_codes, _ = self._read(text, codes, order)
+        before_words, before_codes = self._read(text, codes, order)
         codes = codes if order is None else codes.gather(1, order)
         taught = enumerate(self._teach(before_codes, codes))
         logits = [self._logits(index, rows) for index, (rows, _) in taught]
@@ -146,19 +152,13 @@ class Transformer(nn.Module):
         return self.text_head(before_words), of_codes
 
     def losses(
-        self,
-        text: Tensor,
-        codes: Tensor,
-        progress: float | None = None,
-        order: Tensor | None = None,
+        self, text: Tensor, codes: Tensor, order: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
         is nothing to learn) and of the codes. Each picture counts the same, however long its
-        caption, so that the loss of a batch is the mean of its parts' losses. When `progress` (0 to
-        1) of a training is over, it is made harder as `config.trials` says. `order` as in
+        caption, so that the loss of a batch is the mean of its parts' losses. `order` as in
         `forward`."""
-        read = slipped(codes, self.config, progress) if progress is not None else codes
-        before_words, before_codes, inside = self._read(text, read, order)
+        before_words, before_codes = self._read(text, codes, order)
         codes = codes if order is None else codes.gather(1, order)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
         counted = (text >= self.config.vocabulary).cumsum(1) <= 1
@@ -169,22 +169,7 @@ class Transformer(nn.Module):
             cross_entropy(rows, self._classes(index), digit, every)
             for index, (rows, digit) in enumerate(self._teach(before_codes, codes))
         ]
-        image_loss = torch.stack(parts).sum() / codes.numel()
-        if progress is not None and self.foresight is not None:
-            image_loss = image_loss + self._surprise(inside[self.ahead_of], codes)
-        return text_loss / len(text), image_loss
-
-    def _surprise(self, x: Tensor, codes: Tensor) -> Tensor:
-        """How wrong the stream (B, S, D) inside is on the numbers of the next codes (B, N): the
-        weighted mean of squared errors, numbers being -1 to 1."""
-        assert self.foresight is not None
-        trials = self.config.trials
-        digits = split(codes, trials.levels)
-        pairs = zip(digits, trials.levels, strict=True)
-        numbers = torch.stack([2 * digit / (values - 1) - 1 for digit, values in pairs], dim=-1)
-        rows = x[:, self.config.text_tokens :]
-        seen = self.foresight(F.rms_norm(rows, rows.shape[-1:], eps=1e-6)).float()
-        return trials.foresight * (seen - numbers).square().mean()
+        return text_loss / len(text), torch.stack(parts).sum() / codes.numel()
 
     def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What each digit of codes (B, N) is predicted from (B, N, D), those before it being given,
@@ -205,30 +190,29 @@ class Transformer(nn.Module):
     def _logits(self, index: int, rows: Tensor) -> Tensor:
         """Of the digit of that number (…, L), given what it is predicted from (…, D)."""
         logits: Tensor = self._head(index)(rows)
-        if index or self.level_head is None:
-            return logits
-        return logits + self.level_head(rows)[..., self.numbers].sum(-1)
+        return logits + self._shared(index).logits(rows) if self.shared else logits
 
     def _classes(self, index: int) -> Tensor:
         """The vectors (L, D) whose products with what a digit is predicted from are its logits."""
         classes: Tensor = self._head(index).weight
-        if index or self.level_head is None:
-            return classes
-        return classes + F.embedding(self.numbers, self.level_head.weight).sum(1)
+        return classes + self._shared(index).classes() if self.shared else classes
 
     def _head(self, index: int) -> nn.Linear:
         return cast(nn.Linear, self.digit_heads[index - 1]) if index else self.image_head
+
+    def _shared(self, index: int) -> Shared:
+        return cast(Shared, self.shared[index])
 
     def _told(self, index: int, rows: Tensor, digit: Tensor) -> Tensor:
         """What the digit of that number is predicted from (…, D), given what the one before it was
         predicted from, and that digit (…)."""
         found = self.digit_embeddings[index - 1](digit)
+        if self.shared:
+            found = found + self._shared(index - 1).told(digit)
         return self.digit_blocks[index - 1](rows, found)
 
-    def _read(
-        self, text: Tensor, codes: Tensor, order: Tensor | None
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """What the heads make predictions of, (B, T, D) and (B, N, D), and what `_run` kept."""
+    def _read(self, text: Tensor, codes: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the heads make predictions of, (B, T, D) and (B, N, D)."""
         config, order = self.config, self.raster if order is None else order
         for name, ids, length in (
             ("text", text, config.text_tokens),
@@ -241,9 +225,9 @@ class Transformer(nn.Module):
                     f"{name} must be int64 (B, {length}), not {kind} {tuple(ids.shape)}"
                 )
         known = F.pad(codes, (0, 1), value=config.codes)
-        x, inside = self._run(*self._inputs(text, known, order[:, :-1], order[:, -1:], 0), None)
+        x = self._run(*self._inputs(text, known, order[:, :-1], order[:, -1:], 0), None)
         x = self.norm(x)
-        return x[:, : config.text_tokens], x[:, config.text_tokens :], inside
+        return x[:, : config.text_tokens], x[:, config.text_tokens :]
 
     def compile(self, *options: Any, **more: Any) -> None:
         """torch.compile the blocks, all from one translation. Not the embeddings: compiled code
@@ -347,12 +331,15 @@ class Transformer(nn.Module):
         """Inputs (B, s, D) of the code before (B, s), those around (B, s, c), K where there is
         none, at the places `near` (…, c), and the place (…, s, D) of each code that is to be
         predicted."""
-        tables = self.above_embedding.weight.view(around.shape[2], -1, places.shape[-1])
-        ways = self.config.read
-        pairs = zip(around.unbind(2), tables.unbind(), strict=True)
-        found = (look_up(codes, table, ways) for codes, table in pairs)
-        read = look_up(before, self.image_embedding.weight, ways)
-        x = read + functools.reduce(torch.add, found) + places
+        if self.reading is not None:
+            read = self.marks[torch.cat((before[..., None], around), dim=-1)]
+            x = self.reading(read.flatten(2)) + places
+        else:
+            tables = self.above_embedding.weight.view(around.shape[2], -1, places.shape[-1])
+            pairs = zip(around.unbind(2), tables.unbind(), strict=True)
+            found = [look_up(codes, table, self.config.radices) for codes, table in pairs]
+            x = look_up(before, self.image_embedding.weight, self.config.radices)
+            x = x + functools.reduce(torch.add, found) + places
         if self.unknown is None:
             return x
         to_come = (around == self.config.codes) & (near < self.config.image_tokens)
@@ -362,39 +349,15 @@ class Transformer(nn.Module):
         self, x: Tensor, turns: Tensor, past: list[Past], asked: int, pick: Pick
     ) -> Tensor:
         """The codes (B, asked) after the last of the new positions x (B, s, D)."""
-        rows = self.norm(self._run(x, turns, past)[0][:, -asked:])
+        rows = self.norm(self._run(x, turns, past)[:, -asked:])
         return self._spell(rows.flatten(0, 1), pick).view(len(x), asked)
 
-    def _run(
-        self, x: Tensor, turns: Tensor, past: list[Past] | None
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks over the positions x (B, s, D); what entered some of them is kept, by their
-        number."""
-        config = self.config
-        kept: dict[int, Tensor] = {}
-        x, *told = torch.split(x, config.dim, dim=-1) if config.trials.values else (x,)
+    def _run(self, x: Tensor, turns: Tensor, past: list[Past] | None) -> Tensor:
+        """All blocks over the positions x (B, s, D)."""
         again = self.recompute and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            mirror = config.depth - 1 - index
-            if self.shortcut is not None and index:
-                x = x + self.shortcut[index] * kept[0]
-            if self.skips is not None and mirror < index:
-                x = x + self.skips[index] * kept[mirror]
-            if self._keeps(index):
-                kept[index] = x
             if again:
-                x = checkpoint(block, x, turns, None, *told, use_reentrant=False)
+                x = checkpoint(block, x, turns, None, use_reentrant=False)
             else:
-                x = block(x, turns, past[index] if past else None, *told)
-        return x, kept
-
-    def _keeps(self, index: int) -> bool:
-        """Whether what enters that block is of use later."""
-        skipped = self.skips is not None and 2 * index < self.config.depth - 1
-        shortcut = self.shortcut is not None and index == 0
-        return skipped or shortcut or (self.foresight is not None and index == self.ahead_of)
-
-    def _of_trials(self) -> list[Tensor]:
-        """Weights of ideas on trial that begin with 0."""
-        heads = [head.weight for head in (self.level_head, self.foresight) if head is not None]
-        return [*heads, *(mix for mix in (self.shortcut, self.skips) if mix is not None)]
+                x = block(x, turns, past[index] if past else None)
+        return x

@@ -18,6 +18,7 @@ from dallebaby_cli.config import (
     TransformerConfig,
     settings,
     usual_digits,
+    usual_numbers,
 )
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
@@ -93,7 +94,7 @@ class DalleTask:
         order = None
         if random:
             order = orders.chosen(random[0], random[1], orders.share(self.config, progress))
-        text_loss, image_loss = model.losses(text, codes, progress, order)
+        text_loss, image_loss = model.losses(text, codes, order)
         weight = self.config.text_weight
         return weight * text_loss + (1 - weight) * image_loss
 
@@ -181,13 +182,16 @@ def prepare(
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
-    digits = before.config["model"]["digits"] if before else usual_digits(image_tokenizer.levels)
+    written = image_tokenizer.levels
+    digits, levels = usual_digits(written), usual_numbers(written)
+    if before:
+        digits, levels = (tuple(before.config["model"][name]) for name in ("digits", "levels"))
     shape = replace(
         config.model,
         vocabulary=tokenizer.vocabulary,
-        digits=tuple(digits),
-        trials=config.model.trials.told(image_tokenizer.levels),
         codes=image_tokenizer.codes,
+        digits=digits,
+        levels=levels,
         grid=image_tokenizer.grid,
     )
     config = replace(config, model=shape)
@@ -229,7 +233,7 @@ def train(
     inputs = [name.partition("@")[0] for name in names or tokens]
     run_name = run_name or identity.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
-    task = _with_kept_tokenizer(_with_kept_digits(task, folder), folder)
+    task = _with_kept_tokenizer(_with_kept_codes(task, folder), folder)
     vae_folder = painter(folder, makers)
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
@@ -362,16 +366,16 @@ def _fresh(config: TrainConfig) -> Transformer:
     return model
 
 
-def _with_kept_digits(task: DalleTask, folder: Path) -> DalleTask:
-    """The task with a model that predicts codes as the run in the folder was begun to, if one was:
-    older versions predicted them whole, however many there are."""
+def _with_kept_codes(task: DalleTask, folder: Path) -> DalleTask:
+    """The task with a model that reads and predicts codes as the run in the folder was begun to, if
+    one was: older versions knew no numbers, and predicted codes whole, however many there are."""
     found, ours = manifest.read(folder), task.config.model
     before = found.config.get("model") if found else None
     if not isinstance(before, dict):
         return task
-    digits = before.get("digits", [])
+    how = {name: before.get(name, []) for name in ("digits", "levels")}
     try:
-        shape = settings.build(TransformerConfig, {**settings.as_dict(ours), "digits": digits})
+        shape = settings.build(TransformerConfig, settings.as_dict(ours) | how)
     except UsageError:  # it is of other codes, which is told where settings are compared
         return task
     config = replace(task.config, model=shape)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import RunConfig, Trials, settings
+from dallebaby_cli.config import RunConfig, TransformerConfig, settings
 from dallebaby_cli.config.settings import as_dict
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.store.manifest import Manifest
@@ -14,10 +14,10 @@ from dallebaby_cli.store.manifest import Manifest
 MAY_CHANGE = (  # from start to start
     *("steps", "minutes", "early_stop", "save_every_s", "shard", "recompute"),
     "finish",  # a run of its own, whose settings are looked at there
-    "model.digits",  # which a run keeps
+    *("model.digits", "model.levels"),  # which a run keeps
 )
 SINCE = {
-    **{f"model.trials.{name}": value for name, value in as_dict(Trials()).items()},
+    **{f"model.trials.{name}": v for name, v in TransformerConfig.retired["trials"].items()},
     "model.any_order": False,
     "random_order": 0.0,
     "random_floor": 0.1,

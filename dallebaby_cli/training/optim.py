@@ -12,7 +12,7 @@ from dallebaby_cli.config import OptimConfig
 from dallebaby_cli.training.dtensors import like
 from dallebaby_cli.training.muon import Muon
 
-BLOCKS = ("blocks.", "digit_blocks.")  # how the names of their weights begin
+HIDDEN = ("blocks.", "digit_blocks.", "reading.")  # how the names of a transformer's begin
 
 
 class Optimizers:
@@ -67,13 +67,14 @@ def _like_weight(kept: Mapping[str, Any], weight: Tensor) -> dict[str, Any]:
 def build(model: nn.Module, config: OptimConfig) -> Optimizers:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) with decay on the weights of matrix products
     and convolutions; embeddings, norms and biases are left alone. With `muon`, the kernels of
-    convolutions and the matrices inside a transformer's blocks (and in those between a code's
-    digits) get Muon instead. Weights that take no gradient are no part of it."""
+    convolutions and the matrices inside a transformer's blocks (in those between a code's digits,
+    too, and the one that reads codes by their numbers) get Muon instead. Weights that take no
+    gradient are no part of it."""
     learned = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     hidden = {
         id(weight): weight
         for name, weight in learned
-        if config.muon and (weight.ndim == 4 or (weight.ndim == 2 and name.startswith(BLOCKS)))
+        if config.muon and (weight.ndim == 4 or (weight.ndim == 2 and name.startswith(HIDDEN)))
     }
     layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     decayed = {id(module.weight) for module in model.modules() if isinstance(module, layers)}

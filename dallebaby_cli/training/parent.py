@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig, Trials, settings
+from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
@@ -48,8 +48,6 @@ class Parent:
                 f"{self.name} learned {learned}, for which it has other weights; take --set "
                 f"random_order={share}, or leave --from out"
             )
-        tried = settings.build(Trials, theirs["trials"]).of_weights
-        self._require(tried, ours.trials, "model.trials.")
 
     def require_dvae(self, ours: DVAEConfig) -> None:
         """Raise Mismatch where its weights cannot become those of such a model, which may be of

@@ -135,17 +135,20 @@ def test_any_probabilities_can_be_learned() -> None:
 
 
 def test_muon_takes_what_lies_between_digits_and_adamw_their_tables() -> None:
-    model = Transformer(replace(SHAPE, digits=(5, 5)))
+    model = Transformer(replace(SHAPE, digits=(5, 5), levels=(5, 5)))
     names = {id(weight): name for name, weight in model.named_parameters()}
     adamw, muon = optim.build(model, replace(load("train").optim, muon=True)).parts
     taken = {names[id(w)] for group in muon.param_groups for w in group["params"]}
-    assert {name for name in taken if "digit" in name} == {
+    assert {name for name in taken if not name.startswith("blocks")} == {
+        "reading.weight",
         "digit_blocks.0.mlp_in.weight",
         "digit_blocks.0.mlp_out.weight",
     }
     decayed, plain = ({names[id(w)] for w in group["params"]} for group in adamw.param_groups)
-    assert {name for name in decayed if "digit" in name} == {"digit_heads.0.weight"}
-    assert {name for name in plain if "digit" in name} == {
+    heads = {"text_head.weight", "image_head.weight", "digit_heads.0.weight"}
+    assert decayed == heads | {"shared.0.head.weight", "shared.1.head.weight"}
+    assert {name for name in plain if "digit" in name or "shared" in name} == {
         "digit_embeddings.0.weight",
+        "shared.0.embedding.weight",
         "digit_blocks.0.norm.weight",
     }

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from conftest import forced
 from torch import Tensor
 from torch.nn import functional as F
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig, Trials
+from dallebaby_cli.config import DVAEConfig, TransformerConfig
 from dallebaby_cli.models.block import Cache, attend
 from dallebaby_cli.models.tokenizers.dvae import DVAE, denormalise
 from dallebaby_cli.models.tokenizers.losses import reconstruction
@@ -66,35 +65,20 @@ def transformer() -> Transformer:
     return lively(SHAPE)
 
 
-LEVELS = {"levels": (5, 2, 5)}
-TRIED: dict[str, dict[str, Any]] = {
-    "levels": {"inputs": "levels", **LEVELS},
-    "both": {"inputs": "both", **LEVELS},
-    "outputs": {"outputs": "both", **LEVELS},
-    "neighbours": {"neighbours": 5},
-    "5x5": {"neighbours": 11},
-    "values": {"values": True},
-    "shortcut": {"shortcut": True},
-    "skips": {"skips": True},
-    "gates": {"gates": True},
-    "swiglu": {"mlp": "swiglu"},
-    "foresight": {"foresight": 1, **LEVELS},
-}
-"""Ideas on trial, each alone."""
-TOGETHER = {name: value for idea in TRIED.values() for name, value in idea.items()}
+LEVELS = (5, 2, 5)
 MODELS = {
     "whole": SHAPE,
-    "digits": replace(SHAPE, digits=(5, 2, 5)),
-    **{name: replace(SHAPE, depth=4, trials=Trials(**idea)) for name, idea in TRIED.items()},
-    "all": replace(SHAPE, depth=5, digits=(10, 5), trials=Trials(**TOGETHER)),
+    "digits": replace(SHAPE, digits=LEVELS),
+    "numbers": replace(SHAPE, grid=4, levels=LEVELS),
+    "digits of numbers": replace(SHAPE, digits=(10, 5), levels=LEVELS),
     "any order": replace(SHAPE, any_order=True),
+    "numbers in any order": replace(SHAPE, digits=(5, 10), levels=LEVELS, any_order=True),
 }
-MODELS["all in any order"] = replace(MODELS["all"], any_order=True)
 
 
 @pytest.fixture(params=MODELS)
 def either(request: pytest.FixtureRequest) -> Transformer:
-    """It, one that predicts each code in three digits, and those of ideas on trial."""
+    """It, and those that take codes apart, in raster order and in any."""
     return lively(MODELS[request.param])
 
 
@@ -106,15 +90,15 @@ def lively(shape: TransformerConfig) -> Transformer:
     return model.eval()
 
 
-def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    text = torch.randint(0, SHAPE.vocabulary, (size, SHAPE.text_tokens))
-    return text, torch.randint(0, SHAPE.codes, (size, SHAPE.image_tokens))
+def batch(size: int, shape: TransformerConfig = SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
+    text = torch.randint(0, shape.vocabulary, (size, shape.text_tokens))
+    return text, torch.randint(0, shape.codes, (size, shape.image_tokens))
 
 
-@pytest.mark.parametrize("digits", [(), (5, 2, 5)])
-def test_a_fresh_transformer_knows_exactly_nothing(digits: tuple[int, ...]) -> None:
-    text, codes = batch(4)
-    text_loss, image_loss = Transformer(replace(SHAPE, digits=digits)).losses(text, codes)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fresh_transformer_knows_exactly_nothing(name: str) -> None:
+    text, codes = batch(4, MODELS[name])
+    text_loss, image_loss = Transformer(MODELS[name]).losses(text, codes)
     assert text_loss.item() == pytest.approx(math.log(SHAPE.vocabulary + 1), rel=1e-5)
     assert image_loss.item() == pytest.approx(math.log(SHAPE.codes), rel=1e-5)
 
@@ -144,16 +128,16 @@ def test_no_prediction_sees_its_answer_or_what_follows(transformer: Transformer)
 def test_cached_decoding_equals_the_whole_forward_pass(
     either: Transformer, given: int, masked: bool
 ) -> None:
-    text, codes = batch(3)
+    text, codes = batch(3, either.config)
     _, expected = either(text, codes)
     cache = Cache(either.config, 3, torch.empty(0))
     cache.codes[:, :given] = codes[:, :given]
     logits: list[Tensor] = []
     places = torch.arange(given + 1)[None].split((given, 1), dim=1)
     either.ask(text, *places, 0, cache, forced(either, codes[:, given], logits))
-    for number in torch.arange(given, SHAPE.image_tokens - 1).split(1):
+    for number in torch.arange(given, codes.shape[1] - 1).split(1):
         cache.codes[:, number] = codes[:, number]
-        seen = SHAPE.sequence_len if masked else SHAPE.text_tokens + 2 + int(number)
+        seen = either.config.sequence_len if masked else SHAPE.text_tokens + 2 + int(number)
         pick = forced(either, codes[:, int(number) + 1], logits)
         found = either.decode_one(number, cache, pick, seen, masked)
         assert torch.equal(found, codes[:, int(number) + 1])
@@ -171,9 +155,9 @@ def textbook(
     """The same from the definitions: one sequence, position by position, head by head, complex
     numbers for the rotations. Logits are in the order."""
     c, weights = model.config, dict(model.named_parameters())
-    tried, order = c.trials, order or list(range(c.image_tokens))
+    order = order or list(range(c.image_tokens))
     side, head = c.grid, c.dim // c.heads
-    around = AROUND[: tried.neighbours]
+    around = AROUND if c.levels and not c.any_order else AROUND[:3]
     if c.any_order:
         around = [*around, (0, -1)]
         around += [(-down, -right) for down, right in around]
@@ -192,14 +176,17 @@ def textbook(
     for number in range(1, c.image_tokens):
         before, place = order[number - 1], order[number]
         row, column = divmod(place, side)
-        x = of_ways(weights["image_embedding.weight"], codes[before], c)
-        x = x + weights["place_embedding.weight"][place]
-        tables = weights["above_embedding.weight"].chunk(len(around))
+        if c.levels:
+            own, *tables = weights["reading.weight"].T.chunk(1 + len(around))
+        else:
+            own = weights["image_embedding.weight"]
+            tables = [*weights["above_embedding.weight"].chunk(len(around))]
+        x = read(own, codes[before], c) + weights["place_embedding.weight"][place]
         for which, ((down, right), table) in enumerate(zip(around, tables, strict=True)):
             inside = 0 <= row + down < side and 0 <= column + right < side
             other = (row + down) * side + column + right
             drawn = inside and other in order[:number]
-            x = x + of_ways(table, codes[other] if drawn else c.codes, c)
+            x = x + read(table, codes[other] if drawn else c.codes, c)
             if inside and not drawn:
                 x = x + weights["unknown.weight"][:, which]
         embedded.append(x)
@@ -213,14 +200,8 @@ def textbook(
     speeds = 100.0 ** (-torch.arange(planes) / planes)
     both = aimed if c.any_order else angles, angles
     turns = [torch.stack([torch.cat((r * speeds, k * speeds)) for r, k in a]) for a in both]
-    stream, told = torch.stack(embedded)[:, : c.dim], torch.stack(embedded)[:, c.dim :]
-    entered: list[Tensor] = []
+    stream = torch.stack(embedded)
     for number in range(c.depth):
-        if tried.shortcut and number:
-            stream = stream + weights["shortcut"][number] * entered[0]
-        if tried.skips and number > c.depth - 1 - number:
-            stream = stream + weights["skips"][number] * entered[c.depth - 1 - number]
-        entered.append(stream)
         own = {
             k.split(".", 2)[2]: w for k, w in weights.items() if k.startswith(f"blocks.{number}.")
         }
@@ -228,8 +209,6 @@ def textbook(
         heads = []
         for h in range(c.heads):
             q, k, v = (x[:, a * c.dim + h * head :][:, :head] for a in range(3))
-            if tried.values:
-                v = v + own["share"] * told[:, h * head :][:, :head]
             q = norm(q, own["query_key_norm.weight"][0, 0])
             k = norm(k, own["query_key_norm.weight"][1, 0])
             q, k = (
@@ -240,41 +219,41 @@ def textbook(
             scores = (q @ k.conj().T).real / head**0.5
             scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
             heads.append(scores.softmax(-1) @ v)
-            if tried.gates:
-                attended = norm(stream, own["attention_norm.weight"])
-                heads[h] = heads[h] * 2 * (attended @ own["gate.weight"][h]).sigmoid()[:, None]
         stream = stream + torch.cat(heads, dim=-1) @ own["attention_out.weight"].T
         x = norm(stream, own["mlp_norm.weight"]) @ own["mlp_in.weight"].T
-        x = F.silu(x[:, :96]) * x[:, 96:] if tried.mlp == "swiglu" else x.clamp(min=0) ** 2
-        stream = stream + x @ own["mlp_out.weight"].T
+        stream = stream + x.clamp(min=0) ** 2 @ own["mlp_out.weight"].T
     stream = norm(stream, weights["norm.weight"])
     words, picture = stream[: c.text_tokens], stream[c.text_tokens :]
-    classes = weights["image_head.weight"]
-    if tried.outputs == "both" and not c.digits:
-        table = weights["level_head.weight"]
-        shared = [of_digits(table, code, tried.levels) for code in range(c.codes)]
-        classes = classes + torch.stack(shared)
-    logits = [picture @ classes.T]
-    for number in range(len(c.radices) - 1):
-        own = {k: w for k, w in weights.items() if k.startswith(f"digit_blocks.{number}.")}
-        norm_, mlp_in, mlp_out = own.values()
-        below = math.prod(c.radices[:number])
-        digits = [codes[place] // below % c.radices[number] for place in order]
-        picture = picture + weights[f"digit_embeddings.{number}.weight"][digits]
-        x = norm(picture, norm_) @ mlp_in.T
-        picture = picture + x.clamp(min=0) ** 2 @ mlp_out.T
-        logits.append(picture @ weights[f"digit_heads.{number}.weight"].T)
+
+    def shared(name: str, number: int) -> Tensor:
+        if not c.levels:
+            return torch.zeros(())
+        table, digits = weights[name], range(c.radices[number])
+        return torch.stack([of_digits(table, digit, c.numbers[number]) for digit in digits])
+
+    logits = []
+    for number in range(len(c.radices)):
+        if number:
+            own = {k: w for k, w in weights.items() if k.startswith(f"digit_blocks.{number - 1}.")}
+            norm_, mlp_in, mlp_out = own.values()
+            found = weights[f"digit_embeddings.{number - 1}.weight"]
+            found = found + shared(f"shared.{number - 1}.embedding.weight", number - 1)
+            below = math.prod(c.radices[: number - 1])
+            digits = [codes[place] // below % c.radices[number - 1] for place in order]
+            picture = picture + found[digits]
+            x = norm(picture, norm_) @ mlp_in.T
+            picture = picture + x.clamp(min=0) ** 2 @ mlp_out.T
+        head_ = f"digit_heads.{number - 1}.weight" if number else "image_head.weight"
+        classes = weights[head_] + shared(f"shared.{number}.head.weight", number)
+        logits.append(picture @ classes.T)
     return words @ weights["text_head.weight"].T, torch.cat(logits, dim=-1)
 
 
-def of_ways(table: Tensor, code: int, c: TransformerConfig) -> Tensor:
-    """What a table has for a code, as it is taken apart by digits, by levels, or by both, the parts
-    of which come behind a row of their own."""
-    if c.trials.inputs == "both":
-        first = sum(c.radices) + 1
-        digits = of_digits(table[:first], code, c.radices)
-        return digits + of_digits(table[first:], code, c.trials.levels)
-    return of_digits(table, code, c.trials.levels if c.trials.inputs == "levels" else c.radices)
+def read(table: Tensor, code: int, c: TransformerConfig) -> Tensor:
+    """What a table has for a code that is read; of numbers, where there is none, its last row."""
+    if not c.levels:
+        return of_digits(table, code, c.radices)
+    return table[-1] if code == c.codes else of_digits(table, code, c.levels)
 
 
 def of_digits(table: Tensor, code: int, radices: tuple[int, ...]) -> Tensor:
@@ -288,7 +267,7 @@ def of_digits(table: Tensor, code: int, radices: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def test_the_forward_pass_is_the_textbooks(either: Transformer) -> None:
-    text, codes = batch(2)
+    text, codes = batch(2, either.config)
     for number, found in enumerate(zip(*either(text, codes), strict=True)):
         expected = textbook(either, text[number].tolist(), codes[number].tolist())
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -296,7 +275,7 @@ def test_the_forward_pass_is_the_textbooks(either: Transformer) -> None:
 
 @torch.no_grad()
 def test_a_codes_loss_is_that_of_its_digits(either: Transformer) -> None:
-    text, codes = batch(2)
+    text, codes = batch(2, either.config)
     nats = 0.0
     for words, picture in zip(text.tolist(), codes.tolist(), strict=True):
         for logits, code in zip(textbook(either, words, picture)[1], picture, strict=True):
