@@ -13,6 +13,7 @@ matrix products; MBU is what must be read (drawing/speed.py) over the measured b
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -34,7 +35,9 @@ from dallebaby_cli.config import (
     SampleConfig,
     TransformerConfig,
     settings,
+    usual_digits,
     usual_grid,
+    usual_numbers,
 )
 from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.half_precision import halve
@@ -102,10 +105,11 @@ def compiled(bench: Bench) -> Iterator[Result]:
 
 
 def _sampler(bench: Bench, preset: str) -> Sampler:
-    shape = settings.load("train", preset=preset, settings=bench.smaller).model
+    shape = _dalle(bench, preset).model
     words = TextTokenizer.train(["a red car"], shape.vocabulary)
     model = Transformer(replace(shape, vocabulary=words.vocabulary)).to(bench.device)
     nn.init.normal_(model.image_head.weight, std=0.02)
+    model.fold()
     halve(model.eval().requires_grad_(False), bench.device)
     vae = DVAE(_dvae(bench, preset).model).eval().to(bench.device)
     return Sampler(model, vae, words)
@@ -182,7 +186,7 @@ class Pictures(Words):
 def train(bench: Bench) -> Iterator[Result]:
     """Tokens a second of `train`, and where a step's time goes."""
     for preset in bench.presets:
-        config = settings.load("train", preset=preset, settings=bench.smaller)
+        config = _dalle(bench, preset)
         yield {"preset": preset, **_trained(bench, Words(), Transformer, config, compiled=True)}
 
 
@@ -216,6 +220,13 @@ def _dvae(bench: Bench, preset: str) -> Any:
     px = 128 if preset.endswith("128") else config.model.image_px
     grid = config.model.grid or usual_grid(px)
     return replace(config, model=replace(config.model, image_px=px, grid=grid))
+
+
+def _dalle(bench: Bench, preset: str) -> Any:
+    config = settings.load("train", preset=preset, settings=bench.smaller)
+    levels = _dvae(bench, preset).model.steps
+    how = {"digits": usual_digits(levels), "numbers": usual_numbers(levels)}
+    return replace(config, model=replace(config.model, codes=math.prod(levels), **how))
 
 
 def loader(bench: Bench) -> Iterator[Result]:

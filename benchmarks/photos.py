@@ -51,7 +51,7 @@ def chain(name: str, row: Row, seed: int, options: argparse.Namespace, work: Wor
     run = f"{work.photos.images.name}-{name}-{options.grid}-{length}-{options.share:g}-{seed}"
     folder = work.folder / run
     facts = rows.kept(folder / "row.json")
-    told = {"settings": [*row.settings, *([] if row.program else options.train)]}
+    told: dict = {"settings": [*row.settings, *([] if row.program else options.train)]}
     told |= {"title": row.title, "seed": seed, "asked": options.drawn}
     if facts is None or not told.items() <= facts.items():
         made = (stranger if row.program else make)(run, row, seed, options, work)

@@ -245,9 +245,15 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train"
 
 
-def lively_sampler(digits: tuple[int, ...] = (), any_order: bool = False) -> Sampler:
-    """A model with lively random weights, ready to draw 240 codes, whole or in such digits, in
-    raster order or in any."""
+KINDS = {"whole": ((), ()), "digits": ((8, 6, 5), ()), "digits of numbers": ((48, 5), (8, 6, 5))}
+"""Digits and numbers of the 240 codes of a `lively_sampler`."""
+
+
+def lively_sampler(
+    digits: tuple[int, ...] = (), any_order: bool = False, numbers: tuple[int, ...] = ()
+) -> Sampler:
+    """A model with lively random weights, ready to draw 240 codes, whole or in such digits, read by
+    themselves or by such numbers, in raster order or in any."""
     torch.manual_seed(1)
     tokenizer = TextTokenizer.train(["a red car", "a blue house left of a green tree"], 300)
     shape = TransformerConfig(
@@ -259,6 +265,7 @@ def lively_sampler(digits: tuple[int, ...] = (), any_order: bool = False) -> Sam
         dropout=0,
         codes=240,
         digits=digits,
+        numbers=numbers,
         grid=4,
         any_order=any_order,
     )

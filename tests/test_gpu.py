@@ -4,6 +4,7 @@ Where there is no GPU, all of it runs on the CPU, so that it works when one come
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from training import rank_at_work
 
-from dallebaby_cli.config import SampleConfig, settings
+from dallebaby_cli.config import SampleConfig, settings, usual_digits, usual_numbers
 from dallebaby_cli.config.models import ClassifierConfig, DVAEConfig, TransformerConfig
 from dallebaby_cli.drawing import speed
 from dallebaby_cli.drawing.sampler import Sampler
@@ -56,11 +57,11 @@ def on_gpu(sampler: Sampler) -> Sampler:
 
 @pytest.fixture(
     scope="module",
-    params=[((), False), ((8, 6, 5), False), ((), True)],
-    ids=["whole", "digits", "any order"],
+    params=[((), False), ((8, 6, 5), False), ((), True), ((48, 5), False, (8, 6, 5))],
+    ids=["whole", "digits", "any order", "digits of numbers"],
 )
 def either_on_gpu(request: pytest.FixtureRequest) -> Sampler:
-    """It, one that predicts codes in digits, and one that knows any order."""
+    """It, one that predicts codes in digits, one that knows any order, and one of numbers."""
     return moved(lively_sampler(*request.param))
 
 
@@ -257,7 +258,15 @@ def test_the_command_draws(cli: Callable[..., Ran], model: Path, tmp_path: Path)
 
 
 SMALL = TransformerConfig(
-    dim=64, depth=2, heads=2, vocabulary=300, text_tokens=8, grid=4, codes=64, dropout=0
+    dim=64,
+    depth=2,
+    heads=2,
+    vocabulary=300,
+    text_tokens=8,
+    grid=4,
+    codes=64,
+    numbers=(4, 4, 4),
+    dropout=0,
 )
 
 
@@ -415,7 +424,9 @@ if GPU.type == "cuda":  # not skipped elsewhere: they are about nothing there
     @pytest.mark.parametrize("preset", ["baby-64", "baby-128", "gpu-128"])
     def test_presets_fit_the_gpu(preset: str) -> None:
         config = settings.load("train", preset=preset)
-        model = Transformer(config.model)
+        levels = settings.load("train-vae", preset=preset).model.steps
+        how = {"digits": usual_digits(levels), "numbers": usual_numbers(levels)}
+        model = Transformer(replace(config.model, codes=math.prod(levels), **how))
         torch.cuda.reset_peak_memory_stats()
         state = State.fresh({"model": Objective(model, Trained.loss)}, config, GPU)
         take_step(Trained(), state, words(model, config.batch_size), 1e-3, 0.0)  # type: ignore[arg-type]

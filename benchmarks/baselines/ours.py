@@ -43,6 +43,7 @@ shape = TransformerConfig(
     heads=work.HEADS,
     dropout=0,
     codes=work.CODES,
+    numbers=(8, 5, 5, 5),
     grid=options.grid,
 )
 model = Transformer(shape)

@@ -16,6 +16,7 @@ PX_A_CODE, MOST_CODES = 4, 16  # along one side, of a grid that nobody chose
 DRAWN_PX, DRAWN_GRID = 64, 8  # drawn scenes that are no larger need no more codes
 FEW_LEVELS, MANY_LEVELS = (8, 5, 5, 5), (8, 8, 8, 5, 5, 5)  # 1,000 codes; 64,000 for photographs
 WHOLE = 8192  # most codes that are predicted whole: each has a class of its own then
+MOST_VALUES = 256  # of all numbers of a code together that share what is learned
 NEAREST, MOST_NEAR = 3, 11  # known codes around one: of the row above; all of 5 x 5
 
 IDEAS: dict[str, Any] = {  # on trial once, all off (docs/experiments.md 10)
@@ -163,8 +164,9 @@ def usual_digits(levels: tuple[int, ...]) -> tuple[int, ...]:
 
 def usual_numbers(levels: tuple[int, ...]) -> tuple[int, ...]:
     """How many values each of the numbers has by which a transformer reads and tells apart codes,
-    given those that an image tokenizer writes them in; none where a code is one number alone."""
-    return levels if len(levels) > 1 else ()
+    given those that an image tokenizer writes them in; none where a code is one number alone, or
+    they have so many values that the table of what each code is would be large."""
+    return levels if len(levels) > 1 and sum(levels) <= MOST_VALUES else ()
 
 
 def _divisors(px: int) -> str:
@@ -209,7 +211,7 @@ class TransformerConfig(Bounded):
     digits: tuple[int, ...] = bounded((), ge=2, le=65536)
     """how many values each digit of a code has, if those are predicted one after another; always
     taken from the dVAE, none where codes are predicted whole"""
-    levels: tuple[int, ...] = bounded((), ge=2, le=65536)
+    numbers: tuple[int, ...] = bounded((), ge=2, le=65536)
     """how many values each of the numbers has in which the dVAE writes a code; always taken from
     it, none where it writes none. Codes that are alike share what is learned of their numbers"""
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
@@ -232,13 +234,15 @@ class TransformerConfig(Bounded):
             self.digits,
             f"must make codes={self.codes:,} when multiplied",
         )
-        made = tuple(map(math.prod, self.numbers)) == self.radices
+        made = tuple(map(math.prod, self.parts)) == self.radices
         check(
-            not self.levels or (made and sum(self.numbers, ()) == self.levels),
-            "model.levels",
-            self.levels,
+            not self.numbers or (made and sum(self.parts, ()) == self.numbers),
+            "model.numbers",
+            self.numbers,
             f"must make {' x '.join(map(str, self.radices))} codes when multiplied",
         )
+        few = sum(self.numbers) <= MOST_VALUES
+        check(few, "model.numbers", self.numbers, f"has over {MOST_VALUES} values")
 
     @property
     def radices(self) -> tuple[int, ...]:
@@ -246,23 +250,23 @@ class TransformerConfig(Bounded):
         return self.digits or (self.codes,)
 
     @property
-    def numbers(self) -> tuple[tuple[int, ...], ...]:
+    def parts(self) -> tuple[tuple[int, ...], ...]:
         """For each digit of a code, how many values each of the numbers has that make it; nothing
         where codes are no numbers."""
         parts, first = [], 0
-        for radix in self.radices if self.levels else ():
+        for radix in self.radices if self.numbers else ():
             last = first + 1
-            while math.prod(self.levels[first:last]) < radix and last < len(self.levels):
+            while math.prod(self.numbers[first:last]) < radix and last < len(self.numbers):
                 last += 1
-            parts.append(self.levels[first:last])
+            parts.append(self.numbers[first:last])
             first = last
         return tuple(parts)
 
     @property
     def near(self) -> int:
         """How many known codes a position in raster order is told, beside the one before it. Where
-        each code must be learned by itself, more of them bring less than they cost (LOG.md)."""
-        return MOST_NEAR if self.levels and not self.any_order else NEAREST
+        each code must be learned by itself, more of them do harm (docs/experiments.md 10)."""
+        return MOST_NEAR if self.numbers and not self.any_order else NEAREST
 
     @property
     def image_tokens(self) -> int:

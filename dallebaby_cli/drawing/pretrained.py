@@ -62,6 +62,7 @@ def from_pretrained(
     target = devices.resolve(device)
     shape = weights.shape_of(TransformerConfig, described["model"], folder / "config.json")
     model = weights.load(folder / "model.safetensors", lambda: Transformer(shape))
+    model.fold()
     halve(model.to(target).eval().requires_grad_(False), target)
     painter = None if vae is None else Path(vae).expanduser()
     if painter is None:

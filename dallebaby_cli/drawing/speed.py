@@ -78,8 +78,9 @@ def must_read(sampler: Sampler, config: SampleConfig) -> int:
     device = next(model.parameters()).device
     with devices.autocast(device, "auto"):
         size = sampler._computed_like(device).element_size()
-    deciding = (model.norm, model.image_head, model.digit_blocks, model.digit_heads)
-    weights = _kept((*model.blocks, *deciding))
+    deciding = (model.norm, model.image_head, model.digit_blocks, model.digit_heads, model.shared)
+    reading = () if model.reading is None else (model.reading,)
+    weights = _kept((*reading, *model.blocks, *deciding))
     return (len(decided) - 1) * weights + rows * 2 * shape.dim * shape.depth * size
 
 

@@ -75,8 +75,10 @@ class Shared(nn.Module):
         return logits
 
     def classes(self) -> Tensor:
-        """The vectors (L, D) whose products with that they are."""
-        return self.marks @ self.head.weight
+        """The vectors (L, D), in fp32, whose products with that they are: the gradient of one is a
+        sum over many rows."""
+        with torch.autocast(self.marks.device.type, enabled=False):
+            return self.marks @ self.head.weight.float()
 
     def told(self, digit: Tensor) -> Tensor:
         """What it tells (…, D) that this digit (…) was found."""

@@ -75,8 +75,8 @@ class Transformer(nn.Module):
         near = places_near(config.grid, config.near, config.any_order)
         self.register_buffer("near", near, persistent=False)
         self.reading: nn.Linear | None = None
-        if config.levels:
-            with_none = F.pad(marks(config.codes, config.levels), (0, 1, 0, 1))
+        if config.numbers:
+            with_none = F.pad(marks(config.codes, config.numbers), (0, 1, 0, 1))
             with_none[-1, -1] = 1
             self.register_buffer("marks", with_none, persistent=False)
             told = (1 + near.shape[1]) * with_none.shape[1]
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         )
         self.shared = nn.ModuleList(
             Shared(config.dim, numbers, last=number == len(others))
-            for number, numbers in enumerate(config.numbers)
+            for number, numbers in enumerate(config.parts)
         )
         self.register_buffer("turns", rotary_table(config), persistent=False)
         self.register_buffer("raster", torch.arange(config.image_tokens)[None], persistent=False)
@@ -131,7 +131,7 @@ class Transformer(nn.Module):
         for weight in self.digit_heads.parameters():
             nn.init.zeros_(weight)
         for index, weight in enumerate(self.digit_embeddings.parameters()):
-            parts = 1 + (len(self.config.numbers[index]) if self.shared else 0)
+            parts = 1 + (len(self.config.parts[index]) if self.shared else 0)
             nn.init.normal_(weight, std=parts**-0.5)
         for part in (*self.blocks, *self.digit_blocks, *self.shared):
             assert isinstance(part, Block | DigitBlock | Shared)
@@ -228,6 +228,18 @@ class Transformer(nn.Module):
         x = self._run(*self._inputs(text, known, order[:, :-1], order[:, -1:], 0), None)
         x = self.norm(x)
         return x[:, : config.text_tokens], x[:, config.text_tokens :]
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add what codes share to what each has of its own: fewer operations a code that is drawn,
+        and nothing to be learned any more."""
+        for index in range(len(self.shared)):
+            part = self._shared(index)
+            self._head(index).weight += part.classes()
+            if part.embedding is not None:
+                own = cast(nn.Embedding, self.digit_embeddings[index])
+                own.weight += part.marks @ part.embedding.weight
+        self.shared = nn.ModuleList()
 
     def compile(self, *options: Any, **more: Any) -> None:
         """torch.compile the blocks, all from one translation. Not the embeddings: compiled code

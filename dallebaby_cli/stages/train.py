@@ -183,15 +183,15 @@ def prepare(
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
     written = image_tokenizer.levels
-    digits, levels = usual_digits(written), usual_numbers(written)
+    digits, numbers = usual_digits(written), usual_numbers(written)
     if before:
-        digits, levels = (tuple(before.config["model"][name]) for name in ("digits", "levels"))
+        digits, numbers = (tuple(before.config["model"][n]) for n in ("digits", "numbers"))
     shape = replace(
         config.model,
         vocabulary=tokenizer.vocabulary,
         codes=image_tokenizer.codes,
         digits=digits,
-        levels=levels,
+        numbers=numbers,
         grid=image_tokenizer.grid,
     )
     config = replace(config, model=shape)
@@ -373,7 +373,7 @@ def _with_kept_codes(task: DalleTask, folder: Path) -> DalleTask:
     before = found.config.get("model") if found else None
     if not isinstance(before, dict):
         return task
-    how = {name: before.get(name, []) for name in ("digits", "levels")}
+    how = {name: before.get(name, []) for name in ("digits", "numbers")}
     try:
         shape = settings.build(TransformerConfig, settings.as_dict(ours) | how)
     except UsageError:  # it is of other codes, which is told where settings are compared

@@ -213,7 +213,8 @@ def shard(module: nn.Module) -> None:
     lists = (nn.ModuleList, nn.Sequential)
     for layers in [part for part in module.modules() if isinstance(part, lists)]:
         for layer in layers.children():
-            if not isinstance(layer, lists) and [*layer.children()]:
+            calls = type(layer).forward is not nn.Module.forward and not isinstance(layer, lists)
+            if calls and [*layer.children()]:  # or it would never be made whole
                 fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     # the averaged weights, which have no backward pass, must not stay whole either
     fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import lively_sampler
+from conftest import KINDS, lively_sampler
 from models.test_orders import Pass, at_once
 
 from dallebaby_cli.config import SampleConfig
@@ -21,10 +21,11 @@ SEEDS = [3, 4, 5]
 N = 16
 
 
-@pytest.fixture(scope="module", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def sampler(request: pytest.FixtureRequest) -> Sampler:
     """One that knows any order; do not change it."""
-    return lively_sampler(request.param, any_order=True)
+    digits, numbers = request.param
+    return lively_sampler(digits, numbers=numbers, any_order=True)
 
 
 def around(count: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import forced, lively_sampler
+from conftest import KINDS, forced, lively_sampler
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.half_precision import halve
@@ -26,10 +26,12 @@ SEEDS = [3, 4, 5]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@pytest.fixture(scope="session", params=[(), (8, 6, 5)], ids=["whole", "digits"])
+@pytest.fixture(scope="session", params=KINDS.values(), ids=KINDS)
 def sampler(request: pytest.FixtureRequest) -> Sampler:
-    """One that predicts codes whole, and one that does so in three digits; do not change them."""
-    return lively_sampler(request.param)
+    """One that predicts codes whole, one that does so in three digits, and one of two that are made
+    of numbers; do not change them."""
+    digits, numbers = request.param
+    return lively_sampler(digits, numbers=numbers)
 
 
 @torch.no_grad()

@@ -43,6 +43,18 @@ def test_of_digits_all_heads_and_what_leads_to_them() -> None:
     assert found == 16 * 4 * (3 * BLOCK + NORMS + heads) + 8 * cache
 
 
+def test_of_numbers_the_matrix_that_reads_them_too() -> None:
+    shared, read = (8 + 6) * 48 + (8 + 6) * 48 + 5 * 48, (1 + 11) * (8 + 6 + 5 + 1) * 48
+    heads = (48 + 5) * 48 + 48 + 4 * 48**2
+    cache = POSITIONS * 2 * 3 * 48 * 4
+    config = SampleConfig(guidance=1, batch_size=8)
+    sampler = lively_sampler((48, 5), numbers=(8, 6, 5))
+    told = 16 * 4 * (3 * BLOCK + NORMS + heads + read)
+    assert speed.must_read(sampler, config) == told + 16 * 4 * shared + 8 * cache
+    sampler.model.fold()
+    assert speed.must_read(sampler, config) == told + 8 * cache
+
+
 def test_halved_weights_are_half_as_much(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     none = SampleConfig(guidance=1, batch_size=1)
     for bf16 in (False, True):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dallebaby_cli.config import TransformerConfig, usual_digits
+from dallebaby_cli.config import TransformerConfig, usual_digits, usual_numbers
 from dallebaby_cli.config.settings import load
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.models.digits import join, split
@@ -118,6 +118,31 @@ def test_probabilities_of_all_codes_sum_to_one(digits: tuple[int, ...]) -> None:
     assert max(found) > 2 * min(found)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("digits", [(), (5, 5)])
+def test_what_codes_share_can_be_added_to_what_each_has(digits: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Transformer(replace(SHAPE, digits=digits, numbers=(5, 5))).eval()
+    for weight in model.parameters():
+        weight.normal_(std=0.5)
+    asked = torch.randint(300, (2, 3)), torch.randint(25, (2, 1))
+    before = model(*asked)
+    model.fold()
+    assert not model.shared and not any("shared" in name for name in model.state_dict())
+    for one, other in zip(before, model(*asked), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_numbers_that_do_not_make_the_digits_are_refused() -> None:
+    for numbers, digits in (((5, 4), ()), ((5, 5, 2), ()), ((25,), (5, 5))):
+        with pytest.raises(UsageError, match=r"model\.numbers="):
+            replace(SHAPE, numbers=numbers, digits=digits)
+    with pytest.raises(UsageError, match=r"model\.numbers=.*has over 256 values"):
+        replace(SHAPE, codes=512, numbers=(256, 2))
+    assert usual_numbers((256, 2)) == () == usual_numbers((40,))
+    assert usual_numbers((8, 5, 5, 5)) == (8, 5, 5, 5)
+
+
 def test_any_probabilities_can_be_learned() -> None:
     """A second digit that says nothing alone, and all once the first one is known."""
     torch.manual_seed(0)
@@ -135,7 +160,7 @@ def test_any_probabilities_can_be_learned() -> None:
 
 
 def test_muon_takes_what_lies_between_digits_and_adamw_their_tables() -> None:
-    model = Transformer(replace(SHAPE, digits=(5, 5), levels=(5, 5)))
+    model = Transformer(replace(SHAPE, digits=(5, 5), numbers=(5, 5)))
     names = {id(weight): name for name, weight in model.named_parameters()}
     adamw, muon = optim.build(model, replace(load("train").optim, muon=True)).parts
     taken = {names[id(w)] for group in muon.param_groups for w in group["params"]}

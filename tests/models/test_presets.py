@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dallebaby_cli.config import settings, usual_grid
+from dallebaby_cli.config import settings, usual_digits, usual_grid, usual_numbers
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.models.transformer import Transformer
 
@@ -17,6 +17,8 @@ OTHERWISE = {  # the places in a weight's shape that may be otherwise, by its na
     r"dalle (text|image|above|place)_embedding": ({0}, "is looked up, not multiplied"),
     r"dalle blocks\.\d+\.query_key_norm": ({0, 1, 2}, "is multiplied number by number"),
     r"dalle (text|image)_head": ({0}, "is rounded up by the loss"),
+    r"dalle reading": ({1}, "has a column for each value of the numbers around"),
+    r"dalle shared": ({0}, "has a row for each value of a digit's numbers"),
     r"vae encoder\.1\.": ({1}, "reads the pixels of a patch"),
     r"vae decoder\.(6|8|10)\.weight": ({0}, "paints the pixels of a patch"),
     r"vae encoder\.(7|9|11)\.weight": ({0}, "makes the few channels of a code"),
@@ -29,6 +31,7 @@ def weights(preset: str, px: int) -> dict[str, tuple[int, ...]]:
     vae = settings.load("train-vae", preset=preset).model
     vae = replace(vae, image_px=px, grid=vae.grid or usual_grid(px))
     sizes = {"codes": vae.codes, "grid": vae.grid}
+    sizes |= {"digits": usual_digits(vae.steps), "numbers": usual_numbers(vae.steps)}
     dalle = replace(settings.load("train", preset=preset).model, **sizes)
     with torch.device("meta"):
         models: dict[str, nn.Module] = {"vae": DVAE(vae), "dalle": Transformer(dalle)}

@@ -136,7 +136,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
         path = folder / name
         content = json.loads(path.read_text())
         shape = content["config"]["model"] if name == "manifest.json" else content["model"]
-        assert shape.pop("digits") == [] and shape.pop("levels") == []
+        assert shape.pop("digits") == [] and shape.pop("numbers") == []
         path.write_text(json.dumps(content))
     about = json.loads((folder / "manifest.json").read_text())
     about["id"] = weights.model_id(folder)

@@ -10,7 +10,7 @@ from conftest import Ran
 from safetensors.torch import load_file
 
 from dallebaby_cli.config import TransformerConfig
-from dallebaby_cli.config.settings import as_dict, build, load
+from dallebaby_cli.config.settings import as_dict, build, knows, load
 from dallebaby_cli.errors import UsageError
 from dallebaby_cli.stages import train as stage
 from dallebaby_cli.training import identity
@@ -46,7 +46,7 @@ def test_numbers_come_from_the_dvae_and_few_vectors_serve_for_all_codes(
     run: Callable[..., Path], home: Path, cli: Cli, tmp_path: Path
 ) -> None:
     folder = run("numbers", "--steps", 2)
-    assert shape(folder)["levels"] == [8, 5, 5, 5]
+    assert shape(folder)["numbers"] == [8, 5, 5, 5]
     kept = load_file(folder / "model.safetensors")
     assert kept["reading.weight"].shape[1] == (1 + 11) * (8 + 5 + 5 + 5 + 1)
     assert kept["shared.0.head.weight"].shape[0] == 8 + 5 + 5 + 5
@@ -54,7 +54,7 @@ def test_numbers_come_from_the_dvae_and_few_vectors_serve_for_all_codes(
     asked = ("generate", "a red circle", "-n", 2, "--model", folder, "--out", out)
     assert cli("--home", home, *asked).code == 0 and out.exists()
     child = run("child", "--steps", 1, "--from", "numbers")
-    assert shape(child)["levels"] == [8, 5, 5, 5]
+    assert shape(child)["numbers"] == [8, 5, 5, 5]
 
 
 def test_a_run_of_an_older_version_goes_on_as_it_began(
@@ -69,12 +69,12 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
     for file in (folder / "manifest.json", folder / "config.json"):
         content = json.loads(file.read_text())
         model = (content["config"] if "config" in content else content)["model"]
-        assert model.pop("levels") == []
+        assert model.pop("numbers") == []
         model["trials"] = {**TransformerConfig.retired["trials"]}
         file.write_text(json.dumps(content))
-    assert run("old", "--steps", 2) == folder and shape(folder)["levels"] == []
+    assert run("old", "--steps", 2) == folder and shape(folder)["numbers"] == []
     assert load_file(folder / "model.safetensors").keys() == before.keys()
-    assert shape(run("child", "--steps", 1, "--from", "old"))["levels"] == []
+    assert shape(run("child", "--steps", 1, "--from", "old"))["numbers"] == []
 
 
 def test_a_learned_codebook_has_no_numbers(cli: Cli, run: Callable[..., Path], home: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_learned_codebook_has_no_numbers(cli: Cli, run: Callable[..., Path], h
     assert cli("--home", home, "train-vae", *vq).code == 0
     assert cli("--home", home, "encode", "--vae", "vq").code == 0
     folder = run("whole", "shapes@vq", "--steps", 1)
-    assert shape(folder)["levels"] == []
+    assert shape(folder)["numbers"] == []
     assert "image_embedding.weight" in load_file(folder / "model.safetensors")
 
 
@@ -90,9 +90,17 @@ def test_what_older_versions_did_not_say_leaves_a_runs_name_alone() -> None:
     now = as_dict(load("train", preset="scenes"))
     told = json.dumps(identity.of(now), sort_keys=True)
     then = {**now, "model": {**now["model"], "trials": {**TransformerConfig.retired["trials"]}}}
-    del then["model"]["levels"]
+    del then["model"]["numbers"]
     assert json.dumps(identity.of(then), sort_keys=True) == told
     then["model"]["trials"]["gates"] = True
     assert '"trials": {"gates": true}' in json.dumps(identity.of(then), sort_keys=True)
     with pytest.raises(UsageError, match="unknown setting trials"):
         build(TransformerConfig, then["model"])
+
+
+def test_levels_of_a_dvae_make_it_another_run_and_are_no_business_of_a_transformers() -> None:
+    def of(levels: str) -> dict:
+        return identity.of(as_dict(load("train-vae", settings=(f"model.levels={levels}",))))
+
+    assert of("[8,5,5,5]") != of("[8,6,5]")
+    assert knows("train-vae", "model.levels") and not knows("train", "model.levels")

@@ -27,7 +27,15 @@ from dallebaby_cli.training import checkpoint, loop, plan
 STEPS = 6
 CONFIG = RunConfig(batch_size=4, eval_every=100, save_every_s=0)
 SHAPE = TransformerConfig(
-    text_tokens=4, vocabulary=300, dim=16, depth=2, heads=2, dropout=0, codes=20, grid=3
+    text_tokens=4,
+    vocabulary=300,
+    dim=16,
+    depth=2,
+    heads=2,
+    dropout=0,
+    codes=20,
+    numbers=(4, 5),
+    grid=3,
 )
 with_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
