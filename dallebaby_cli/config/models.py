@@ -192,6 +192,7 @@ class TransformerConfig(Bounded):
 
     section = "model."
     retired: ClassVar[Mapping[str, Any]] = {"trials": IDEAS}
+    """ideas on trial, of which models without any still tell"""
 
     text_tokens: int = bounded(32, ge=1, le=COUNT)
     """longest caption; longer ones are cut"""

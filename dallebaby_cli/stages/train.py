@@ -82,11 +82,9 @@ class DalleTask:
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
         seed = (config.seed, 1, step)
         read = self.train.read(rows, seed, config.caption_drop, collectives.share())
-        return (
-            (*read, *orders.draw(config, step, collectives.share()))
-            if config.random_order
-            else read
-        )
+        if not config.random_order:
+            return read
+        return (*read, *orders.draw(config, step, collectives.share()))
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         assert isinstance(model, Transformer)
@@ -182,8 +180,7 @@ def prepare(
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = _train_tokenizer(rows, config.model.vocabulary)
-    written = image_tokenizer.levels
-    digits, numbers = usual_digits(written), usual_numbers(written)
+    digits, numbers = usual_digits(image_tokenizer.levels), usual_numbers(image_tokenizer.levels)
     if before:
         digits, numbers = (tuple(before.config["model"][n]) for n in ("digits", "numbers"))
     shape = replace(
