@@ -14,7 +14,8 @@ model is judged by `dallebaby evaluate`, too, on so many pictures of each kind.
 Rates and shapes are those of preset `scenes`, or differ from its. HOME/ladder keeps what each row
 came to, under its settings as they are in full, so that a row whose defaults have changed is run
 again and no other. A row that came to nothing is named at the end. --kept shows the table of what
-there is so far. --set is for all rows. --steps asks for so many steps in place of the minutes.
+there is so far. --set is for all rows; without --only and --row all are run. --steps asks for so
+many steps in place of the minutes.
 """
 
 import argparse

@@ -145,9 +145,7 @@ def main() -> None:
     for seed in options.seeds:
         for name, row in asked.items():
             found[name].append(chain(name, row, seed, options, work))
-    print(
-        f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures against"
-    )
+    print(f"\nKID × 1000, N = {options.drawn:,} drawn and {photos.count:,} rebuilt pictures")
     print(f"against {photos.count:,} photographs.")
     if "trained" in judges.names:
         right = judges.right(photos.holdout)
