@@ -78,7 +78,7 @@ def machine(bench: Bench) -> Iterator[Result]:
 def tests(bench: Bench) -> Iterator[Result]:
     """tests/test_gpu.py, or on a CPU some of it."""
     some = ("-k", "orthogonal or classifier or uncached") if bench.cpu else ()
-    asked = ("-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *some, "tests/test_gpu.py")
+    asked = ("-m", "pytest", "-v", "-p", "no:cacheprovider", *some, "tests/test_gpu.py")
     code, out, err = bench.run(*asked)
     print(out[-2 * TAIL :], file=sys.stderr, flush=True)
     (summary,) = out.strip().splitlines()[-1:] or [""]
@@ -336,7 +336,7 @@ def chain(bench: Bench) -> Iterator[Result]:
 # its time in seconds at most; what is left over goes to those after it
 SECTIONS = {
     machine: 20,
-    tests: 120,
+    tests: 180,
     draw: 90,
     train: 70,
     dvae: 40,

@@ -5,6 +5,7 @@ Where there is no GPU, all of it runs on the CPU, so that it works when one come
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -351,13 +352,16 @@ def kept(state: State) -> list[Any]:
 @contextmanager
 def without_waits() -> Iterator[None]:
     """An error where the host would wait for the GPU."""
-    if GPU.type == "cuda":
+    if GPU.type != "cuda":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this way of asking is a prototype
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        if GPU.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_blocks_computed_twice_have_the_same_gradients() -> None:
@@ -386,11 +390,11 @@ def test_a_stopped_run_goes_on_as_it_would_have(prepared: Path, tmp_path: Path) 
             loop.fit(stopping, config, rank_at_work.STEPS, tmp_path / name, GPU, ignore)
     whole, parts = (checkpoint.load_state(tmp_path / n / "state.pt") for n in ("whole", "parts"))
     assert whole and parts and whole["step"] == parts["step"] == rank_at_work.STEPS
-    for name, weight in whole["ema"].items():
-        if GPU.type == "cpu":
-            assert torch.equal(weight, parts["ema"][name])
-        else:
-            torch.testing.assert_close(weight, parts["ema"][name], rtol=1e-3, atol=1e-4)
+    ours, theirs = (torch.cat([w.flatten() for w in s["ema"].values()]) for s in (parts, whole))
+    if GPU.type == "cpu":
+        assert torch.equal(ours, theirs)
+    else:  # which adds in any order; without its momentum a run ends 6e-3 apart, a step late 4e-3
+        close(ours, theirs, 1e-3)
 
 
 @pytest.mark.parametrize("way", [muon.orthogonal, muon.gathered, muon.step_by_step])
