@@ -53,6 +53,19 @@ def decode(content: bytes, px: int, fit: Fit = "crop") -> np.ndarray:
             return _square(image, px, fit)
 
 
+def side(content: bytes | np.ndarray, fit: Fit = "crop") -> int:
+    """What becomes the side of the square: the shorter side in pixels of a picture that `decode` or
+    `square` takes, the longer one where white is put around."""
+    if isinstance(content, np.ndarray):
+        size = content.shape[:2]
+    elif content.startswith(jpeg.START) and (head := jpeg.head(content)):
+        size = head[:2]
+    else:
+        with _quiet(), Image.open(io.BytesIO(content), formats=kinds.formats(content)) as image:
+            size = image.size
+    return min(size) if fit == "crop" else max(size)
+
+
 def layers(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """A picture file as large as it is and upright: how bright it is, and how opaque, uint8 (H, W)
     each. Raises Rejected."""

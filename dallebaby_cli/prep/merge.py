@@ -6,6 +6,7 @@ made the pieces or when.
 """
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class Merged:
     shards: list[Path]
     counts: dict[str, Any]
     shown: "Shown"
+    side: int
+    """in pixels, of half of the pictures at most, before they were made square"""
 
 
 def plan(paths: list[Path], config: PrepConfig) -> Plan:
@@ -120,7 +123,7 @@ def write(
     extra = _captions_of_copies(paths, decided)
     shown = Shown(decided)
     reasons: Counter[str] = Counter()
-    captions = 0
+    captions, sides = 0, array("i")
     shards = ShardWriter(out, name, codec.SUFFIX[config.encoding], config.shard_mb * 1e6)
     with (out / "rejects.jsonl").open("w", encoding="utf-8", newline="\n") as rejects:
         for number, row in _rows(paths, decided.end):
@@ -141,6 +144,7 @@ def write(
                 shards.add(decided.key(number), row["picture"], described)
                 shown.take(number, row["picture"], texts[0] if texts else "", row["file"])
                 captions += len(texts)
+                sides.append(row["side"])
             tell(number + 1)
     written = shards.close()
     accepted, kept_out = int(decided.taken.sum()), int(decided.holdout.sum())
@@ -152,9 +156,10 @@ def write(
         "near_duplicates": int((sizes[sizes > 1] - 1).sum()),
         "train": accepted - kept_out,
         "holdout": kept_out,
+        "enlarged": sum(side < config.image_px for side in sides),
         "captions": captions,
     }
-    return Merged(written, counts, shown)
+    return Merged(written, counts, shown, int(np.median(sides)))
 
 
 class Shown:

@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("hash", pa.binary(32)),
         ("picture", pa.binary()),
+        ("side", pa.int32()),  # in pixels, of what was made square
         ("print", pa.binary(duplicates.PRINT_BYTES)),  # null too if there is none
         ("captions", pa.list_(pa.string())),
         ("caption_sources", pa.list_(pa.string())),
@@ -238,12 +239,14 @@ def _row(record: Record, config: PrepConfig) -> dict[str, Any]:
             digest = hashlib.sha256(repr(content.shape).encode())
             digest.update(np.ascontiguousarray(content).data)
             pixels = images.square(content, config.image_px, config.fit)
+        side = images.side(content, config.fit)
     except Rejected as rejected:
         return {"file": file, "reason": rejected.reason, "detail": one_line(rejected.detail)}
     return {
         "file": file,
         "hash": digest.digest(),
         "picture": codec.encode(pixels, config),
+        "side": side,
         "print": duplicates.fingerprint(pixels) if compared else None,
         "captions": [one_line(text) for text in captions],
         "caption_sources": list(by) if isinstance(by, tuple) else [by] * len(captions),

@@ -341,6 +341,28 @@ def test_folder_without_captions(tmp_path: Path, cli: Cli) -> None:
     assert Shards(tmp_path / "home/images/pictures").captions(0) == []
 
 
+def test_pictures_that_are_enlarged_are_told_of(tmp_path: Path, cli: Cli) -> None:
+    """With the size to ask for; not where most are large enough, whatever their kind."""
+    for number in range(9):
+        kind = ("PNG", "JPEG", "GIF")[number % 3]
+        put(tmp_path / "small" / f"{number}.{kind.lower()}", noise(number, (40, 35), kind))
+    for number in range(4):
+        put(tmp_path / "mixed" / f"{number}.png", noise(number, (40 + 20 * (number % 2), 70)))
+    asked = ("--home", tmp_path / "home", "prep")
+    for source, options, enlarged, told in (
+        ("small", (), 9, "9 of 9 pictures are smaller than 64 px and were enlarged; with --px 32"),
+        ("small", ("--px", 40, "--set", "fit=pad"), 0, ""),
+        ("small", ("--px", 32), 0, ""),
+        ("small", ("--px", 39), 9, "with --px 32 "),
+        ("mixed", (), 4, "with --px 48 "),
+        ("mixed", ("--px", 48), 2, ""),
+    ):
+        ran = cli(*asked, tmp_path / source, *options, "--json")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["enlarged"] == enlarged
+        assert told in ran.err and ("enlarged" in ran.err) == bool(told)
+
+
 def test_two_at_once(tmp_path: Path) -> None:
     source = fill(tmp_path / "pictures", 3)
     folder = tmp_path / "home" / "images" / "pictures"
