@@ -61,6 +61,8 @@ def side(content: bytes | np.ndarray, fit: Fit = "crop") -> int:
     elif content.startswith(jpeg.START) and (head := jpeg.head(content)):
         size = head[:2]
     else:
+        if content.startswith(png.START):
+            content, _ = png.clean(content)
         with _quiet(), Image.open(io.BytesIO(content), formats=kinds.formats(content)) as image:
             size = image.size
     return min(size) if fit == "crop" else max(size)

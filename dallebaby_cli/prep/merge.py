@@ -144,7 +144,7 @@ def write(
                 shards.add(decided.key(number), row["picture"], described)
                 shown.take(number, row["picture"], texts[0] if texts else "", row["file"])
                 captions += len(texts)
-                sides.append(row["side"])
+                sides.append(row.get("side", config.image_px))
             tell(number + 1)
     written = shards.close()
     accepted, kept_out = int(decided.taken.sum()), int(decided.holdout.sum())
