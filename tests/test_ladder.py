@@ -179,11 +179,11 @@ def test_every_row_is_of_settings_that_there_are(ladder: ModuleType) -> None:
             assert bool(row.settings) != bool(row.views)
 
 
-# ---------------------------------------------------------------- random orders
+# ---------------------------------------------------------------- other orders
 
 
 @pytest.mark.slow
-def test_random_orders_are_compared_drawn_from_and_filled_once(
+def test_orders_are_compared_drawn_from_and_filled_once(
     trained: Path,
     tmp_path: Path,
     tool: Tool,
@@ -207,18 +207,18 @@ def test_random_orders_are_compared_drawn_from_and_filled_once(
         return {"KID, here": 1.0, "right, filled": 0.5}
 
     monkeypatch.setattr(__import__("filling"), "filled", fill)
-    asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "half", "--passes", 4, "--pictures", 4)
+    asked = (tmp_path, TOKENS, *SMALL[:-1], "--only", "quarter", "--passes", 4, "--pictures", 4)
     out = ran(BENCHMARKS / "orders.py", asked, monkeypatch, capsys)
-    assert "| half: half at first, a tenth at last | " in out
+    assert "| quarter: a quarter at first, a tenth at last | " in out
     assert f"{TOKENS}: each picture was seen 0.1 times in raster order alone" in out
     for name in ("raster order", "4 passes, diagonal", "4 passes, halton", "4 passes, confidence"):
         assert f"| {name} | 0.50 | 4.00 | 2.50 | 25.0% |" in out
     found = [(way, config.steps) for *_, way, config in filled]
     assert found == [("top", None), ("centre", None), ("centre", 4)]
     assert out.count(" | 1.00 | 50.0% |") == 3
-    (run,) = (path for path in (tmp_path / "dalle").iterdir() if "-half-" in path.name)
+    (run,) = (path for path in (tmp_path / "dalle").iterdir() if "-quarter-" in path.name)
     about = manifest.read(run)
-    assert about is not None and about.config["random_order"] == 0.5
+    assert about is not None and about.config["random_order"] == 0.25
     tool.asked.clear()
     ran(BENCHMARKS / "orders.py", asked, monkeypatch, capsys)
     assert not tool.asked and len(filled) == 3, "nothing is run twice"

@@ -265,9 +265,10 @@ class TransformerConfig(Bounded):
 
     @property
     def near(self) -> int:
-        """How many known codes a position in raster order is told, beside the one before it. Where
-        each code must be learned by itself, more of them do harm (docs/experiments.md 10)."""
-        return MOST_NEAR if self.numbers and not self.any_order else NEAREST
+        """How many codes that come before in raster order a position is told, beside the one before
+        it; in any order their mirror images, too. Where each code must be learned by itself, more
+        of them do harm (docs/experiments.md 10)."""
+        return MOST_NEAR if self.numbers else NEAREST
 
     @property
     def image_tokens(self) -> int:

@@ -163,9 +163,9 @@ class TrainConfig(RunConfig):
     caption_drop: float = bounded(0.1, ge=0, lt=1)
     """share of the captions left out, so that guidance has something to guide against"""
     random_order: float = bounded(0.0, ge=0, le=1)
-    """share of the pictures that are learned in a random order of their codes through the first
-    half of the run, so that the model draws several at a time and around others; it falls to
-    random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone"""
+    """share of the pictures that are learned in other orders of their codes through the first half
+    of the run, each in its own, so that the model draws several at a time and around others; it
+    falls to random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone"""
     random_floor: float = bounded(0.1, ge=0, le=1)
     """share of them that stays to the end of the run; no more than random_order"""
     early_stop: bool = True
@@ -229,9 +229,9 @@ class SampleConfig(Bounded):
     """passes that draw a picture, several codes each, of models that learned with random_order;
     null is raster order, a code a pass"""
     order: Literal["auto", "diagonal", "halton", "confidence", "raster"] = "auto"
-    """in which order such passes draw codes: in all rows at once, each behind the one above; far
-    apart; of these the surest; row by row. auto is diagonal where nothing is known and there are
-    more passes than rows, else halton"""
+    """in which order such passes draw codes: in all rows at once, each behind the one above, from
+    two corners where passes are few; far apart; of these the surest; row by row. auto is diagonal,
+    but halton where there are fewer passes than rows"""
     batch_size: int | None = bounded(None, ge=1, le=COUNT)
     """pictures drawn at a time, which does not change them; null is as many as pay and fit"""
 

@@ -38,7 +38,8 @@ def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     rows = 1 if config.guidance == 1 else 2
     cached = 2 * 4 * shape.depth * shape.sequence_len * shape.dim
     first = shape.sequence_len if shape.any_order else shape.text_tokens + 1  # or codes that stay
-    read = 12 * 4 * first * shape.dim
+    told = 4 * (2 * shape.near + 3) * (sum(shape.numbers) + 1)
+    read = first * max(12 * 4 * shape.dim, told)
     places = AHEAD  # whose random numbers are held at a time, and in passes logits, too
     if config.steps is not None:
         decided = counts(shape.image_tokens, 0, config)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise_at
 from dallebaby_cli.models.block import Cache
+from dallebaby_cli.models.places import diagonals
 from dallebaby_cli.models.transformer import Transformer
 
 CHOICE = 2  # places that are asked for where the surest of them are kept, for each that is
@@ -113,7 +114,7 @@ def way(config: SampleConfig, given: int, grid: int) -> str:
         return "raster"
     if config.order != "auto":
         return config.order
-    return "diagonal" if not given and config.steps > grid else "halton"
+    return "diagonal" if min(config.steps, grid**2 - given) >= grid else "halton"
 
 
 def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
@@ -121,9 +122,13 @@ def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
     ones (B, N), -1 where they are not, then of those that are drawn."""
     grid = math.isqrt(known.shape[1])
     places: Sequence[int] = range(known.shape[1])
-    found = way(config, int((known[0] >= 0).sum()), grid)
-    if found == "diagonal" and config.steps:
-        places = sorted(places, key=diagonals(grid, config.steps).__getitem__)
+    unknown = int((known[0] < 0).sum())
+    found = way(config, known.shape[1] - unknown, grid)
+    if found == "diagonal" and unknown:
+        passes = min(config.steps or unknown, unknown)
+        if unknown < len(places):  # what is given lies around, not at two corners
+            passes = max(passes, 2 * grid - 1)
+        places = sorted(places, key=diagonals(grid, passes).__getitem__)
     elif found != "raster":
         places = halton(grid)
     order = torch.tensor(places).to(known.device).expand_as(known)
@@ -133,11 +138,15 @@ def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
 
 def counts(whole: int, given: int, config: SampleConfig) -> list[int]:
     """How many of the `whole` picture's codes are known before each pass and after the last one, if
-    so many are given: along diagonals as many as lie on them, else few at first, along a cosine; at
-    least one in each, and without `steps` one in each."""
+    so many are given: along diagonals as many as lie on them, or around what is given as many in
+    each pass; else few at first, along a cosine; at least one in each, and without `steps` one in
+    each."""
     unknown, grid = whole - given, math.isqrt(whole)
     passes = min(config.steps or unknown, unknown)
-    if passes and way(config, given, grid) == "diagonal":
+    diagonal = passes and way(config, given, grid) == "diagonal"
+    if diagonal and given:
+        shares = [number / passes for number in range(1, passes + 1)]
+    elif diagonal:
         drawn = sorted(diagonals(grid, passes))
         shares = [bisect_right(drawn, number) / whole for number in range(passes)]
     else:
@@ -148,18 +157,6 @@ def counts(whole: int, given: int, config: SampleConfig) -> list[int]:
         wanted = given + math.floor(round(share * unknown, 6) + 0.5)  # rounded: on any machine
         found.append(min(max(wanted, found[-1] + 1), whole - left))
     return found
-
-
-@lru_cache(maxsize=8)
-def diagonals(grid: int, passes: int) -> tuple[int, ...]:
-    """The pass, of so many, that each place of a picture is drawn in: every row goes from left to
-    right, and begins as many passes after the one above as there are for it, so that most of what
-    lies above is known. One place a pass is raster order, fewer passes than columns take some
-    columns at once."""
-    behind = max(passes - grid, 0) / max(grid - 1, 1)
-    at_once = max(grid / passes, 1)
-    along = [column / at_once for column in range(grid)]
-    return tuple(int(round(row * behind + ahead, 6)) for row in range(grid) for ahead in along)
 
 
 @lru_cache(maxsize=8)

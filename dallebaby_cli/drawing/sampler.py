@@ -189,7 +189,7 @@ class Sampler:
             )
         if shape.any_order:
             return
-        learn = "train one with --set random_order=0.5"
+        learn = "train one with --set random_order=0.25"
         if config.steps is not None:
             raise UsageError(
                 f"--steps {config.steps}: this model learned raster order alone, in which a pass "

@@ -11,10 +11,10 @@ Codes that are written in numbers, as FSQ's are, are read and told apart by thes
 value has a vector, and a code's is the sum (after MaskBit, Weber et al. 2024, arXiv 2409.16211). So
 what is learned of one code is known of all that are like it.
 
-The order is raster order, or where a model is to know any (`any_order`, docs/orders.md) a random
-one for each picture, as in RAR (Yu et al. 2024, arXiv 2411.00776). Then a position is told all
-eight around, as far as they are known, and its query stands where it predicts, its key where the
-code is that it reads. So several places can be asked for at once, after the same known codes.
+The order is raster order, or where a model is to know any (`any_order`, docs/orders.md) one of each
+picture's own, as in RAR (Yu et al. 2024, arXiv 2411.00776). Then a position is told all around, as
+far as they are known, and its query stands where it predicts, its key where the code is that it
+reads. So several places can be asked for at once, after the same known codes.
 
 Where the codebook is large, a code is several digits (`models/digits.py`), each predicted from the
 same position and from the digits before it, and some hundred classes serve for 64,000 codes. By the

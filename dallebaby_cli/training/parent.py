@@ -43,7 +43,7 @@ class Parent:
         if theirs["any_order"] != ours.any_order:
             learned, share = "raster order alone", "0"
             if theirs["any_order"]:
-                learned, share = "its codes in random orders, too", "0.1 or more"
+                learned, share = "its codes in other orders, too", "0.1 or more"
             raise Mismatch(
                 f"{self.name} learned {learned}, for which it has other weights; take --set "
                 f"random_order={share}, or leave --from out"

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import KINDS, lively_sampler
@@ -15,6 +16,7 @@ from dallebaby_cli.drawing import fitting, passes
 from dallebaby_cli.drawing.next_code import choose, guidance_at, keys, noise, noise_at
 from dallebaby_cli.drawing.sampler import Sampler, first_rows
 from dallebaby_cli.errors import UsageError
+from dallebaby_cli.models.places import diagonals
 
 PROMPTS = ["a red car", "a blue house left of a green tree", ""]
 SEEDS = [3, 4, 5]
@@ -223,15 +225,28 @@ def test_haltons_places_are_all_and_far_apart(grid: int) -> None:
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 5, 8, 12, 16])
 def test_along_diagonals_most_of_what_lies_above_is_known(grid: int) -> None:
+    """Or most of what lies below, where a picture is drawn from its last place, too."""
     for number in range(1, grid**2 + 1):
-        found = passes.diagonals(grid, number)
+        found = diagonals(grid, number)
         assert {*found} == {*range(number)}, "none decides nothing"
         rows = [found[start : start + grid] for start in range(0, grid**2, grid)]
+        both = grid <= number < 2 * grid - 1
+        if both:
+            assert found == found[::-1]
+            rows = [row[: row.index(max(row))] for row in rows]
         assert all([*row] == sorted(row) for row in rows)
         if number >= grid + 2 * (grid - 1):
             for above, below in itertools.pairwise(rows):
                 assert all(a < b for a, b in zip(above[1:], below, strict=False))
-    assert passes.diagonals(grid, grid**2) == (*range(grid**2),)
+    assert diagonals(grid, grid**2) == (*range(grid**2),)
+
+
+@pytest.mark.parametrize("grid", [4, 8, 16])
+def test_no_two_codes_side_by_side_are_drawn_in_one_pass(grid: int) -> None:
+    """In as many passes as there are columns, or diagonals."""
+    for number in (grid, 2 * grid - 1):
+        found = np.array(diagonals(grid, number)).reshape(grid, grid)
+        assert (np.diff(found, axis=0) != 0).all() and (np.diff(found, axis=1) != 0).all()
 
 
 @pytest.mark.parametrize("order", ["auto", "diagonal", "halton"])
@@ -243,7 +258,10 @@ def test_every_pass_decides_some(whole: int, given: int, order: str) -> None:
         sizes = [after - count for count, after in itertools.pairwise(counts)]
         assert counts[0] == given and counts[-1] == whole
         assert len(sizes) == min(steps or whole, whole - given) and min(sizes, default=1) >= 1
-    assert passes.counts(64, 0, SampleConfig(steps=8)) == [0, 1, 5, 11, 19, 28, 40, 52, 64]
+    apart = SampleConfig(steps=8, order="halton")
+    assert passes.counts(64, 0, apart) == [0, 1, 5, 11, 19, 28, 40, 52, 64]
+    assert passes.counts(64, 0, SampleConfig(steps=8)) == [0, 2, 6, 12, 20, 30, 42, 56, 64]
+    assert passes.counts(64, 48, SampleConfig(steps=8)) == [*range(48, 65, 2)]
     assert passes.counts(9, 0, SampleConfig(steps=5)) == [0, 1, 3, 6, 8, 9]
     assert passes.counts(64, 0, SampleConfig()) == [*range(65)]
 

@@ -165,7 +165,7 @@ def textbook(
     c, weights = model.config, dict(model.named_parameters())
     order = order or list(range(c.image_tokens))
     side, head = c.grid, c.dim // c.heads
-    around = AROUND if c.numbers and not c.any_order else AROUND[:3]
+    around = AROUND if c.numbers else AROUND[:3]
     if c.any_order:
         around = [*around, (0, -1)]
         around += [(-down, -right) for down, right in around]

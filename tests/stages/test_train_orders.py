@@ -1,4 +1,4 @@
-"""Training in random orders, through the real commands, and what is drawn then."""
+"""Training in other orders, through the real commands, and what is drawn then."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dallebaby_cli import from_pretrained
 from dallebaby_cli.config import SampleConfig, TrainConfig, settings
 from dallebaby_cli.config.settings import as_dict, load
+from dallebaby_cli.models.places import diagonals
 from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import ignore
 from dallebaby_cli.stages import train as stage
@@ -67,6 +68,49 @@ def test_orders_are_of_the_step_and_the_same_in_any_number_of_ranks() -> None:
     for rank in range(3):
         ours, theirs = orders.draw(config, 5, slice(rank, None, 3))
         assert torch.equal(ours, drawn[rank::3]) and torch.equal(theirs, chances[rank::3])
+
+
+@pytest.mark.parametrize("grid", [4, 8])
+def test_orders_are_those_in_which_pictures_are_drawn(
+    grid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Along the diagonals of any number of passes; what is kept comes first."""
+    config = configured("batch_size=1000", f"model.grid={grid}")
+    around, _ = orders.draw(config, 1, slice(None))
+    held: list[np.ndarray] = []
+
+    def nothing(*asked: Any) -> np.ndarray:
+        held.append(kept(*asked))
+        return np.zeros_like(held[-1])
+
+    kept = orders.kept
+    monkeypatch.setattr(orders, "kept", nothing)
+    drawn, _ = orders.draw(config, 1, slice(None))
+    ways = {number: np.array(diagonals(grid, number)) for number in range(grid, grid**2 + 1)}
+    taken = {
+        number
+        for order in drawn[:200].numpy()
+        for number, times in ways.items()
+        if (np.diff(times[order]) >= 0).all()
+    }
+    assert taken >= {grid, 2 * grid - 1, grid**2}, "two corners, one, raster order"
+    for ours, theirs, those in zip(around.numpy(), drawn.numpy(), held[0], strict=True):
+        assert [*ours] == [*theirs[those[theirs]], *theirs[~those[theirs]]]
+
+
+@pytest.mark.parametrize("grid", [1, 4, 8, 16])
+def test_what_is_kept_is_nothing_all_around_a_hole_or_anywhere(grid: int) -> None:
+    found = orders.kept(np.random.default_rng(0), 3000, grid).reshape(-1, grid, grid)
+    assert found.dtype == bool and len(found) == 3000
+    assert 0.48 < (~found).all((1, 2)).mean() < (0.62 if grid > 1 else 1)
+    rectangles, whole = 0, 0
+    for one in ~found:
+        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+        if one.any() and not one.all() and one.sum() == len(rows) * len(columns):
+            rectangles += int(np.ptp(rows) + 1 == len(rows) and np.ptp(columns) + 1 == len(columns))
+            whole += grid in (len(rows), len(columns))
+    if grid > 1:
+        assert 0.15 < rectangles / 3000 < 0.4 and 0.05 < whole / 3000 < 0.3
 
 
 def test_so_many_pictures_are_read_in_their_own_order() -> None:
@@ -154,7 +198,7 @@ def test_a_run_in_random_orders_goes_on_bit_for_bit_and_draws_in_passes(
 
     child = ("--home", home, "train", "--preset", "tiny", "--steps", 1)
     other = cli(*child, "--from", "whole", "--run", "x")
-    assert other.code == 1 and "dalle/whole learned its codes in random orders, too" in other.err
+    assert other.code == 1 and "dalle/whole learned its codes in other orders, too" in other.err
     assert "random_order=0.1 or more, or leave --from out" in other.err
     other = cli(*child, "--from", "d", "--run", "x", "--set", "random_order=1")
     assert other.code == 1 and "dalle/d learned raster order alone" in other.err
