@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser = ladder.arguments(__doc__, ROWS)
     parser.add_argument("--passes", type=int, nargs="+", default=[8, 16, 22])
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS, metavar="ORDER")
-    parser.add_argument("--drawn", default="quarter", metavar="ROW", help="whose pictures are drawn")
+    parser.add_argument("--drawn", default="quarter", metavar="ROW", help="whose pictures to draw")
     return parser.parse_args()
 
 
