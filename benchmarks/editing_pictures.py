@@ -3,7 +3,7 @@ order: passes.png, inpainted.png and panorama.png.
 
     python benchmarks/editing_pictures.py HOME RUN [--out docs]
 
-RUN is a finished run of `train --set random_order=0.5` in HOME/dalle, of `scenes`. Nothing is
+RUN is a finished run of `train --set random_order=0.25` in HOME/dalle, of `scenes`. Nothing is
 chosen: all is of seed 0, but for the picture that is changed, which is the first of --seed.
 """
 

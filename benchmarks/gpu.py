@@ -336,12 +336,12 @@ def chain(bench: Bench) -> Iterator[Result]:
 # its time in seconds at most; what is left over goes to those after it
 SECTIONS = {
     machine: 20,
-    tests: 180,
-    draw: 90,
+    tests: 150,
+    draw: 75,
     train: 70,
     dvae: 40,
     loader: 30,
-    compiled: 75,
+    compiled: 60,
     chain: ALL_S,
     dvae_compiled: ALL_S,
 }

@@ -93,7 +93,7 @@ def slow_draw(
 CONFIGS = [
     SampleConfig(steps=5),
     SampleConfig(steps=9, order="halton"),  # some ask for fewer than the one before decided
-    SampleConfig(steps=8),  # along diagonals, where nothing is known
+    SampleConfig(steps=8),  # along diagonals, from two corners where nothing is known
     SampleConfig(steps=3, order="diagonal", guidance=2),
     SampleConfig(steps=3, guidance=1, temperature=0.7, top_k=20),
     SampleConfig(steps=4, order="raster", guidance_ramp=0.6),
