@@ -125,8 +125,11 @@ class Settings:
                 **run,
             )
 
+        counts = dict(done.manifest.counts)
+        if config.steps is not None:
+            counts.pop("minutes", None)  # nobody asked for those
         table = Table("", "", show_header=False, box=None)
-        for name, value in done.manifest.counts.items():
+        for name, value in counts.items():
             words = {True: "yes", False: "no"}
             told = words[value] if isinstance(value, bool) else f"{value:,.4g}"
             if name == "mfu":
@@ -138,7 +141,7 @@ class Settings:
         if done.warning:
             facts["warning"] = done.warning
             lines.append(f"warning: {done.warning}")
-        self.result({**facts, **done.manifest.counts}, *lines)
+        self.result({**facts, **counts}, *lines)
 
     def result(self, facts: dict[str, Any], *human: RenderableType) -> None:
         """Print a command's result: `facts` as one JSON line with --json, else the human lines."""

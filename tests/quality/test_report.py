@@ -285,7 +285,9 @@ def test_two_datasets_of_one_picture_nothing_held_out_and_a_run_that_went_on(
     assert ": trained" in ran.out and "report.html cannot be written" in ran.err
     assert "memorises" not in ran.err, "nothing is held out that could say so"
     shutil.rmtree(out)
-    assert ": already trained" in done(*train, 3).out
+    again = done(*train, 3).out
+    assert ": already trained" in again and "minutes" not in again, "which nobody asked for"
+    assert "\n minutes " in done(*train[:-1], "--minutes", 0.01, "--set", "steps=null").out
     found = Page(out.read_text(encoding="utf-8"))
     assert "Nothing is held out" in found.text
     assert {"tokens/one@v", "tokens/other@v"} <= {*found.texts}
