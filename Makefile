@@ -56,7 +56,7 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup $(PICTURES) ## every published figure again, on PICTURES=FOLDER (Debian's stamps); takes hours
+bench: setup $(PICTURES) ## published figures again that need no other pictures, on PICTURES=FOLDER (Debian's stamps); takes hours
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python benchmarks/$$script || exit 1; done
 
 stamps:
