@@ -40,7 +40,7 @@ from dallebaby_cli.store import manifest
 from dallebaby_cli.store.tokens import Tokens
 
 ROWS = {
-    ladder.BASE: Row("raster order alone"),
+    ladder.BASE: Row("raster order alone", ("random_order=0",)),
     "tenth": Row("a tenth in other orders, all along", ("random_order=0.1",)),
     "quarter": Row("a quarter at first, a tenth at last", ("random_order=0.25",)),
     "half": Row("half at first, a tenth at last", ("random_order=0.5",)),

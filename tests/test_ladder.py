@@ -245,7 +245,7 @@ def test_filled_pictures_are_compared_with_real_ones(tool: Tool) -> None:
 def test_rows_of_orders_are_of_settings_that_there_are(ladder: ModuleType) -> None:
     for name, row in __import__("orders").ROWS.items():
         config = ladder.load("train", preset="scenes", settings=row.settings)
-        assert (config.random_order > 0) == (name != "base")
+        assert config.random_order is not None and (config.random_order > 0) == (name != "base")
 
 
 # ---------------------------------------------------------------- ways of drawing

@@ -219,7 +219,7 @@ class TransformerConfig(Bounded):
     """codes along one side; always taken from the dVAE"""
     any_order: bool = False
     """whether it knows any order of codes, and so draws several at a time and around others; always
-    taken from random_order"""
+    follows from random_order and the codes"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -162,10 +162,11 @@ class TrainConfig(RunConfig):
     """share of the caption's loss beside the picture's (1/8 in the DALL-E paper)"""
     caption_drop: float = bounded(0.1, ge=0, lt=1)
     """share of the captions left out, so that guidance has something to guide against"""
-    random_order: float = bounded(0.0, ge=0, le=1)
+    random_order: float | None = bounded(None, ge=0, le=1)
     """share of the pictures that are learned in other orders of their codes through the first half
     of the run, each in its own, so that the model draws several at a time and around others; it
-    falls to random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone"""
+    falls to random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone;
+    null is 0.25 for photographs (codes of several digits), or as --from did, and 0 for drawings"""
     random_floor: float = bounded(0.1, ge=0, le=1)
     """share of them that stays to the end of the run; no more than random_order"""
     early_stop: bool = True

@@ -18,6 +18,8 @@ class Asked:
     seed: int
     made: dict[str, str]
     """with what, the same for all pictures"""
+    ranked: bool = False
+    """whether those of a prompt stand by how well they fit it, and not by their seeds"""
 
     @property
     def columns(self) -> int | None:
@@ -28,6 +30,8 @@ class Asked:
     def grid(self) -> dict[str, str]:
         """What the grid and the animation say."""
         numbers = {"seed": str(self.seed), "n": str(self.n), "best": str(self.each)}
+        if self.ranked and self.each == self.n:
+            numbers["order"] = "best first"
         return {"prompt": "\n".join(self.prompts), **numbers, **self.made}
 
     def single(self, index: int, seed: object) -> dict[str, str]:
@@ -51,6 +55,6 @@ class Asked:
         if index >= self.each * len(self.prompts):
             return False
         first = self.seed + index // self.each * self.n
-        seeds = range(first, first + self.n) if self.each < self.n else [self.seed + index]
+        seeds = range(first, first + self.n) if self.ranked else [self.seed + index]
         said = says.get("seed", "")
         return says == self.single(index, said) and said.isdecimal() and int(said) in seeds

@@ -179,6 +179,11 @@ def sized(size: str, grid: int, code_px: int, centred: bool) -> Canvas:
 def rows_kept(codes: Tensor, keep: int) -> Tensor:
     """Codes (G, G), of which the first rows are known. Raises UsageError."""
     rows = len(codes)
+    if rows == 1:
+        raise UsageError(
+            "this model's pictures are one code each, so a part of one cannot be kept; draw around "
+            "the whole of it, with --outpaint or --size"
+        )
     if not 1 <= keep < rows:
         raise UsageError(
             f"--keep {keep}: this model's pictures have {rows} rows; keep 1 to {rows - 1} of them"

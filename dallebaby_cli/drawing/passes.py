@@ -12,10 +12,10 @@ a digit; M = B m rows of the m places that a pass asks for.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -128,7 +128,7 @@ def reading_order(known: Tensor, config: SampleConfig) -> Tensor:
         passes = min(config.steps or unknown, unknown)
         if unknown < len(places):  # what is given lies around, not at two corners
             passes = max(passes, 2 * grid - 1)
-        places = sorted(places, key=diagonals(grid, passes).__getitem__)
+        places = diagonals(grid, passes).argsort(kind="stable").tolist()
     elif found != "raster":
         places = halton(grid)
     order = torch.tensor(places).to(known.device).expand_as(known)
@@ -147,8 +147,7 @@ def counts(whole: int, given: int, config: SampleConfig) -> list[int]:
     if diagonal and given:
         shares = [number / passes for number in range(1, passes + 1)]
     elif diagonal:
-        drawn = sorted(diagonals(grid, passes))
-        shares = [bisect_right(drawn, number) / whole for number in range(passes)]
+        shares = (np.bincount(diagonals(grid, passes)).cumsum() / whole).tolist()
     else:
         turns = (math.pi / 2 * number / passes for number in range(1, passes + 1))
         shares = [1 - math.cos(turn) for turn in turns]

@@ -6,6 +6,7 @@ the same in all pictures.
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,19 +88,21 @@ def unseen(queries: Tensor, keys: Tensor, last: int, asking: int) -> Tensor:
     return later | ((queries > last) & (keys >= last) & (keys < queries))
 
 
-@lru_cache(maxsize=4096)
-def diagonals(grid: int, passes: int) -> tuple[int, ...]:
-    """The pass, of so many, that each place of a picture is drawn in: every row goes from left to
-    right, and begins as many passes after the one above as there are for it, so that most of what
-    lies above is known. One place a pass is raster order. Where passes are fewer than the picture
-    has diagonals, it is drawn from its first and from its last place at once, until both meet;
-    where they are fewer than columns, some columns are drawn at once."""
+@lru_cache(maxsize=1024)
+def diagonals(grid: int, passes: int) -> np.ndarray:
+    """The pass (N,), of so many, that each place of a picture is drawn in: every row goes from left
+    to right, and begins as many passes after the one above as there are for it, so that most of
+    what lies above is known. One place a pass is raster order. Where passes are fewer than the
+    picture has diagonals, it is drawn from its first and from its last place at once, until both
+    meet; where they are fewer than columns, some columns are drawn at once."""
     both = grid <= passes < 2 * grid - 1
     behind = max((2 * passes - 1 if both else passes) - grid, 0) / max(grid - 1, 1)
     at_once = max(grid / passes, 1)
-    times = [row * behind + column / at_once for row in range(grid) for column in range(grid)]
+    row, column = np.divmod(np.arange(grid**2), grid)
+    times = row * behind + column / at_once
     if both:
-        times = [min(time, times[-1] - time) for time in times]
-        fill = passes / (int(round(max(times), 6)) + 1)
-        times = [time * fill for time in times]
-    return tuple(int(round(time, 6)) for time in times)
+        times = np.minimum(times, times[-1] - times)
+        times *= passes / (int(times.max().round(6)) + 1)
+    found = times.round(6).astype(np.int32)
+    found.flags.writeable = False  # all share it
+    return found

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -71,7 +71,7 @@ def side(content: bytes | np.ndarray, fit: Fit = "crop") -> int:
 def layers(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """A picture file as large as it is and upright: how bright it is, and how opaque, uint8 (H, W)
     each. Raises Rejected."""
-    with _rejecting(content), _opened(content, MAX_PIXELS, "crop") as image:
+    with _rejecting(content), _whole(content) as image:
         turn = _turn(image)
         opacity = Image.new("L", image.size, 255)
         if image.has_transparency_data and not image.mode.startswith(("I", "F")):
@@ -164,18 +164,42 @@ def _check_size(width: int, height: int, scans: int = 1) -> None:
 
 def _jpeg(content: bytes, head: tuple[int, int, str], px: int, fit: Fit) -> np.ndarray | None:
     """The square of a JPEG; None if Pillow may know better."""
+    found = _read_jpeg(content, head, _enough(*head[:2], px, fit))
+    if found is None:
+        return None
+    image, info = found
+    if isinstance(image, np.ndarray):
+        if not info:
+            return square(image, px, fit)
+        image = Image.fromarray(image)
+    image.info.update(info)
+    return _square(image, px, fit)
+
+
+def _read_jpeg(
+    content: bytes, head: tuple[int, int, str], enough: tuple[int, int]
+) -> tuple[np.ndarray | Image.Image, dict[str, Any]] | None:
+    """A JPEG, not smaller than `enough`, and what is noted in it; None if Pillow may know better.
+    Raises Rejected."""
     width, height, colours = head
     about = jpeg.about(content)
     _check_size(width, height, about.scans)
-    image = jpeg.decode(content, (width, height), colours, _enough(width, height, px, fit))
-    if image is None:
-        return None
-    if isinstance(image, np.ndarray):
-        if not about.info:
-            return square(image, px, fit)
-        image = Image.fromarray(image)
-    image.info.update(about.info)
-    return _square(image, px, fit)
+    image = jpeg.decode(content, (width, height), colours, enough)
+    return None if image is None else (image, about.info)
+
+
+@contextmanager
+def _whole(content: bytes) -> Iterator[Image.Image]:
+    """A picture of any kind as large as it is, loaded; JPEGs are read as `decode` reads them."""
+    head = jpeg.head(content) if content.startswith(jpeg.START) else None
+    found = _read_jpeg(content, head, head[:2]) if head else None
+    if found is not None:
+        image = Image.fromarray(found[0]) if isinstance(found[0], np.ndarray) else found[0]
+        image.info.update(found[1])
+        yield image
+    else:
+        with _opened(content, MAX_PIXELS, "crop") as image:
+            yield image
 
 
 @contextmanager

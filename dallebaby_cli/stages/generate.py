@@ -33,7 +33,7 @@ from dallebaby_cli.models import device as devices
 from dallebaby_cli.prep import given
 from dallebaby_cli.progress import Note, Progress, Report
 from dallebaby_cli.store import weights
-from dallebaby_cli.store.pictures import grid, write_gif, write_png
+from dallebaby_cli.store.pictures import LARGEST_GIF, grid, grid_size, write_gif, write_png
 from dallebaby_cli.training import engine
 
 NO_EDITS = Edits()
@@ -141,7 +141,10 @@ def generate(
         report(Note(f"generate: with {model.folder}{painted}, seed {seed}"))
         _note_guidance(model.folder, config, report)
         _note_words(sampler, prompts, report)
-        asked = Asked(prompts, n, each, seed, made_with(sampler, config, start))
+        made = made_with(sampler, config, start)
+        asked = Asked(prompts, n, each, seed, made, ranked=best is not None)
+        code_px = sampler.image_tokenizer.image_px // sampler.model.config.grid
+        _check_animation(progressive, asked, start.canvas.size(code_px))
         stem, wanted = name or f"{slug(prompts[0])}-{seed}", out
         out = Path(engine.once(lambda: str(place(home, stem, wanted, progressive, asked))))
         sketch, frames = _draw(plan, asked, best, progressive is not None, report)
@@ -190,6 +193,18 @@ def _check_place(flag: str, path: Path | None, ending: str) -> None:
         TemporaryFile(dir=folder).close()
     except OSError:
         raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
+
+
+def _check_animation(path: Path | None, asked: Asked, size: tuple[int, int]) -> None:
+    """Before anything is drawn: whether a grid of pictures of such a width and height fits a GIF,
+    if it is to become one."""
+    count = asked.each * len(asked.prompts)
+    width, height = grid_size(count, *size, asked.columns)
+    if path and max(width, height) > LARGEST_GIF:
+        raise UsageError(
+            f"--progressive {path}: an animation has at most {LARGEST_GIF:,} pixels a side, and "
+            f"this one would have {width:,} x {height:,}; draw less at a time, or leave it out"
+        )
 
 
 def place(home: Path, stem: str, out: Path | None, progressive: Path | None, asked: Asked) -> Path:

@@ -1,6 +1,5 @@
 """tokens/NAME@RUN → dalle/RUN: train the transformer that draws."""
 
-import itertools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +16,6 @@ from dallebaby_cli.config import (
     TrainConfig,
     TransformerConfig,
     settings,
-    usual_digits,
-    usual_numbers,
 )
 from dallebaby_cli.drawing import pretrained
 from dallebaby_cli.drawing.sampler import Sampler
@@ -29,13 +26,11 @@ from dallebaby_cli.models.transformer import Transformer
 from dallebaby_cli.progress import Note, Report
 from dallebaby_cli.quality import report as page
 from dallebaby_cli.quality import scores
-from dallebaby_cli.store import extra_captions, manifest, weights
-from dallebaby_cli.store.extra_captions import ExtraCaptions
-from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.pictures import grid
 from dallebaby_cli.store.text_tokenizer import TextTokenizer
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import augment, engine, identity, memory, orders, parent, run
+from dallebaby_cli.training import captions, engine, identity, memory, orders, parent, run
 from dallebaby_cli.training.batches import Captioned, Order, Rows
 from dallebaby_cli.training.makers import find_makers, painter
 from dallebaby_cli.training.parent import Parent
@@ -45,7 +40,6 @@ from dallebaby_cli.training.state import State
 SHOWN = 8  # hold-out captions that are drawn at every evaluation
 LOOKED_AT = 20_000  # pictures whose captions are measured
 SIZES = ("dim", "depth", "text_tokens", "vocabulary")  # what makes a transformer large
-TOKENIZER_CAPTIONS = 1_000_000  # most captions that the tokenizer learns from
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class DalleTask:
         rows = Order(len(self.train), config.batch_size, config.seed).batch(step)
         seed = (config.seed, 1, step)
         read = self.train.read(rows, seed, config.caption_drop, collectives.share())
-        if not config.random_order:
+        if not config.model.any_order:
             return read
         return (*read, *orders.draw(config, step, collectives.share()))
 
@@ -138,7 +132,8 @@ class DalleTask:
         """The same hold-out captions drawn from the same seeds each time."""
         assert isinstance(model, Transformer)
         sampler = Sampler(model, self.image_tokenizer, self.tokenizer)
-        drawn = sampler.generate(self.prompts, config=SampleConfig())
+        config = SampleConfig(batch_size=SHOWN if self.config.shard else None)  # in all ranks alike
+        drawn = sampler.generate(self.prompts, config=config)
         return {"samples": grid(drawn)}
 
     @cached_property
@@ -163,33 +158,29 @@ def prepare(
     parents = {f"tokens/{m.name}": m.id for _, m in found}
     sources = []
     for folder, tokens in found:
-        extra = _extra_captions(home, tokens, parents, report)
+        extra = captions.extra(home, tokens, parents, report)
         sources.append(Tokens(folder, extra.by_key))
-    any_order = config.random_order > 0
-    config = replace(config, model=replace(config.model, any_order=any_order))
     makers = find_makers(home, [m for _, m in found])
     image_tokenizer = pretrained.load_image_tokenizer(makers[0], device)
     for source in sources:
         source.require(image_tokenizer.codes, image_tokenizer.grid)
     rows = _rows(sources, report)
+    captions.require(rows)
     before = parent.find(home, "dalle", start_from) if start_from else None
+    how = parent.ways(before, config, image_tokenizer.levels)
     if before:
         parents[before.name] = before.id
         before.require_vae(makers[0], ", ".join(m.name for _, m in found))
-        before.require_transformer(config.model)
+        before.require_transformer(replace(config.model, any_order=how["any_order"]))
         tokenizer, config = _of_parent(before, config, report)
     else:
-        tokenizer = _train_tokenizer(rows, config.model.vocabulary)
-    digits, numbers = usual_digits(image_tokenizer.levels), usual_numbers(image_tokenizer.levels)
-    if before:
-        digits, numbers = (tuple(before.config["model"][n]) for n in ("digits", "numbers"))
+        tokenizer = captions.tokenizer(rows, config.model.vocabulary)
     shape = replace(
         config.model,
         vocabulary=tokenizer.vocabulary,
         codes=image_tokenizer.codes,
-        digits=digits,
-        numbers=numbers,
         grid=image_tokenizer.grid,
+        **how,
     )
     config = replace(config, model=shape)
     training = Captioned(sources, "train", tokenizer, shape.text_tokens)
@@ -198,7 +189,9 @@ def prepare(
         report(Note("no hold-out pictures, so figures are of training pictures", "warning"))
         holdout = training
     memory.require_model(Transformer, config.model, SIZES, device, config.shard)
-    memory.require_batch(config, 8 * (shape.sequence_len + any_order * (shape.image_tokens + 1)))
+    memory.require_batch(
+        config, 8 * (shape.sequence_len + shape.any_order * (shape.image_tokens + 1))
+    )
     model = _fresh(config)
     if before:
         weights.load_weights(before.folder / "model.safetensors", model)
@@ -230,7 +223,7 @@ def train(
     inputs = [name.partition("@")[0] for name in names or tokens]
     run_name = run_name or identity.name(inputs, preset, task.config, parents)
     folder = manifest.artefact(home, "dalle", run_name)
-    task = _with_kept_tokenizer(_with_kept_codes(task, folder), folder)
+    task = _with_kept_tokenizer(_as_begun(task, folder), folder)
     vae_folder = painter(folder, makers)
 
     def begin() -> None:  # with what it was begun, it ends, whatever changes elsewhere meanwhile
@@ -258,34 +251,6 @@ def _whole_name(home: Path, name: str) -> str:
     return next((m.name for _, m in found if m.name.partition("@")[0] == name), name)
 
 
-def _extra_captions(
-    home: Path, tokens: Manifest, parents: dict[str, str], report: Report
-) -> ExtraCaptions:
-    """What `caption` wrote for the pictures of these tokens, but for what mirrored views would make
-    untrue; its id becomes one of the parents."""
-    images, images_id = next(p for p in tokens.parents.items() if p[0].startswith("images/"))
-    extra = extra_captions.read(home / images)
-    if extra.id and extra.of != {images: images_id}:
-        report(
-            Note(
-                f"{images}/captions.jsonl is of other pictures than the tokens, so it is left "
-                f"out; run `dallebaby caption {images.removeprefix('images/')}` again",
-                "warning",
-            )
-        )
-        return ExtraCaptions()
-    if not extra.id:
-        return extra
-    parents[f"{images}/captions"] = extra.id
-    if not tokens.config.get("flip"):
-        return extra
-    kept = {
-        key: [caption for caption in written if augment.may_be_mirrored([caption])]
-        for key, written in extra.by_key.items()
-    }
-    return replace(extra, by_key=kept)
-
-
 def _rows(sources: list[Tokens], report: Report) -> Rows[Tokens]:
     """The rows to train on. Raises MissingInput if there are none."""
     rows = Rows(sources, "train")
@@ -304,21 +269,6 @@ def _rows(sources: list[Tokens], report: Report) -> Rows[Tokens]:
         names = ", ".join(source.name for source in sources)
         raise MissingInput(f"{names}: no pictures to train on; prepare more of them")
     return rows
-
-
-def _train_tokenizer(rows: Rows[Tokens], vocabulary: int) -> TextTokenizer:
-    """One that learns from the training captions. Raises MissingInput if there are none."""
-    places = rows.places[rows.sample(len(rows))].tolist()
-    captions = (text for source, row in places for text in rows.sources[source].captions(row))
-    first = list(itertools.islice(captions, 1))
-    if not first:
-        raise MissingInput(
-            f"{', '.join(s.name for s in rows.sources)}: no captions, so there is nothing "
-            "to learn words from; put a .txt with one caption a line beside each picture and "
-            "prepare the folder again, or let a model write some: `dallebaby caption --with MODEL`"
-        )
-    learned = itertools.islice(itertools.chain(first, captions), TOKENIZER_CAPTIONS)
-    return TextTokenizer.train(learned, vocabulary)
 
 
 def _of_parent(
@@ -363,20 +313,27 @@ def _fresh(config: TrainConfig) -> Transformer:
     return model
 
 
-def _with_kept_codes(task: DalleTask, folder: Path) -> DalleTask:
+def _as_begun(task: DalleTask, folder: Path) -> DalleTask:
     """The task with a model that reads and predicts codes as the run in the folder was begun to, if
-    one was: older versions knew no numbers, and predicted codes whole, however many there are."""
-    found, ours = manifest.read(folder), task.config.model
+    one was: older versions knew no numbers, predicted codes whole, however many there are, and
+    learned no order but raster order, where nobody said so."""
+    found, config = manifest.read(folder), task.config
     before = found.config.get("model") if found else None
-    if not isinstance(before, dict):
+    if found is None or not isinstance(before, dict):
         return task
     how = {name: before.get(name, []) for name in ("digits", "numbers")}
     try:
-        shape = settings.build(TransformerConfig, settings.as_dict(ours) | how)
+        if config.random_order is None:
+            how["any_order"] = before.get("any_order", False)
+            config = settings.build(
+                TrainConfig,
+                settings.as_dict(config) | {"random_order": found.config.get("random_order")},
+            )
+        shape = settings.build(TransformerConfig, settings.as_dict(config.model) | how)
     except UsageError:  # it is of other codes, which is told where settings are compared
         return task
-    config = replace(task.config, model=shape)
-    return task if shape == ours else replace(task, model=_fresh(config), config=config)
+    config, same = replace(config, model=shape), shape == config.model
+    return replace(task, model=task.model if same else _fresh(config), config=config)
 
 
 def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:
@@ -393,7 +350,7 @@ def _with_kept_tokenizer(task: DalleTask, folder: Path) -> DalleTask:
     if path.exists():
         kept = TextTokenizer.load(path)
     elif (folder / "state.pt").exists():  # of a version that saved it last, and always its own
-        kept = _train_tokenizer(task.train, task.config.model.vocabulary)
+        kept = captions.tokenizer(task.train, task.config.model.vocabulary)
     else:
         return task
     task.train.tokenizer = task.holdout.tokenizer = kept

@@ -15,19 +15,27 @@ from dallebaby_cli import files
 
 GAP = 2  # white pixels between the pictures of a grid
 FRAME_MS, LAST_MS = 120, 2500
+LARGEST_GIF = 65_535  # pixels along a side
 
 
 def grid(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Lay pictures (B, H, W, 3) uint8 out in rows of `columns` (about square if None)."""
     count, height, width, _ = pictures.shape
     columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    sheet_width, sheet_height = grid_size(count, width, height, columns)
+    sheet = np.full((sheet_height, sheet_width, 3), 255, np.uint8)
     for index, picture in enumerate(pictures):
         top = index // columns * (height + GAP)
         left = index % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def grid_size(count: int, width: int, height: int, columns: int | None = None) -> tuple[int, int]:
+    """Width and height in pixels of a `grid` of so many pictures of such a size."""
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    return columns * (width + GAP) - GAP, rows * (height + GAP) - GAP
 
 
 def write_png(path: Path, picture: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:

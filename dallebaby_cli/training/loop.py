@@ -344,9 +344,11 @@ def _roll_back(state: State, path: Path, report: Report) -> None:
             f"the loss is not finite any more and {MAX_ROLLBACKS} roll-backs did not help; "
             f"remove {path.parent} and train with a lower rate, such as --set optim.lr=1e-4"
         )
+    began, ends = state.began, state.ends
     resumed = state.resume(path)
     assert resumed, "the first turn saves"
     pace.use(state.threads)
+    state.began, state.ends = began, ends  # a finished run's checkpoint knows those of before
     state.rollbacks, state.skipped, state.lr_scale = rollbacks, skipped, lr_scale
     state.save(path)
     report(

@@ -15,15 +15,26 @@ from dallebaby_cli.config import TrainConfig
 from dallebaby_cli.models.places import diagonals
 
 FALLS, FALLEN = 0.5, 0.75  # of a run, between which the share falls
+USUAL = 0.25  # share at first, where nobody says which
 STREAM = 2  # of the run's random numbers
 NONE, AROUND = 0.5, 0.75  # chance that nothing is kept, and that it is that or all around a hole
 WHOLE_SIDE = 1 / 3  # chance that a side of the hole is the picture's, as where a picture goes on
 
 
+def any_order(config: TrainConfig, digits: tuple[int, ...]) -> bool:
+    """Whether a model is to know other orders than raster order. Where nobody says, those whose
+    codes are several digits are, which photographs' codes are: in raster order it costs them next
+    to nothing, and drawings some right pictures (docs/experiments.md 9)."""
+    asked = config.random_order
+    return len(digits) > 0 if asked is None else asked > 0
+
+
 def share(config: TrainConfig, progress: float) -> float:
     """Of the pictures that are learned in other orders when `progress` (0 to 1) of a run is
     over."""
-    most, least = config.random_order, min(config.random_floor, config.random_order)
+    usual = USUAL if config.model.any_order else 0.0
+    most = usual if config.random_order is None else config.random_order
+    least = min(config.random_floor, most)
     fallen = min(max((progress - FALLS) / (FALLEN - FALLS), 0.0), 1.0)
     return most + (least - most) * fallen
 

@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dallebaby_cli.config import DVAEConfig, TransformerConfig, settings
+from dallebaby_cli.config import (
+    DVAEConfig,
+    TrainConfig,
+    TransformerConfig,
+    settings,
+    usual_digits,
+    usual_numbers,
+)
 from dallebaby_cli.errors import Mismatch
 from dallebaby_cli.models import tokenizers
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.codes_id import codes_id
+from dallebaby_cli.training import orders
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,18 @@ def find(home: Path, kind: str, name: str) -> Parent:
         shape = weights.shape_of(TransformerConfig, described["model"], path)
         described = {**described, "model": settings.as_dict(shape)}
     return Parent(folder, f"{kind}/{found.name}", found.id, described)
+
+
+def ways(before: Parent | None, config: TrainConfig, levels: tuple[int, ...]) -> dict[str, Any]:
+    """In which ways a transformer reads and predicts codes, as settings of its model: those of its
+    parent, or those that a dVAE with such levels is for. Its orders a person may choose."""
+    digits, numbers = usual_digits(levels), usual_numbers(levels)
+    any_order = orders.any_order(config, digits)
+    if before:
+        theirs = before.config["model"]
+        digits, numbers = tuple(theirs["digits"]), tuple(theirs["numbers"])
+        any_order = theirs["any_order"] if config.random_order is None else any_order
+    return {"digits": digits, "numbers": numbers, "any_order": any_order}
 
 
 def _spelt(value: object) -> str:

@@ -168,6 +168,13 @@ def test_pictures_without_captions_train_only_a_dvae(cli: Cli, tmp_path: Path) -
     assert cli(*home, "train-vae", *SHORT).code == 0
     assert cli(*home, "encode").code == 0
     one_sentence(cli(*home, "train", *SHORT), 1, "no captions", ".txt with one caption a line")
+    captioned = draw_folder(tmp_path / "captioned", 60)
+    assert cli(*home, "prep", captioned, "--px", 16, "--workers", 1).code == 0
+    assert cli(*home, "encode", "captioned").code == 0
+    assert cli(*home, "train", "captioned", *SHORT, "--run", "first").code == 0
+    more = ("train", "bare", "--from", "first", "--run", "more", *SHORT)
+    one_sentence(cli(*home, *more), 1, "no captions", ".txt with one caption a line")
+    assert not (tmp_path / "home" / "dalle" / "more").exists()
 
 
 # ---------------------------------------------------------------- what does not

@@ -240,6 +240,25 @@ def test_a_grid_has_no_single_pictures_of_another_beside_it(generate: Cli, tmp_p
     assert draw("-n", 3) == {f"a-tree-3-0{index}.png" for index in range(3)}, "as at first"
 
 
+def test_all_of_them_in_their_order_are_another_drawing(generate: Cli, tmp_path: Path) -> None:
+    asked = ("a tree", "-n", 6, "--seed", 3, "--json")
+    plain, first, again = (
+        drawn(generate(*asked, *more)) for more in ((), ("--best", 6), ("--best", 6))
+    )
+    seeds = [int(text(Path(path))["seed"]) for path in first["pictures"]]
+    assert {*seeds} == {*range(3, 9)} and seeds != [*range(3, 9)], "best first, in another order"
+    assert first["grid"] == again["grid"] != plain["grid"]
+
+
+def test_an_animation_that_no_gif_can_hold_is_refused_at_once(
+    generate: Cli, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a tree\n" * 3_700)
+    asked = ("--file", prompts, "-n", 1, "--progressive", tmp_path / "a.gif")
+    refused(generate(*asked), 2, "at most 65,535 pixels a side", "66,598")
+
+
 @pytest.mark.parametrize("there", ["g.png", "g-01.png", "g-07.png", "g.gif"])
 def test_a_file_that_another_drawing_made_is_not_replaced(
     generate: Cli, tmp_path: Path, there: str

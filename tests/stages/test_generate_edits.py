@@ -78,6 +78,27 @@ def drawn_again(free: Sampler, about: dict[str, str], known: torch.Tensor) -> to
 # ---------------------------------------------------------------- masks
 
 
+def test_a_jpeg_without_its_end_mark_is_taken_as_prep_takes_it(
+    generate: Cli, tmp_path: Path
+) -> None:
+    whole, cut, torn = (tmp_path / f"{name}.jpg" for name in ("whole", "cut", "torn"))
+    with Image.open(picture(tmp_path / "photo.png", 40, 30)) as photo:
+        photo.save(whole, quality=95)
+    cut.write_bytes(whole.read_bytes().removesuffix(b"\xff\xd9"))
+    torn.write_bytes(whole.read_bytes()[:-400])
+    right = mask(tmp_path / "mask.png", 40, 30, (20, 0, 40, 30))
+    for way in ((), ("--mask", right), ("--outpaint", "down", 4)):
+        pictures = []
+        for path in (whole, cut):
+            out = tmp_path / f"{path.stem}-{len(way)}.png"
+            ran = generate("-n", 1, "--image", path, *way, "--out", out)
+            assert ran.code == 0, ran.err
+            pictures.append(out.read_bytes())
+        assert pictures[0] == pictures[1]
+        refused(generate("-n", 1, "--image", torn, *way), 1, "torn.jpg cannot be used (truncated")
+    refused(generate("-n", 1, "--image", whole, "--mask", torn), 1, "torn.jpg cannot be used")
+
+
 @pytest.mark.parametrize("steps", [(), ("--steps", 2)])
 def test_what_a_mask_leaves_black_stays_and_the_rest_is_drawn_around_it(
     generate: Cli, free: Sampler, photo: Path, tmp_path: Path, steps: tuple[object, ...]

@@ -11,10 +11,10 @@ import pytest
 from conftest import Ran, draw_folder, make, start
 
 from dallebaby_cli.progress import ignore
-from dallebaby_cli.stages import train
 from dallebaby_cli.store import manifest
 from dallebaby_cli.store.extra_captions import ExtraCaptions
 from dallebaby_cli.store.manifest import Manifest
+from dallebaby_cli.training import captions
 
 Cli = Callable[..., Ran]
 ASKED = ("--preset", "tiny", "--steps", 100, "--set", "eval_every=8", "--set", "batch_size=16")
@@ -100,11 +100,11 @@ def test_what_a_mirror_makes_untrue_is_no_caption_of_mirrored_views(
     """Captions may be written after pictures were encoded."""
     written = {"k": ["a dog left of a cat", "a dog"]}
     extra = ExtraCaptions("x", {"images/a": "i"}, written)
-    monkeypatch.setattr(train.extra_captions, "read", lambda images: extra)
+    monkeypatch.setattr(captions.extra_captions, "read", lambda images: extra)
     for flip, kept in ((True, ["a dog"]), (False, written["k"])):
         about = Manifest(
             kind="tokens", name="a@v", parents={"images/a": "i"}, config={"flip": flip}
         )
         parents: dict[str, str] = {}
-        found = train._extra_captions(tmp_path, about, parents, ignore)
+        found = captions.extra(tmp_path, about, parents, ignore)
         assert found.by_key["k"] == kept and parents == {"images/a/captions": "x"}

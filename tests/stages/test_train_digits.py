@@ -22,6 +22,7 @@ from dallebaby_cli.stages import train as stage
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.tokens import Tokens
+from dallebaby_cli.training import orders, parent
 
 Cli = Callable[..., Ran]
 TINY = ("--preset", "tiny", "--device", "cpu", "--json")
@@ -129,8 +130,8 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
     """It predicted codes whole, however many, and had no word for digits, nor for their numbers."""
     train = ("train", "shapes@some", *TINY)
     with monkeypatch.context() as older:
-        older.setattr(stage, "usual_digits", lambda levels: ())
-        older.setattr(stage, "usual_numbers", lambda levels: ())
+        older.setattr(parent, "usual_digits", lambda levels: ())
+        older.setattr(parent, "usual_numbers", lambda levels: ())
         folder = Path(run(*train, "--steps", 1)["folder"])
     for name in ("manifest.json", "config.json"):
         path = folder / name
@@ -151,3 +152,41 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
     assert tensors(child["folder"])["image_head.weight"].shape[0] == 12_800
     new = run(*train, "--steps", 1, "--run", "new")
     assert tensors(new["folder"])["image_head.weight"].shape[0] == 64
+
+
+@pytest.mark.parametrize("told", ["nothing", "0.0"])
+def test_any_order_is_learned_of_digits_unless_a_run_or_a_person_says_otherwise(
+    run: Callable[..., dict], home: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    train = ("train", "shapes@large", *TINY)
+
+    def any_order(done: dict) -> bool:
+        model = json.loads((Path(done["folder"]) / "config.json").read_text())["model"]
+        return bool(model.get("any_order", False))
+
+    with monkeypatch.context() as older:  # it learned raster order alone
+        older.setattr(orders, "any_order", lambda config, digits: False)
+        old = run(*train, "--steps", 1)
+    for name in ("manifest.json", "config.json"):
+        path = Path(old["folder"]) / name
+        content = json.loads(path.read_text())
+        described = content["config"] if name == "manifest.json" else content
+        assert described["model"].pop("any_order") is False
+        if name == "manifest.json":
+            assert described.pop("random_order") is None
+            described |= {"random_order": 0.0} if told == "0.0" else {}
+        path.write_text(json.dumps(content))
+    about = json.loads((Path(old["folder"]) / "manifest.json").read_text())
+    about["id"] = weights.model_id(Path(old["folder"]))
+    (Path(old["folder"]) / "manifest.json").write_text(json.dumps(about))
+    assert run(*train, "--steps", 1)["fresh"] is False
+    longer = run(*train, "--steps", 2)
+    assert longer["folder"] == old["folder"] and not any_order(longer), "it goes on as it began"
+    old_name = Path(old["folder"]).name
+    assert not any_order(run(*train, "--steps", 1, "--run", "a", "--from", old_name))
+
+    new = run(*train, "--steps", 1, "--run", "new")
+    assert any_order(new) and run(*train, "--steps", 1, "--run", "new")["fresh"] is False
+    assert any_order(run(*train, "--steps", 1, "--run", "b", "--from", "new"))
+    without = run(*train, "--steps", 1, "--set", "random_order=0")
+    assert not any_order(without) and without["folder"] != old["folder"]

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from dallebaby_cli.config import TransformerConfig
 from dallebaby_cli.config.settings import as_dict, build, knows, load
 from dallebaby_cli.errors import UsageError
-from dallebaby_cli.stages import train as stage
-from dallebaby_cli.training import identity
+from dallebaby_cli.training import identity, parent
 
 Cli = Callable[..., Ran]
 SHORT = ("--preset", "tiny", "--json", "--set", "model.depth=2")
@@ -46,7 +45,7 @@ def test_numbers_come_from_the_dvae_and_few_vectors_serve_for_all_codes(
     run: Callable[..., Path], home: Path, cli: Cli, tmp_path: Path
 ) -> None:
     folder = run("numbers", "--steps", 2)
-    assert shape(folder)["numbers"] == [8, 5, 5, 5]
+    assert shape(folder)["numbers"] == [8, 5, 5, 5] and shape(folder)["any_order"] is False
     kept = load_file(folder / "model.safetensors")
     assert kept["reading.weight"].shape[1] == (1 + 11) * (8 + 5 + 5 + 5 + 1)
     assert kept["shared.0.head.weight"].shape[0] == 8 + 5 + 5 + 5
@@ -62,7 +61,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
 ) -> None:
     """It had a vector for each code, and one in between had ideas on trial, all off."""
     with monkeypatch.context() as older:
-        older.setattr(stage, "usual_numbers", lambda levels: ())
+        older.setattr(parent, "usual_numbers", lambda levels: ())
         folder = run("old", "--steps", 1)
     before = load_file(folder / "model.safetensors")
     assert before["image_embedding.weight"].shape[0] == 1000
