@@ -1,10 +1,12 @@
-"""The README's pictures of drawing in passes and of changing pictures, by a run that knows any
-order: passes.png, inpainted.png and panorama.png.
+"""The README's pictures of drawing in passes and of changing pictures, by runs that know any order:
+passes.png, of photographs, or inpainted.png and panorama.png, of drawings.
 
-    python benchmarks/editing_pictures.py HOME RUN [--out docs]
+    python benchmarks/editing_pictures.py HOME RUN --passes [--out docs]
+    python benchmarks/editing_pictures.py HOME RUN [--seed N] [--out docs]
 
-RUN is a finished run of `train --set random_order=0.25` in HOME/dalle, of `scenes`. Nothing is
-chosen: all is of seed 0, but for the picture that is changed, which is the first of --seed.
+RUN is a finished run in HOME/dalle: with --passes of CIFAR-10's photographs, else of `train scenes
+--set random_order=0.25`. Nothing is chosen: all is of seed 0, but for the picture that is changed,
+which is the first of --seed.
 """
 
 import argparse
@@ -18,10 +20,10 @@ from PIL import Image
 
 from dallebaby_cli.store.pictures import grid, write_png
 
-PROMPTS = ("a red car", "a blue house", "a yellow flower", "a green boat")
+PROMPTS = tuple(f"a photo of {thing}" for thing in ("a horse", "an automobile", "a ship", "a frog"))
 BEFORE, AFTER = "a red car left of a green tree", "a red car left of a blue house"
-WIDE, LARGER = "a green tree", 2
-PASSES = (22, 64)
+WIDE, SHOWN_PX = "a green tree", 128  # side of a picture as it is shown
+PASSES: tuple[tuple[object, ...], ...] = (("--steps", 8, "--guidance", 5), ("--steps", 22), ())
 
 
 def drawn(home: Path, run: str, folder: Path, *words: object) -> list[np.ndarray]:
@@ -35,9 +37,19 @@ def drawn(home: Path, run: str, folder: Path, *words: object) -> list[np.ndarray
 
 def write(path: Path, pictures: Iterable[np.ndarray], columns: int) -> None:
     """Rows of pictures, enlarged by whole pixels."""
-    large = [picture.repeat(LARGER, 0).repeat(LARGER, 1) for picture in pictures]
-    write_png(path, grid(np.stack(large), columns))
+    stacked = np.stack([*pictures])
+    times = max(SHOWN_PX // min(stacked.shape[1:3]), 1)
+    write_png(path, grid(stacked.repeat(times, 1).repeat(times, 2), columns))
     print(path)
+
+
+def draw_passes(home: Path, run: str, out: Path) -> None:
+    """A row for each number of passes, the same captions and seeds in all."""
+    with tempfile.TemporaryDirectory() as name:
+        rows = [
+            drawn(home, run, Path(name), *PROMPTS, "-n", 2, "--seed", 0, *way) for way in PASSES
+        ]
+    write(out / "passes.png", [picture for row in rows for picture in row], len(rows[0]))
 
 
 def main() -> None:
@@ -46,18 +58,16 @@ def main() -> None:
     )
     parser.add_argument("home", type=Path)
     parser.add_argument("run")
+    parser.add_argument("--passes", action="store_true", help="passes.png alone, of photographs")
     parser.add_argument("--seed", type=int, default=0, help="of the picture that is changed")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     home, run, out = options.home, options.run, options.out
+    if options.passes:
+        draw_passes(home, run, out)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [
-            drawn(home, run, folder, *PROMPTS, "-n", 2, "--seed", 0, "--steps", passes)
-            for passes in PASSES
-        ]
-        write(out / "passes.png", [picture for row in rows for picture in row], len(rows[0]))
-
         (picture,) = drawn(home, run, folder, BEFORE, "-n", 1, "--seed", options.seed)
         image, mask = folder / "image.png", folder / "mask.png"
         white = np.zeros_like(picture)

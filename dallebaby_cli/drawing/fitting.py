@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from dallebaby_cli.config import SampleConfig, TransformerConfig
+from dallebaby_cli.drawing.next_code import asks_twice
 from dallebaby_cli.drawing.passes import CHOICE, counts
 from dallebaby_cli.drawing.steps import AHEAD
 from dallebaby_cli.errors import OutOfMemory, out_of_memory
@@ -35,7 +36,7 @@ def at_a_time(shape: TransformerConfig, config: SampleConfig, device: torch.devi
 def _each(shape: TransformerConfig, config: SampleConfig) -> int:
     """Bytes that one picture takes while it is drawn: keys and values, the positions that are read
     first (some twelve numbers for each of the width's), logits and random numbers."""
-    rows = 1 if config.guidance == 1 else 2
+    rows = 1 + asks_twice(config, shape.guided)
     cached = 2 * 4 * shape.depth * shape.sequence_len * shape.dim
     first = shape.sequence_len if shape.any_order else shape.text_tokens + 1  # or codes that stay
     told = 4 * (2 * shape.near + 3) * (sum(shape.numbers) + 1)

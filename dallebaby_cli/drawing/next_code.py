@@ -60,13 +60,22 @@ def _signed(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def guidance_at(share: float, config: SampleConfig) -> float:
-    """How hard the caption pulls when so much of the picture is drawn."""
+def asks_twice(config: SampleConfig, learned: float) -> bool:
+    """Whether the empty caption is asked, too: not where guidance is, everywhere, what the model
+    has `learned` to draw with."""
+    everywhere = (config.guidance_ramp, config.guidance_power, config.guidance_interval)
+    varies = learned != 1 and everywhere != (0, 0, (0, 1))
+    return config.guidance != learned or varies
+
+
+def guidance_at(share: float, config: SampleConfig, learned: float) -> float:
+    """How hard the caption pulls when so much of the picture is drawn, for one time that the model
+    has `learned` to let it pull (1: none)."""
     risen = min(1.0, share / config.guidance_ramp) if config.guidance_ramp else 1.0
     if config.guidance_power:
         risen = (1 - math.cos(math.pi * share**config.guidance_power)) / 2
     first, end = config.guidance_interval
-    return 1 + (config.guidance - 1) * risen * (first <= share < end)
+    return (1 + (config.guidance - 1) * risen * (first <= share < end)) / learned
 
 
 def guide(logits: Tensor, guidance: Tensor | float) -> Tensor:

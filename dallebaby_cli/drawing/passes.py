@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise_at
+from dallebaby_cli.drawing.next_code import asks_twice, choose, guidance_at, guide, keys, noise_at
 from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.places import diagonals
 from dallebaby_cli.models.transformer import Transformer
@@ -46,7 +46,7 @@ class Passes:
         codes `known` (B, N), -1 where they are not, as many of each picture. `like` has the device
         and the type of keys and values."""
         self.model, self.config, self._text = model, config, text
-        self.guided = config.guidance != 1
+        self.guided = asks_twice(config, model.config.guided)
         self.surest = config.steps is not None and config.order == "confidence"
         self.cache = Cache(model.config, len(text), like)
         self.cache.codes[:, :-1] = known.where(known >= 0, model.config.codes).repeat(self._rows, 1)
@@ -94,7 +94,7 @@ class Passes:
         shape, share = self.model.config, count / self.model.config.image_tokens
         random = noise_at(self._keys[:, None], asked, sum(shape.radices)).flatten(0, 1)
         self._noise = torch.split(random, [*shape.radices], dim=-1)
-        self._pull = guidance_at(share, self.config)
+        self._pull = guidance_at(share, self.config, shape.guided)
         if self.surest:
             chance = noise_at(~self._keys[:, None], asked, 1).flatten()  # numbers of no code
             self._sure = CHANCE * (1 - share) * chance

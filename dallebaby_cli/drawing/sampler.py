@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dallebaby_cli.config import SampleConfig
 from dallebaby_cli.drawing.fitting import at_a_time
+from dallebaby_cli.drawing.next_code import asks_twice, guide
 from dallebaby_cli.drawing.passes import Passes, counts
 from dallebaby_cli.drawing.steps import Steps
 from dallebaby_cli.errors import UsageError
@@ -291,6 +292,9 @@ class Sampler:
         flat, radices = codes.flatten(1), self.model.config.radices
         with devices.autocast(self.device, "auto"):
             logits = self.model(self._read(prompts), flat)[1]
+            if (learned := self.model.config.guided) != 1:  # what it would be without that
+                both = torch.cat((logits, self.model(self._read([""] * len(prompts)), flat)[1]))
+                logits = guide(both, 1 / learned)
         pairs = zip(torch.split(logits, [*radices], dim=-1), split(flat, radices), strict=True)
         losses = [
             F.cross_entropy(part.float().flatten(0, 1), digit.flatten(), reduction="none")
@@ -323,7 +327,7 @@ class Sampler:
 
     def _read_for(self, prompts: Sequence[str], config: SampleConfig) -> Tensor:
         """Captions (B, T), or where there is guidance (2 B, T), the second half empty."""
-        guided = config.guidance != 1
+        guided = asks_twice(config, self.model.config.guided)
         return self._read([*prompts, *[""] * len(prompts)] if guided else prompts)
 
     def _read(self, prompts: Sequence[str]) -> Tensor:

@@ -71,7 +71,7 @@ def must_read(sampler: Sampler, config: SampleConfig) -> int:
     decided = sampler.moments(config, 0)
     rows = sum(
         pictures
-        * (1 + (guidance_at(number / shape.image_tokens, config) != 1))
+        * (1 + (guidance_at(number / shape.image_tokens, config, shape.guided) != 1))
         * (shape.text_tokens + 1 + number)
         for number in decided[1:-1]  # the first code finds no keys yet
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dallebaby_cli.config import SampleConfig
-from dallebaby_cli.drawing.next_code import choose, guidance_at, guide, keys, noise
+from dallebaby_cli.drawing.next_code import asks_twice, choose, guidance_at, guide, keys, noise
 from dallebaby_cli.models import collectives
 from dallebaby_cli.models.block import Cache
 from dallebaby_cli.models.transformer import Transformer
@@ -38,8 +38,8 @@ class Steps:
         """`like` has the device and the type of keys and values. Steps that are `compiled`, and the
         model's blocks with them, take a while before the first one."""
         self.model, self.config, self.batch = model, config, batch
-        self.guided = config.guidance != 1
         shape, device = model.config, like.device
+        self.guided = asks_twice(config, shape.guided)
         self.cache = Cache(shape, batch * (1 + self.guided), like)
         self.recorded: dict[int, torch.cuda.CUDAGraph] = {}
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # that is decided now
@@ -47,7 +47,7 @@ class Steps:
         self._noise = torch.zeros(AHEAD, batch, sum(shape.radices), device=device)
         self._of_digits = torch.split(self._noise, [*shape.radices], dim=-1)
         shares = [number / shape.image_tokens for number in range(shape.image_tokens)]
-        pulls = [guidance_at(share, config) for share in shares]
+        pulls = [guidance_at(share, config, shape.guided) for share in shares]
         self._pulls = torch.tensor(pulls, device=device)
         self._count = -2
         # weights that are split among ranks are fetched anew in each step

@@ -157,8 +157,10 @@ class Transformer(nn.Module):
         """Mean cross-entropy in nats of the captions (words and one end each; the padding behind it
         is nothing to learn) and of the codes. Each picture counts the same, however long its
         caption, so that the loss of a batch is the mean of its parts' losses. `order` as in
-        `forward`."""
+        `forward`. Where guidance is trained in, codes are told by what the logits would be without
+        it (guidance-free training: Chen et al. 2025, arXiv 2501.15420)."""
         before_words, before_codes = self._read(text, codes, order)
+        alone = self._alone(text, codes, order) if self.config.guided != 1 else []
         codes = codes if order is None else codes.gather(1, order)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
         counted = (text >= self.config.vocabulary).cumsum(1) <= 1
@@ -166,10 +168,24 @@ class Transformer(nn.Module):
         text_loss = cross_entropy(before_words, self.text_head.weight, target, share)
         every = torch.ones_like(codes, dtype=torch.float32)
         parts = [
-            cross_entropy(rows, self._classes(index), digit, every)
+            cross_entropy(self._unguided(rows, alone, index), self._classes(index), digit, every)
             for index, (rows, digit) in enumerate(self._teach(before_codes, codes))
         ]
         return text_loss / len(text), torch.stack(parts).sum() / codes.numel()
+
+    @torch.no_grad()
+    def _alone(self, text: Tensor, codes: Tensor, order: Tensor | None) -> list[Tensor]:
+        """What each digit of codes (B, N) is predicted from (B, N, D) without a caption, in place
+        of captions (B, T). Nothing is learned of it."""
+        nothing = torch.arange(text.shape[1], device=text.device) + self.config.vocabulary
+        rows = self._read(nothing.expand_as(text), codes, order)[1]
+        codes = codes if order is None else codes.gather(1, order)
+        return [rows for rows, _ in self._teach(rows, codes)]
+
+    def _unguided(self, rows: Tensor, alone: list[Tensor], index: int) -> Tensor:
+        """What the digit of that number is predicted from (B, N, D), were no guidance trained in:
+        heads are linear, so logits stand between those `alone` and the guided ones as this does."""
+        return torch.lerp(alone[index], rows, 1 / self.config.guided) if alone else rows
 
     def _teach(self, rows: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What each digit of codes (B, N) is predicted from (B, N, D), those before it being given,

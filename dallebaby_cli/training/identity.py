@@ -18,6 +18,7 @@ MAY_CHANGE = (  # from start to start
 )
 SINCE = {
     **{f"model.trials.{name}": v for name, v in TransformerConfig.retired["trials"].items()},
+    "model.guided": 1.0,
     "random_order": None,
     "random_floor": 0.1,
 }

@@ -47,7 +47,8 @@ class Parent:
     def require_transformer(self, ours: TransformerConfig) -> None:
         """Raise Mismatch where its weights cannot become those of such a model."""
         theirs = self.config["model"]
-        self._require({name: theirs[name] for name in ("dim", "depth", "heads")}, ours)
+        same = ["dim", "depth", "heads", *(["guided"] if theirs["guided"] != 1 else [])]
+        self._require({name: theirs[name] for name in same}, ours)
         if theirs["any_order"] != ours.any_order:
             learned, share = "raster order alone", "0"
             if theirs["any_order"]:
