@@ -68,7 +68,7 @@ def asks_twice(config: SampleConfig, learned: float) -> bool:
     return config.guidance != learned or varies
 
 
-def guidance_at(share: float, config: SampleConfig, learned: float) -> float:
+def guidance_at(share: float, config: SampleConfig, learned: float = 1.0) -> float:
     """How hard the caption pulls when so much of the picture is drawn, for one time that the model
     has `learned` to let it pull (1: none)."""
     risen = min(1.0, share / config.guidance_ramp) if config.guidance_ramp else 1.0
