@@ -153,6 +153,8 @@ def run_of(name: str, row: Row, tokens: str, seed: int, options: argparse.Namesp
     about = {"tokens": manifest.find(options.home, "tokens", tokens)[1].id}
     about |= {"views": " ".join(row.views), "threads": str(options.threads)}
     about |= {"early_stop": str(config.early_stop)}  # which says whose weights are judged
+    if config.random_order is None:
+        about |= {"random_order": "as is usual since 2026-11-27"}
     digest = identity.name([], options.preset, config, about).rpartition("-")[2]
     length = f"{options.steps}steps" if options.steps else f"{options.minutes:g}min"
     return f"ladder-{name}-{length}-{seed}-{digest}"

@@ -218,7 +218,8 @@ class TransformerConfig(Bounded):
     grid: int = bounded(16, ge=1, le=LARGEST_PX)
     """codes along one side; always taken from the dVAE"""
     guided: float = bounded(1.0, ge=1, le=100)
-    """guidance that is trained in, with which it then draws for half the work; 1 is none"""
+    """guidance that is trained in: drawing with that same guidance then takes half the work, and
+    with any other as much as before; 1 is none"""
     any_order: bool = False
     """whether it knows any order of codes, and so draws several at a time and around others; always
     follows from random_order and the codes"""

@@ -166,12 +166,18 @@ class TrainConfig(RunConfig):
     """share of the pictures that are learned in other orders of their codes through the first half
     of the run, each in its own, so that the model draws several at a time and around others; it
     falls to random_floor over the next quarter (RAR, arXiv 2411.00776). 0 is raster order alone;
-    null is 0.25 for photographs (codes of several digits), or as --from did, and 0 for drawings"""
+    null is 0.25 for photographs (codes of several digits) and wherever --from knows other orders,
+    and 0 for drawings"""
     random_floor: float = bounded(0.1, ge=0, le=1)
     """share of them that stays to the end of the run; no more than random_order"""
     early_stop: bool = True
     """where few pictures are seen again and again, keep the weights that did best on the hold-out
     ones, and end when those say that it memorises"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        learns = self.model.guided == 1 or self.caption_drop > 0
+        check(learns, "caption_drop", 0, "must be above 0 where model.guided is not 1")
 
 
 # ---------------------------------------------------------------- encode and generate

@@ -160,8 +160,9 @@ class Transformer(nn.Module):
         `forward`. Where guidance is trained in, codes are told by what the logits would be without
         it (guidance-free training: Chen et al. 2025, arXiv 2501.15420)."""
         before_words, before_codes = self._read(text, codes, order)
+        ordered = codes if order is None else codes.gather(1, order)
+        taught = [*self._teach(before_codes, ordered)]  # first: what is cast here has gradients
         alone = self._alone(text, codes, order) if self.config.guided != 1 else []
-        codes = codes if order is None else codes.gather(1, order)
         target = text.clamp(max=self.config.vocabulary)  # a word or the end
         counted = (text >= self.config.vocabulary).cumsum(1) <= 1
         share = counted / counted.sum(1, keepdim=True)
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
         every = torch.ones_like(codes, dtype=torch.float32)
         parts = [
             cross_entropy(self._unguided(rows, alone, index), self._classes(index), digit, every)
-            for index, (rows, digit) in enumerate(self._teach(before_codes, codes))
+            for index, (rows, digit) in enumerate(taught)
         ]
         return text_loss / len(text), torch.stack(parts).sum() / codes.numel()
 

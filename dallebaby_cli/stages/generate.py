@@ -129,8 +129,7 @@ def generate(
         raise UsageError(f"--seed {seed}: each picture takes the next one, up to 2**63 - 1")
     _check_place("--out", out, ".png")
     _check_place("--progressive", progressive, ".gif")
-    again = f"stopped before all was written; --seed {seed} draws the same pictures"
-    with Interrupt(at_once=again):
+    with Interrupt(at_once=f"stopped before all was written; --seed {seed} draws them again"):
         sampler, each = model.sampler, best or n
         seeds = range(seed, seed + n * len(prompts))
         start = _start(sampler, edits, seeds, each * len(prompts), progressive is not None)
@@ -143,8 +142,7 @@ def generate(
         _note_words(sampler, prompts, report)
         made = made_with(sampler, config, start)
         asked = Asked(prompts, n, each, seed, made, ranked=best is not None)
-        code_px = sampler.image_tokenizer.image_px // sampler.model.config.grid
-        _check_animation(progressive, asked, start.canvas.size(code_px))
+        _check_animation(progressive, asked, sampler, start.canvas)
         stem, wanted = name or f"{slug(prompts[0])}-{seed}", out
         out = Path(engine.once(lambda: str(place(home, stem, wanted, progressive, asked))))
         sketch, frames = _draw(plan, asked, best, progressive is not None, report)
@@ -153,11 +151,11 @@ def generate(
         done = Drawn(out, singles, seed, model.folder, pictures, progressive, model.vae)
         if engine.first():
             write(done, asked, sketch.seeds)
-            if progressive:
-                chosen = [number - seed for number in sketch.seeds]
-                shown = (start.paint(sampler, codes[chosen]) for codes in frames)
-                sheets = [Image.fromarray(grid(moment, asked.columns)) for moment in shown]
-                write_gif(progressive, sheets, asked.grid)
+        if engine.first() and progressive:
+            chosen = [number - seed for number in sketch.seeds]
+            shown = (start.paint(sampler, codes[chosen]) for codes in frames)
+            sheets = [Image.fromarray(grid(moment, asked.columns)) for moment in shown]
+            write_gif(progressive, sheets, asked.grid)
         engine.wait()
     return done
 
@@ -195,11 +193,10 @@ def _check_place(flag: str, path: Path | None, ending: str) -> None:
         raise UsageError(f"{flag} {path}: {folder} is no folder that can be written to") from None
 
 
-def _check_animation(path: Path | None, asked: Asked, size: tuple[int, int]) -> None:
-    """Before anything is drawn: whether a grid of pictures of such a width and height fits a GIF,
-    if it is to become one."""
-    count = asked.each * len(asked.prompts)
-    width, height = grid_size(count, *size, asked.columns)
+def _check_animation(path: Path | None, asked: Asked, sampler: Sampler, canvas: Canvas) -> None:
+    """Before anything is drawn: whether the grid fits a GIF, if it is to become one."""
+    size = canvas.size(sampler.image_tokenizer.image_px // sampler.model.config.grid)
+    width, height = grid_size(asked.each * len(asked.prompts), *size, asked.columns)
     if path and max(width, height) > LARGEST_GIF:
         raise UsageError(
             f"--progressive {path}: an animation has at most {LARGEST_GIF:,} pixels a side, and "

@@ -2,6 +2,8 @@
 log p(codes | caption). A picture that was drawn without regard to its caption does not lead back to
 it."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,8 @@ def judge(
     real = held_out.read_to_score(indices)[1].view(-1, *drawn.shape[1:])
     for name, codes in (("drawn", drawn[asked]), ("real", real)):
         about = (f"find captions of {name}", "sampling.batch_size")
-        found = likelihood.log_p(sampler, codes, choices, config.sampling, *about, report)
+        how = replace(config.sampling, guidance=1.0)  # none is drawn with
+        found = likelihood.log_p(sampler, codes, choices, how, *about, report)
         done.retrieval.append(retrieved(name, found, right))
 
 

@@ -175,6 +175,9 @@ def prepare(
         tokenizer, config = _of_parent(before, config, report)
     else:
         tokenizer = captions.tokenizer(rows, config.model.vocabulary)
+    usual = replace(config, random_order=None)
+    if config.random_order == 0 and not orders.any_order(usual, how["digits"]):
+        config = usual  # so it is the same run as without a word
     shape = replace(
         config.model,
         vocabulary=tokenizer.vocabulary,
@@ -221,7 +224,7 @@ def train(
         report(Note(told + (" (not with --from)" if start_from else ""), "warning"))
     tokens = [path.removeprefix("tokens/") for path in parents if path.startswith("tokens/")]
     inputs = [name.partition("@")[0] for name in names or tokens]
-    run_name = run_name or identity.name(inputs, preset, task.config, parents)
+    run_name = run_name or identity.name(inputs, preset, _as_named(task.config), parents)
     folder = manifest.artefact(home, "dalle", run_name)
     task = _with_kept_tokenizer(_as_begun(task, folder), folder)
     vae_folder = painter(folder, makers)
@@ -311,6 +314,14 @@ def _fresh(config: TrainConfig) -> Transformer:
     model = Transformer(config.model)
     model.recompute = config.recompute
     return model
+
+
+def _as_named(config: TrainConfig) -> TrainConfig:
+    """The settings that a run is named after: where nobody chose its orders, the same as before
+    there were any."""
+    if config.random_order is not None:
+        return config
+    return replace(config, model=replace(config.model, any_order=False))
 
 
 def _as_begun(task: DalleTask, folder: Path) -> DalleTask:

@@ -14,10 +14,11 @@ from dallebaby_cli.store.manifest import Manifest
 MAY_CHANGE = (  # from start to start
     *("steps", "minutes", "early_stop", "save_every_s", "shard", "recompute"),
     "finish",  # a run of its own, whose settings are looked at there
-    *("model.digits", "model.numbers", "model.any_order"),  # which a run keeps
+    *("model.digits", "model.numbers"),  # which a run keeps
 )
 SINCE = {
     **{f"model.trials.{name}": v for name, v in TransformerConfig.retired["trials"].items()},
+    "model.any_order": False,
     "model.guided": 1.0,
     "random_order": None,
     "random_floor": 0.1,

@@ -82,6 +82,31 @@ def test_captions_are_judged_as_if_nothing_was_trained_in(kind: str, order: str 
         torch.testing.assert_close(log_p, -of_digits(logits).sum(1).detach(), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_weights_learn_in_bf16_as_in_fp32(kind: str) -> None:
+    """What is cast where nothing is learned must not be taken where something is."""
+    _, sampler = pair(*KINDS[kind])
+    text = sampler._read(PROMPTS)
+    codes = torch.randint(0, 240, (2, 16), generator=torch.Generator().manual_seed(0))
+    found = []
+    for precision in (torch.float32, torch.bfloat16):
+        sampler.model.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            sum(sampler.model.losses(text, codes)).backward()  # type: ignore[union-attr]
+        found.append({name: w.grad for name, w in sampler.model.named_parameters()})
+    for name, exact in found[0].items():
+        ours = found[1][name]
+        assert (exact is None) == (ours is None), name
+        if exact is not None and ours is not None and exact.norm() > 1e-6:
+            assert F.cosine_similarity(exact.flatten(), ours.flatten(), dim=0) > 0.9, name
+
+
+def test_it_is_learned_beside_what_captions_do_not_tell(cli: Cli, tmp_path: Path) -> None:
+    asked = ("--set", "model.guided=3", "--set", "caption_drop=0")
+    ran = cli("--home", tmp_path, "train", *asked)
+    assert ran.code == 2 and "caption_drop=0: must be above 0 where model.guided" in ran.err
+
+
 @pytest.mark.slow
 def test_a_run_learns_it_from_another_and_draws(trained: Path, cli: Cli, tmp_path: Path) -> None:
     for kind in ("images", "vae", "tokens", "dalle"):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 
 from dallebaby_cli import from_pretrained
 from dallebaby_cli.config import DVAEConfig
+from dallebaby_cli.config.settings import load
 from dallebaby_cli.models.tokenizers.dvae import DVAE
 from dallebaby_cli.stages import train as stage
 from dallebaby_cli.store import manifest, weights
 from dallebaby_cli.store.manifest import Manifest
 from dallebaby_cli.store.tokens import Tokens
-from dallebaby_cli.training import orders, parent
+from dallebaby_cli.training import identity, orders, parent
 
 Cli = Callable[..., Ran]
 TINY = ("--preset", "tiny", "--device", "cpu", "--json")
@@ -190,3 +192,18 @@ def test_any_order_is_learned_of_digits_unless_a_run_or_a_person_says_otherwise(
     assert any_order(run(*train, "--steps", 1, "--run", "b", "--from", "new"))
     without = run(*train, "--steps", 1, "--set", "random_order=0")
     assert not any_order(without) and without["folder"] != old["folder"]
+
+
+def test_a_runs_name_says_what_somebody_chose(run: Callable[..., dict], home: Path) -> None:
+    """As before there was a default of one's own for photographs."""
+    config = load("train", preset="tiny", settings=("random_order=0.25",))
+    chosen = replace(config, model=replace(config.model, any_order=True))
+    usual = load("train", preset="tiny")
+    for_photographs = replace(usual, model=replace(usual.model, any_order=True))
+    names = [identity.name(["a"], "tiny", stage._as_named(c), {}) for c in (chosen, usual)]
+    assert identity.name(["a"], "tiny", chosen, {}) == names[0] != names[1]
+    assert identity.name(["a"], "tiny", stage._as_named(for_photographs), {}) == names[1]
+    add_dvae(home, "few", (8, 5, 5, 5))
+    run("encode", "shapes", "--vae", "few", "--json")
+    train = ("train", "shapes@few", *TINY, "--steps", 1)
+    assert run(*train)["folder"] == run(*train, "--set", "random_order=0")["folder"], "a drawing's"
