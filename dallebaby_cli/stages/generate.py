@@ -129,7 +129,7 @@ def generate(
         raise UsageError(f"--seed {seed}: each picture takes the next one, up to 2**63 - 1")
     _check_place("--out", out, ".png")
     _check_place("--progressive", progressive, ".gif")
-    with Interrupt(at_once=f"stopped before all was written; --seed {seed} draws them again"):
+    with Interrupt(at_once=f"stopped before all was written; --seed {seed} draws the same"):
         sampler, each = model.sampler, best or n
         seeds = range(seed, seed + n * len(prompts))
         start = _start(sampler, edits, seeds, each * len(prompts), progressive is not None)
