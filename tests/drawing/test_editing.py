@@ -76,6 +76,8 @@ def test_rows_are_kept() -> None:
     for rows in (0, 4, -1):
         with pytest.raises(UsageError, match=f"--keep {rows}: .* 4 rows; keep 1 to 3"):
             editing.rows_kept(CODES, rows)
+    with pytest.raises(UsageError, match="one code each, .* --outpaint or --size"):
+        editing.rows_kept(CODES[:1, :1], 1)
 
 
 def test_what_is_not_redrawn_is_kept() -> None:

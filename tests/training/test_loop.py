@@ -248,6 +248,21 @@ def test_many_bad_steps_roll_back_with_half_the_rate(tmp_path: Path) -> None:
     assert len(warnings) == 1 and "back to step" in warnings[0]
 
 
+def test_a_longer_run_that_rolls_back_knows_where_it_began(tmp_path: Path) -> None:
+    assert fit(LineTask(), tmp_path, steps=10).ends == 10
+    task = LineTask(poison=frozenset(range(10, 16)))
+    real_batch = task.batch
+
+    def batch(step: int) -> tuple[Tensor, ...]:
+        if len(task.seen) >= loop.MAX_BAD_STEPS:
+            task.poison = frozenset()
+        return real_batch(step)
+
+    task.batch = batch  # type: ignore[method-assign]
+    state = fit(task, tmp_path, 20, dataclasses.replace(CONFIG, save_every_s=60))
+    assert (state.rollbacks, state.began, state.ends) == (1, 10, 20)
+
+
 def test_a_run_that_cannot_be_saved_says_so(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"train with a lower rate, such as --set optim\.lr"):
         fit(LineTask(poison=frozenset(range(12, 1000))), tmp_path)
