@@ -195,10 +195,12 @@ def _refuse_pickle(path: Path) -> None:
     """Raise BadInput if the file is a pickle stream, bare or in torch's zip."""
     try:
         with files.open_regular(path) as handle:
-            head = handle.read(4)
+            head = handle.read(9)
     except FileNotFoundError:
         raise MissingInput(f"{path} is missing; restore it or train that model again") from None
-    if head[:1] == b"\x80" or head == b"PK\x03\x04":
+    # safetensors begins with the length of its header, which may begin as a pickle does
+    bare = head[:1] == b"\x80" and head[4:] != b"\0\0\0\0{"
+    if bare or head[:4] == b"PK\x03\x04":
         raise BadInput(
             f"{path} is a pickle, which could run code, and not safetensors; it is never loaded: "
             "restore the file or train that model again"

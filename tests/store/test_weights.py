@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,3 +128,25 @@ def test_a_cut_file_of_weights_is_a_sentence(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(DallebabyError, match=r"model\.safetensors is damaged .*; restore it"):
             weights.load(path, lambda: Wide(4))
+
+
+def test_weights_whose_header_is_as_long_as_a_pickle_begins_are_loaded(tmp_path: Path) -> None:
+    """It happens to one shape of model in 32."""
+    path, begun = tmp_path / "model.safetensors", set()
+    for length in range(1, 300):
+        name = "w" * length
+        save_file({name: torch.ones(2)}, path)
+        begun.add(path.read_bytes()[0])
+        model = nn.Module()
+        model.register_parameter(name, nn.Parameter(torch.zeros(2)))
+        weights.load_weights(path, model)
+    assert 0x80 in begun
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("content", [None, {"a": [1.0] * 50}, ["{" * 300], 2**70])
+def test_pickles_of_any_kind_are_told(tmp_path: Path, content: object, protocol: int) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(BadInput, match="is a pickle"):
+        weights.load(path, lambda: Wide(4))
