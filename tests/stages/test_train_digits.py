@@ -156,6 +156,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_began(
     assert tensors(new["folder"])["image_head.weight"].shape[0] == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["nothing", "0.0"])
 def test_any_order_is_learned_of_digits_unless_a_run_or_a_person_says_otherwise(
     run: Callable[..., dict], home: Path, monkeypatch: pytest.MonkeyPatch, told: str
